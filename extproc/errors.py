@@ -1,0 +1,127 @@
+"""Every error a client can see, and the one place where it becomes bytes.
+
+    GatewayError                      status  code
+    ├── InvalidRequest                400     invalid_request_error   the client's request is wrong; names the parameter
+    ├── InvalidApiKey                 401     invalid_api_key
+    ├── TeamMismatch                  403     team_mismatch
+    ├── ModelNotAllowed               403     model_not_allowed
+    ├── ModelNotFound                 404     model_not_found
+    ├── NotFound                      404     not_found               no such path or object
+    ├── MethodNotAllowed              405     method_not_allowed
+    ├── RequestTooLarge               413     request_too_large
+    ├── RateLimitExceeded             429     rate_limit_exceeded     ours or the provider's; has retry_after_s
+    ├── BudgetExceeded                429     budget_exceeded         has retry_after_s
+    ├── ProviderRejected              4xx     by status               the provider refused the client's own input
+    ├── ProviderError                 502     provider_error          5xx, reset, unreadable answer, our credential refused
+    ├── NoProviderAvailable           503     no_provider_available
+    └── ProviderTimeout               504     provider_timeout
+
+In: a failure anywhere in the walk, raised. Out: `body()`, OpenAI's shape, written by the exchange only.
+Texts are ours; a provider's text reaches a client only through ProviderRejected, which the adapters build from the
+provider's documented message field of a 4xx about the client's own input.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+MAX_PROVIDER_TEXT_CHARS = 2_000
+
+
+class GatewayError(Exception):
+    """An error with the client-visible status, code, OpenAI class of error, and the parameter it is about."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def http_status(self) -> int:
+        """The status the client sees."""
+        return self.status
+
+    def payload(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def body(self) -> bytes:
+        """The payload as JSON bytes."""
+        return msgspec.json.encode(self.payload())
+
+
+class InvalidRequest(GatewayError):
+    status, code, type = 400, "invalid_request_error", "invalid_request_error"
+
+
+class InvalidApiKey(GatewayError):
+    status, code, type = 401, "invalid_api_key", "invalid_request_error"
+
+
+class TeamMismatch(GatewayError):
+    status, code, type = 403, "team_mismatch", "permission_error"
+
+
+class ModelNotAllowed(GatewayError):
+    status, code, type = 403, "model_not_allowed", "permission_error"
+
+
+class ModelNotFound(GatewayError):
+    status, code, type = 404, "model_not_found", "invalid_request_error"
+
+
+class NotFound(GatewayError):
+    status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class MethodNotAllowed(GatewayError):
+    status, code, type = 405, "method_not_allowed", "invalid_request_error"
+
+
+class RequestTooLarge(GatewayError):
+    status, code, type = 413, "request_too_large", "invalid_request_error"
+
+
+class RateLimitExceeded(GatewayError):
+    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+
+class BudgetExceeded(GatewayError):
+    status, code, type = 429, "budget_exceeded", "insufficient_quota"
+
+
+class ProviderRejected(GatewayError):
+    """The provider refused the client's own input (400, 404, 413, 422): the same status, translated."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message[:MAX_PROVIDER_TEXT_CHARS], param=param)
+        self._status = status
+        self._code = code
+
+    @property
+    def http_status(self) -> int:
+        return self._status
+
+    def payload(self) -> dict[str, dict[str, str | None]]:
+        by_status = {404: "model_not_found", 413: "request_too_large"}
+        code = self._code or by_status.get(self._status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": code}}
+
+
+class ProviderError(GatewayError):
+    status, code, type = 502, "provider_error", "server_error"
+
+
+class NoProviderAvailable(GatewayError):
+    status, code, type = 503, "no_provider_available", "server_error"
+
+
+class ProviderTimeout(GatewayError):
+    status, code, type = 504, "provider_timeout", "server_error"

@@ -1,0 +1,83 @@
+"""Where things lie under `data_dir`: one place that every process agrees on.
+
+In: the data directory. Out: paths. Sockets get a short directory of their own when `data_dir` is too deep for the
+108 bytes that a unix socket's address may have.
+"""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+_LONGEST_SOCKET_NAME = len("worker-00.sock")
+_UNIX_PATH_MAX = 107
+
+
+class Paths(msgspec.Struct, frozen=True):
+    """The layout of one gateway's data directory."""
+
+    data_dir: Path  # absolute
+
+    @classmethod
+    def of(cls, data_dir: Path) -> "Paths":
+        """The layout under `data_dir`, made absolute."""
+        return cls(data_dir.absolute())
+
+    @property
+    def sockets(self) -> Path:
+        """Directory of the unix sockets: `data_dir`/run, or a short one derived from its path."""
+        wanted = self.data_dir / "run"
+        if len(str(wanted)) + 1 + _LONGEST_SOCKET_NAME <= _UNIX_PATH_MAX:
+            return wanted
+        digest = hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"gateway-{digest}"
+
+    def worker_socket(self, index: int) -> Path:
+        """Where worker `index` (from 0) serves ext_proc."""
+        return self.sockets / f"worker-{index}.sock"
+
+    @property
+    def settler_socket(self) -> Path:
+        """Where the settler takes access log streams."""
+        return self.sockets / "settler.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control API listens."""
+        return self.sockets / "control.sock"
+
+    @property
+    def demo_socket(self) -> Path:
+        """Where the built-in demo provider listens."""
+        return self.sockets / "demo.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Envoy's admin interface."""
+        return self.sockets / "admin.sock"
+
+    @property
+    def valkey_socket(self) -> Path:
+        """The embedded Valkey; a second gateway may share it as `state.url: unix://…/valkey.sock`."""
+        return self.data_dir / "valkey.sock"
+
+    @property
+    def envoy(self) -> Path:
+        """Rendered Envoy configuration: bootstrap.json, cds.json, lds.json, rds.json."""
+        return self.data_dir / "envoy"
+
+    @property
+    def secrets(self) -> Path:
+        """File SDS secrets, mode 0700/0600; read by Envoy only."""
+        return self.data_dir / "envoy" / "secrets"
+
+    @property
+    def runtime(self) -> Path:
+        """The checked configuration as the serving processes read it; holds no provider credential."""
+        return self.data_dir / "runtime.json"
+
+    @property
+    def journal(self) -> Path:
+        """SQLite: audit rows and what is still to be settled."""
+        return self.data_dir / "journal.db"

@@ -1,0 +1,102 @@
+"""The nouns that travel: what was asked, what was decided, what came of it.
+
+In: the client's request and the provider's answer. Out: `Decision` and `Outcome`, which ride in Envoy's dynamic
+metadata (namespace `gw`) to the settler as JSON, so that settling needs no worker's memory. All are frozen; units are
+in the names. Money is integer nano-USD (1e-9 USD).
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
+Priority = Literal["low", "normal", "high"]
+Status = Literal["success", "failed", "fallback", "cancelled", "refused"]
+
+
+class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Price of one model in nano-USD per token (USD per 1M tokens x 1000). None: not known, never taken as 0."""
+
+    input: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens of one exchange as billed, in one convention for every provider.
+
+    `input_tokens` counts all input: fresh, read from the provider's cache and written to it (OpenAI's convention;
+    Anthropic's `input_tokens` excludes both, so its adapter adds them). `output_tokens` includes reasoning.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0  # part of input_tokens
+    cache_write_tokens: int = 0  # part of input_tokens
+    reasoning_tokens: int = 0  # part of output_tokens
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """One model at one provider, as an attempt needs to know it."""
+
+    model: str  # the gateway's name of the model
+    upstream_name: str  # the provider's name of it
+    provider: str  # the provider's key in gateway.yaml
+    format: ProviderFormat
+    max_output_tokens: int | None = None
+    context_tokens: int | None = None
+    price: Price = Price()
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's chat completion request, read once.
+
+    `body` is the decoded JSON object, whole and never changed: pass-through keeps unknown fields from it, translating
+    adapters read it through their own types.
+    """
+
+    body: dict[str, Any]
+    model: str
+    stream: bool = False
+    include_usage: bool = False  # the client sent stream_options.include_usage
+    n: int = 1
+    max_tokens: int | None = None  # max_completion_tokens, else max_tokens
+
+
+class ProviderRequest(msgspec.Struct, frozen=True):
+    """What goes to a provider: `path` is appended to the provider's base_url path; headers are lower case."""
+
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Written when the request has been decided (after its body was read). The request half of the audit row."""
+
+    request_id: str
+    team_id: str
+    model_requested: str = ""
+    model_routed: str = ""
+    provider: str = ""  # of the first choice
+    routing_decision: str = ""
+    prompt_hash: str = ""  # sha256 of the canonical messages, hex
+    input_tokens: int = 0  # estimate
+    estimated_output_tokens: int = 0
+    priority: Priority = "normal"
+    received_at: float = 0.0  # seconds since the epoch
+    stream: bool = False
+    decided_us: int = 0  # gateway time spent until the decision
+    targets: tuple[Target, ...] = ()  # the attempts, in order
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Written when an answer began (native streams) or was complete (all else). The response half."""
+
+    attempt: int = 1  # 1-based: which of Decision.targets answered
+    usage: Usage | None = None  # None: not seen by the worker; look at the native usage, else estimate
+    finish_reason: str | None = None
+    complete: bool = False  # the provider's terminal event, or a whole body, was seen
+    error_code: str | None = None  # set when the client was given an error
+    native: bool = False  # the rest of the answer passes by Envoy alone
