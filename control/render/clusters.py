@@ -1,0 +1,260 @@
+"""Clusters: providers with their credentials and TLS, the failover chains, and the gateway's own processes."""
+
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from control.render.names import BUFFER_BYTES, CONTROL, SETTLER, UPSTREAM_HTTP, WORKERS, any_of, seconds
+from extproc.paths import Paths
+from extproc.settings import Provider, Settings
+from extproc.wire import chain_cluster, fallback_cluster, provider_cluster, worker_cluster
+
+Document = dict[str, Any]
+
+# Envoy's defaults (1024 requests, 3 retries) turn a busy failover into 503s.
+_LIMITS = {
+    "thresholds": [
+        {
+            "max_connections": 16384,
+            "max_pending_requests": 65536,
+            "max_requests": 65536,
+            "max_retries": 65536,
+            "track_remaining": False,
+        }
+    ]
+}
+CREDENTIAL_HEADERS = {"openai": "authorization", "azure": "api-key", "anthropic": "x-api-key", "google": "x-goog-api-key"}
+_IDLE_S = 50.0  # shorter than providers' own keep-alive, so that we close first and never write to a dying connection
+_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it helps when a provider is asked why
+
+
+def render(settings: Settings, paths: Paths) -> list[Document]:
+    """Every cluster."""
+    workers = [paths.worker_socket(index) for index in range(settings.workers)]
+    result = [
+        _local(WORKERS, workers, http2=True) | _EJECT_DEAD_WORKER,
+        *(_local(worker_cluster(index), [socket], http2=True) for index, socket in enumerate(workers)),
+        _local(SETTLER, [paths.settler_socket], http2=True),
+        _local(CONTROL, [paths.control_socket], http2=False),
+        *(_fallback(index) for index in range(settings.workers)),
+    ]
+    for name, provider in settings.providers.items():
+        result.append(_provider(name, provider, settings, paths))
+        result += [_chain(name, provider, index, settings, paths) for index in range(settings.workers)]
+    for cluster in result:
+        cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    return result
+
+
+def credential_header(provider: Provider) -> str:
+    """The header in which a provider takes its credential."""
+    return CREDENTIAL_HEADERS[provider.wire_format]
+
+
+# A killed worker's socket refuses at once: one failure is proof enough, and a second later it is likely back.
+_EJECT_DEAD_WORKER: Document = {
+    "outlier_detection": {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 1,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "interval": "0.2s",
+        "base_ejection_time": "0.3s",
+        "max_ejection_time": "1s",
+        "max_ejection_percent": 100,
+    },
+    "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+}
+
+
+def _local(name: str, sockets: list[Path], *, http2: bool) -> Document:
+    """One of our own processes behind unix sockets."""
+    protocol = "http2_protocol_options" if http2 else "http_protocol_options"
+    options: Document = {"max_concurrent_streams": 2_000_000} if http2 else {}
+    if http2:
+        options["initial_stream_window_size"] = options["initial_connection_window_size"] = BUFFER_BYTES
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "circuit_breakers": _LIMITS,
+        "typed_extension_protocol_options": {
+            UPSTREAM_HTTP: any_of(UPSTREAM_HTTP, explicit_http_config={protocol: options})
+        },
+        "load_assignment": _endpoints(name, [{"pipe": {"path": str(socket)}} for socket in sockets]),
+    }
+
+
+def _endpoints(name: str, addresses: list[Document]) -> Document:
+    return {
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
+    }
+
+
+def _fallback(worker: int) -> Document:
+    """The loopback: attempts after the first enter the internal listener of the same name."""
+    name = fallback_cluster(worker)
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "circuit_breakers": _LIMITS,
+        "load_assignment": _endpoints(name, [{"envoy_internal_address": {"server_listener_name": name}}]),
+        "transport_socket": {
+            "name": "envoy.transport_sockets.internal_upstream",
+            "typed_config": any_of(
+                "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport",
+                transport_socket={
+                    "name": "envoy.transport_sockets.raw_buffer",
+                    "typed_config": any_of("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"),
+                },
+            ),
+        },
+    }
+
+
+def _chain(name: str, provider: Provider, worker: int, settings: Settings, paths: Paths) -> Document:
+    """Attempt n of a request goes to the n-th cluster here.
+
+    The upstream filters that run are those of the composite cluster, for every attempt: so the provider's filters stand
+    here too, and the fallback listener takes off what they put on.
+    """
+    fallback = {"name": fallback_cluster(worker)}
+    clusters = [{"name": provider_cluster(name)}, *(fallback for _ in range(settings.routing.attempts - 1))]
+    return {
+        "name": chain_cluster(name, worker),
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "circuit_breakers": _LIMITS,
+        "typed_extension_protocol_options": {UPSTREAM_HTTP: _upstream_http(name, provider, paths)},
+        "cluster_type": {
+            "name": "envoy.clusters.composite",
+            "typed_config": any_of("envoy.extensions.clusters.composite.v3.ClusterConfig", clusters=clusters),
+        },
+    }
+
+
+def _provider(name: str, provider: Provider, settings: Settings, paths: Paths) -> Document:
+    cluster: Document = {
+        "name": provider_cluster(name),
+        "connect_timeout": seconds(settings.timeouts.connect),
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "circuit_breakers": _LIMITS,
+        "typed_extension_protocol_options": {UPSTREAM_HTTP: _upstream_http(name, provider, paths)},
+    }
+    if provider.is_demo:
+        address = {"pipe": {"path": str(paths.demo_socket)}}
+        return cluster | {"type": "STATIC", "load_assignment": _endpoints(name, [address])}
+    url = urlsplit(provider.base_url or "")
+    host, tls = url.hostname or "", url.scheme == "https"
+    address = {"socket_address": {"address": host, "port_value": url.port or (443 if tls else 80)}}
+    cluster["load_assignment"] = _endpoints(name, [address])
+    if _is_ip(host):
+        cluster["type"] = "STATIC"
+    else:
+        cluster |= {"type": "LOGICAL_DNS", "dns_lookup_family": "V4_PREFERRED", "respect_dns_ttl": True}
+    if tls:
+        cluster["transport_socket"] = _tls(host)
+    return cluster
+
+
+def _upstream_http(name: str, provider: Provider, paths: Paths) -> Document:
+    """HTTP/2 where the provider offers it by ALPN; plain http is HTTP/1.1."""
+    filters: list[Document] = [
+        {
+            "name": "envoy.filters.http.header_mutation",
+            "typed_config": any_of(
+                "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                mutations={
+                    "request_mutations": [
+                        {"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in _OWN_HEADERS
+                    ]
+                },
+            ),
+        }
+    ]
+    if provider.credential and not provider.is_demo:
+        filters.append(_credential_injector(name, provider, paths))
+    filters.append(
+        {
+            "name": "envoy.filters.http.upstream_codec",
+            "typed_config": any_of("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"),
+        }
+    )
+    tls = not provider.is_demo and (provider.base_url or "").startswith("https:")
+    config = {"auto_config": {}} if tls else {"explicit_http_config": {"http_protocol_options": {}}}
+    return any_of(
+        UPSTREAM_HTTP,
+        common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
+        http_filters=filters,
+        **config,
+    )
+
+
+def _credential_injector(name: str, provider: Provider, paths: Paths) -> Document:
+    return {
+        "name": "envoy.filters.http.credential_injector",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+            overwrite=True,
+            credential={
+                "name": "envoy.http.injected_credentials.generic",
+                "typed_config": any_of(
+                    "envoy.extensions.http.injected_credentials.generic.v3.Generic",
+                    header=credential_header(provider),
+                    credential={
+                        "name": provider_cluster(name),
+                        "sds_config": {
+                            "resource_api_version": "V3",
+                            "path_config_source": {"path": str(paths.secrets / f"{name}.json")},
+                        },
+                    },
+                ),
+            },
+        ),
+    }
+
+
+def _tls(host: str) -> Document:
+    """TLS verified against the system's certificate authorities, for the host's own name."""
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": any_of(
+            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            sni=host,
+            common_tls_context={
+                "validation_context": {
+                    "trusted_ca": {"filename": _ca_file()},
+                    "match_typed_subject_alt_names": [
+                        {"san_type": "IP_ADDRESS" if _is_ip(host) else "DNS", "matcher": {"exact": host}}
+                    ],
+                }
+            },
+        ),
+    }
+
+
+def _ca_file() -> str:
+    """The system's CA bundle; SSL_CERT_FILE overrides it, as for OpenSSL."""
+    candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_CA_FILES)
+    for candidate in candidates:
+        if candidate and Path(candidate).is_file():
+            return candidate
+    raise ValueError("no CA bundle found on this system; set SSL_CERT_FILE")
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

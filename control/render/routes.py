@@ -1,0 +1,84 @@
+"""Routes: what goes through the worker, what goes to the control API, and where a decided request goes."""
+
+from typing import Any
+
+from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
+from extproc.settings import Settings
+from extproc.wire import H_CLUSTER, H_TARGET, M_TARGET, METADATA
+
+Document = dict[str, Any]
+
+EXT_PROC = "envoy.filters.http.ext_proc"
+RETRIABLE_STATUS = (401, 403, 408, 429)  # about us or the provider, never about the client's input
+
+_PER_ROUTE = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+
+
+def ingress(settings: Settings) -> Document:
+    """Routes of the ingress listener."""
+    return _config(INGRESS_ROUTES, _ingress(settings))
+
+
+def fallback() -> Document:
+    """Routes of the fallback listeners."""
+    return _config(FALLBACK_ROUTES, _fallback())
+
+
+def _config(name: str, host: Document) -> Document:
+    kind = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+    return {"@type": kind, "name": name, "virtual_hosts": [host]}
+
+
+def _ingress(settings: Settings) -> Document:
+    # Before the worker has decided there is no cluster header: these routes only choose who looks at the request.
+    undecided = {"direct_response": {"status": 500}}
+    # Every path not named here is the control API's.
+    data = [{"path": "/v1/chat/completions"}, {"path": "/v1/models"}, {"prefix": "/v1/models/"}]
+    control: Document = {
+        "match": {"prefix": "/"},
+        "route": {"cluster": CONTROL, "timeout": "60s"},
+        "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
+    }
+    return {
+        "name": "gateway",
+        "domains": ["*"],
+        "routes": [
+            {
+                "name": "decided",
+                "match": {"prefix": "/", "headers": [{"name": H_CLUSTER, "present_match": True}]},
+                "route": {
+                    "cluster_header": H_CLUSTER,
+                    "timeout": seconds(settings.timeouts.request),
+                    "idle_timeout": seconds(settings.timeouts.idle),
+                    "retry_policy": {
+                        "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes",
+                        "retriable_status_codes": list(RETRIABLE_STATUS),
+                        "num_retries": settings.routing.attempts - 1,
+                        # The next attempt goes elsewhere, so there is nothing to wait for.
+                        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
+                    },
+                },
+            },
+            *({"name": "undecided", "match": match, **undecided} for match in data),
+            {**control, "name": "control"},
+        ],
+    }
+
+
+def _fallback() -> Document:
+    """Where the worker says; its answer tells which target it came from."""
+    target = {"key": H_TARGET, "value": f"%DYNAMIC_METADATA({METADATA}:{M_TARGET})%"}
+    return {
+        "name": "fallback",
+        "domains": ["*"],
+        "routes": [
+            {
+                "name": "fallback",
+                "match": {"prefix": "/", "headers": [{"name": H_CLUSTER, "present_match": True}]},
+                # No deadlines: those of the ingress route bound this hop.
+                "route": {"cluster_header": H_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
+                "response_headers_to_add": [{"header": target, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+            },
+            {"name": "undecided", "match": {"prefix": "/"}, "direct_response": {"status": 500}},
+        ],
+    }

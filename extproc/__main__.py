@@ -1,0 +1,62 @@
+"""A worker: loads the runtime file, serves ext_proc on its socket, drains on SIGTERM.
+
+In: the data directory and the worker's index. Out: nothing but replies to Envoy. Started by `gateway up`.
+"""
+
+import asyncio
+import gc
+import signal
+import time
+from pathlib import Path
+
+import uvloop
+
+from extproc import logs, runtime
+from extproc.catalog import compile_catalog
+from extproc.exchange import Options
+from extproc.paths import Paths
+from extproc.pipeline import Pipeline
+from extproc.server import ExtProcServer
+from extproc.settings import Settings
+
+AUTO_FIRST_BYTE_MS = 30_000
+AUTO_WHOLE_MS = 120_000
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    wall_s = staticmethod(time.time)
+    mono_ns = staticmethod(time.monotonic_ns)
+
+
+def run(data_dir: Path, index: int) -> None:
+    """Serve as worker `index` until SIGTERM."""
+    logs.setup(f"worker {index}")
+    paths = Paths.of(data_dir)
+    uvloop.run(_serve(runtime.read(paths.runtime), paths, index))
+
+
+async def _serve(settings: Settings, paths: Paths, index: int) -> None:
+    server = ExtProcServer(Pipeline(compile_catalog(settings), SystemClock()), _options(settings, index))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    socket = paths.worker_socket(index)
+    socket.unlink(missing_ok=True)
+    await server.start(socket)
+    gc.collect()
+    gc.freeze()  # what was loaded stays; collections look only at what requests make
+    await stop.wait()
+    await server.stop(settings.timeouts.drain)
+
+
+def _options(settings: Settings, index: int) -> Options:
+    timeout = settings.routing.first_byte_timeout
+    return Options(
+        worker=index,
+        native_streams=settings.streams.same_format == "native",
+        metadata_in_body=settings.response_metadata == "body",
+        first_byte_ms=AUTO_FIRST_BYTE_MS if timeout == "auto" else round(timeout * 1000),
+        whole_ms=AUTO_WHOLE_MS if timeout == "auto" else round(timeout * 1000),
+    )

@@ -1,0 +1,92 @@
+"""A provider's whole answer -> what the client gets. Pure.
+
+In: status, headers and body of a finished answer, and the plan it answers. Out: the client's JSON body with the
+gateway's fields, and the Outcome for the settler. Streams do not come through here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from extproc.adapters.base import Final
+from extproc.adapters.fold import fold
+from extproc.errors import GatewayError, NoProviderAvailable, ProviderError, ProviderTimeout
+from extproc.plan import Attempt, Plan
+from extproc.pricing import cost_nano_usd
+from extproc.records import Outcome, Usage
+
+# Set by Envoy on what a provider answered, absent on what Envoy says itself.
+_FROM_PROVIDER = "x-envoy-upstream-service-time"
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Of one request, in microseconds."""
+
+    gateway_us: int  # spent in the gateway's own work
+    total_us: int  # since the request came in
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What goes to the client, and what goes to the settler."""
+
+    body: bytes
+    outcome: Outcome
+
+
+def whole(plan: Plan, attempt: Attempt, body: bytes, timing: Timing, *, fields: bool) -> Answer:
+    """A 200 that was asked for whole. `fields`: add the gateway's own. Raises GatewayError (unreadable answer)."""
+    chunks = attempt.adapter.feed(body)
+    final = attempt.adapter.finish()
+    if final.error is not None:
+        raise final.error
+    completion = fold(chunks, final)
+    if fields:
+        _add_fields(completion, plan, attempt, final, timing)
+    outcome = Outcome(
+        attempt=attempt.index,
+        attempts=len(plan.attempts),
+        usage=final.usage,
+        finish_reason=final.finish_reason,
+        complete=True,
+    )
+    return Answer(msgspec.json.encode(completion), outcome)
+
+
+def _add_fields(completion: dict[str, Any], plan: Plan, attempt: Attempt, final: Final, timing: Timing) -> None:
+    decision = plan.decision
+    completion["model"] = attempt.target.model
+    completion["routed_from"] = decision.model_requested
+    completion["provider"] = attempt.target.provider
+    usage = final.usage or Usage()
+    cost = cost_nano_usd(usage, attempt.target.price)
+    completion["usage"] = {
+        **(completion.get("usage") or {}),
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_usd": None if cost is None else cost / 1e9,
+    }
+    completion["gateway_metadata"] = {
+        "request_id": decision.request_id,
+        "routing_decision": routing_decision(plan, attempt),
+        "cache_hit": False,
+        "gateway_latency_ms": timing.gateway_us / 1000,
+        "total_latency_ms": timing.total_us / 1000,
+        "attempts": len(plan.attempts),
+    }
+
+
+def routing_decision(plan: Plan, attempt: Attempt) -> str:
+    """Why the model that answers is the one it is."""
+    return plan.decision.routing_decision if attempt.index == 1 else "fallback"
+
+
+def failure(attempt: Attempt, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
+    """What the client is told when no attempt succeeded; the last answer was `status`."""
+    if _FROM_PROVIDER in headers:
+        return attempt.adapter.error(status, headers, body)
+    if status == 504:
+        return ProviderTimeout(f"{attempt.target.provider} did not answer in time.")
+    if status == 503 and b"no healthy upstream" in body:
+        return NoProviderAvailable("No provider is available for this model now.")
+    return ProviderError(f"{attempt.target.provider} could not be reached or broke off before it answered.")

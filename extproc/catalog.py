@@ -1,0 +1,114 @@
+"""What the configuration means to a request: one immutable snapshot, compiled once, looked up by the walk.
+
+In: Settings. Out: `Catalog`: who a key belongs to, what a model name stands for, and in which order providers are tried.
+A request keeps the catalog it began with. Called by the worker at start and by `gateway check`.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from extproc.pricing import default_price, price_from_usd, with_defaults
+from extproc.records import Price, ProviderFormat, Target
+from extproc.settings import Model, Provider, Settings, Team
+from extproc.wire import provider_cluster
+
+TIERS = ("simple", "medium", "hard")
+AUTO = "auto"
+
+
+class TeamView(msgspec.Struct, frozen=True):
+    """A team as the data plane needs it."""
+
+    id: str
+    models: frozenset[str]  # names this team may use; `auto` too where a tier has one of them
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a provider's requests go."""
+
+    authority: str
+    base_path: str  # without a trailing slash; a query such as Azure's api-version stays in `query`
+    query: str
+    cluster: str
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """The snapshot."""
+
+    teams: Mapping[str, TeamView]  # by "sha256:<hex>" of the key
+    targets: Mapping[str, Target]  # by model name
+    chains: Mapping[str, tuple[str, ...]]  # model name -> itself and its equivalents, best first
+    auto: Mapping[str, tuple[str, ...]]  # tier -> model names
+    endpoints: Mapping[str, Endpoint]  # by provider
+    attempts: int
+
+
+def compile_catalog(settings: Settings) -> Catalog:
+    """Compile `settings`, which must have passed its checks."""
+    targets = {model.name: _target(model, settings.providers[model.provider]) for model in settings.models}
+    auto = {tier: tuple(names) for tier, names in settings.routing.auto.items()}
+    teams = [(team, _team(team, targets, auto)) for team in settings.teams]
+    return Catalog(
+        teams={key: view for team, view in teams for key in team.keys},
+        targets=targets,
+        chains={name: _chain(name, settings) for name in targets},
+        auto=auto,
+        endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
+        attempts=settings.routing.attempts,
+    )
+
+
+def _target(model: Model, provider: Provider) -> Target:
+    wire_format = cast(ProviderFormat, provider.wire_format)
+    return Target(
+        model=model.name,
+        upstream_name=model.upstream_name or model.name,
+        provider=model.provider,
+        format=wire_format,
+        max_output_tokens=model.max_output,
+        context_tokens=model.context,
+        price=_price(model, wire_format),
+    )
+
+
+def _price(model: Model, wire_format: ProviderFormat) -> Price:
+    """What gateway.yaml says of the price, and for the rest the list price of a model we know."""
+    listed = default_price(wire_format, model.upstream_name or model.name)
+    return with_defaults(price_from_usd(model.price.model_dump()), listed)
+
+
+def _chain(name: str, settings: Settings) -> tuple[str, ...]:
+    """`name`, then the other models of its groups: best score first, then in the order written."""
+    groups = [group for group in settings.equivalents if name in group.models]
+    groups.sort(key=lambda group: -group.score)
+    order = dict.fromkeys([name, *(other for group in groups for other in group.models)])
+    return tuple(order)
+
+
+def _team(team: Team, targets: Mapping[str, Target], auto: Mapping[str, tuple[str, ...]]) -> TeamView:
+    allowed = {name for name in targets if any(fnmatchcase(name, pattern) for pattern in team.models)}
+    if any(name in allowed for names in auto.values() for name in names):
+        allowed.add(AUTO)
+    return TeamView(id=team.id, models=frozenset(allowed))
+
+
+def _endpoint(name: str, provider: Provider) -> Endpoint:
+    base = _DEMO_BASE[provider.wire_format] if provider.is_demo else provider.base_url or ""
+    url = urlsplit(base)
+    return Endpoint(
+        authority=url.netloc.rpartition("@")[2],
+        base_path=url.path.rstrip("/"),
+        query=url.query,
+        cluster=provider_cluster(name),
+    )
+
+
+_DEMO_BASE = {
+    "openai": "http://demo/v1",
+    "anthropic": "http://demo/v1",
+    "google": "http://demo/v1beta",
+}

@@ -1,0 +1,49 @@
+"""Which model, and who stands in for it: an ordered list of targets for one request. Pure.
+
+In: the client's `model`, what its team may use, the length of the conversation (for `auto`). Out: `Choice`.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from extproc.catalog import AUTO, TIERS, Catalog, TeamView
+from extproc.errors import ModelNotAllowed, ModelNotFound
+from extproc.records import Target
+
+# `auto` goes by the length of the conversation: untrained, it holds its own against published learnt routers
+# (bench/README.md). Characters of all message texts.
+SIMPLE_BELOW_CHARS = 400
+MEDIUM_BELOW_CHARS = 3000
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The targets to try, in order, and why the first one was chosen."""
+
+    targets: tuple[Target, ...]
+    reason: str  # routing_decision: pinned, simple_query, medium_query, hard_query
+
+
+def choose(catalog: Catalog, team: TeamView, model: str, chars: int, *, fallback: bool = True) -> Choice:
+    """Targets for `model`. Raises ModelNotFound, ModelNotAllowed."""
+    if model == AUTO:
+        name, reason = _auto(catalog, team, chars)
+    elif model not in catalog.targets:
+        raise ModelNotFound(f"The model `{model}` does not exist or you do not have access to it.", param="model")
+    elif model not in team.models:
+        raise ModelNotAllowed(f"Your team may not use the model `{model}`.", param="model")
+    else:
+        name, reason = model, "pinned"
+    chain: Iterable[str] = catalog.chains[name] if fallback else (name,)
+    allowed = [catalog.targets[other] for other in chain if other in team.models]
+    return Choice(targets=tuple(allowed[: catalog.attempts]), reason=reason)
+
+
+def _auto(catalog: Catalog, team: TeamView, chars: int) -> tuple[str, str]:
+    """The first allowed model of the tier; without one, of the nearest harder tier, then of the nearest easier one."""
+    tier = 0 if chars < SIMPLE_BELOW_CHARS else 1 if chars < MEDIUM_BELOW_CHARS else 2
+    for index in (*range(tier, len(TIERS)), *range(tier - 1, -1, -1)):
+        for name in catalog.auto.get(TIERS[index], ()):
+            if name in team.models:
+                return name, f"{TIERS[tier]}_query"
+    raise ModelNotFound("`auto` has no model that your team may use.", param="model")

@@ -1,0 +1,54 @@
+"""Names on the wire between Envoy and us: headers, metadata namespaces, clusters. One place, used by both sides.
+
+In: nothing. Out: constants that control/render writes into Envoy's configuration and the exchange speaks.
+"""
+
+METADATA = "gw"  # dynamic metadata namespace the worker writes
+USAGE_METADATA = "gw.usage"  # where Envoy's sse_to_metadata leaves the usage of a native stream
+
+# Keys below METADATA.
+M_TEAM = "team"  # set as soon as the sender is known
+M_DECISION = "decision"  # records.Decision as JSON
+M_OUTCOME = "outcome"  # records.Outcome as JSON
+M_NATIVE = "native"  # for envoy/native_stream.lua: this answer passes by Envoy alone
+M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
+M_TARGET = "target"  # of a fallback attempt: which target it went to
+
+# Internal headers. Every x-gw-* header of a client is removed at ingress, before the worker sees the request, and
+# none leaves for a provider.
+INTERNAL_PREFIX = "x-gw-"
+H_CLUSTER = "x-gw-cluster"  # the cluster a decided request is routed to
+H_FALLBACK = "x-gw-fallback"  # set by the fallback listener: an attempt after the first
+H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
+
+H_REQUEST_ID = "x-request-id"
+H_PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
+H_MAX_RETRIES = "x-envoy-max-retries"
+
+LOG_REQUEST = "request"
+LOG_ATTEMPT = "attempt"
+
+# Begins the response code details of every answer that the worker wrote itself.
+OWN_ANSWER = "gateway_"
+
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+
+
+def provider_cluster(provider: str) -> str:
+    """The cluster of a provider itself."""
+    return f"provider-{provider}"
+
+
+def fallback_cluster(worker: int) -> str:
+    """The loopback to the internal listener of the same name, whose ext_proc is this worker: it holds the request."""
+    return f"fallback-{worker}"
+
+
+def chain_cluster(provider: str, worker: int) -> str:
+    """The composite cluster: first attempt to `provider`, the others through `worker`'s fallback listener."""
+    return f"chain-{provider}-{worker}"
+
+
+def worker_cluster(index: int) -> str:
+    """The cluster of one worker alone."""
+    return f"worker-{index}"
