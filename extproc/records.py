@@ -2,7 +2,7 @@
 
 In: the client's request and the provider's answer. Out: `Decision` and `Outcome`, which ride in Envoy's dynamic
 metadata (namespace `gw`) to the settler as JSON, so that settling needs no worker's memory. All are frozen; units are
-in the names. Money is integer nano-USD (1e-9 USD).
+in the names. Money is integer nano-USD (1e-9 USD), a price pico-USD per token.
 """
 
 from typing import Any, Literal
@@ -14,13 +14,30 @@ Priority = Literal["low", "normal", "high"]
 Status = Literal["success", "failed", "fallback", "cancelled", "refused"]
 
 
-class Price(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Price of one model in nano-USD per token (USD per 1M tokens x 1000). None: not known, never taken as 0."""
+class TokenPrice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Pico-USD (1e-12 USD) per token, which is USD per 1M tokens x 1,000,000: $0.0375 per 1M is exactly 37,500.
+
+    None: not known, never taken as 0.
+    """
 
     input: int | None = None
-    cached_input: int | None = None
+    cached_input: int | None = None  # not known: billed as input
     cache_write: int | None = None
+    cache_write_long: int | None = None  # into the longer-lived cache (Anthropic 1 h, OpenAI over 12 h)
     output: int | None = None
+    reasoning: int | None = None  # not known: billed as output
+
+
+class LongContextPrice(TokenPrice, frozen=True, omit_defaults=True):
+    """What the whole request costs, input and output, when it has more input tokens than this."""
+
+    above_input_tokens: int = 0
+
+
+class Price(TokenPrice, frozen=True, omit_defaults=True):
+    """Price of one model. `long_context` None: not said; (): the model has no such tiers."""
+
+    long_context: tuple[LongContextPrice, ...] | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,6 +52,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cached_tokens: int = 0  # part of input_tokens
     cache_write_tokens: int = 0  # part of input_tokens
     reasoning_tokens: int = 0  # part of output_tokens
+    cache_write_long_tokens: int = 0  # part of cache_write_tokens: into the longer-lived cache
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +113,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Written when an answer began (native streams) or was complete (all else). The response half."""
 
     attempt: int = 1  # 1-based: which of Decision.targets answered
+    attempts: int = 1  # how many were made; 0: refused before any
     usage: Usage | None = None  # None: not seen by the worker; look at the native usage, else estimate
     finish_reason: str | None = None
     complete: bool = False  # the provider's terminal event, or a whole body, was seen

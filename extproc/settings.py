@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -53,6 +54,15 @@ def _key_digest(value: object) -> object:
     if not value.strip():
         raise ValueError("a key must not be empty")
     return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+
+
+def _known_zone(value: str) -> str:
+    if value != "UTC":
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("not a time zone: write UTC or an IANA name such as Europe/Berlin") from None
+    return value
 
 
 Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0)]
@@ -132,13 +142,27 @@ class Provider(_Model):
         return self.speaks if self.format == "demo" else self.format
 
 
-class ModelPrice(_Model):
-    """USD per 1M tokens. A missing part is unknown, never 0 (cached_input defaults to input)."""
+class TokenPrices(_Model):
+    """USD per 1M tokens. A missing part is the list price's, if the model is known, else unknown, never 0."""
 
     input: Usd | None = None
-    cached_input: Usd | None = None
+    cached_input: Usd | None = Field(default=None, description="unknown: billed as input")
     cache_write: Usd | None = None
+    cache_write_long: Usd | None = Field(default=None, description="into the longer-lived cache, such as 1 h")
     output: Usd | None = None
+    reasoning: Usd | None = Field(default=None, description="unknown: billed as output")
+
+
+class LongContext(TokenPrices):
+    """Prices of a whole request whose input is larger than this."""
+
+    above_input_tokens: int = Field(gt=0)
+
+
+class ModelPrice(TokenPrices):
+    """A model's price; `long_context: []` says that there are no tiers although the list price has them."""
+
+    long_context: list[LongContext] | None = None
 
 
 class Model(_Model):
@@ -178,6 +202,9 @@ class Budget(_Model):
     monthly_usd: Usd | None = None
     burst_tokens: Tokens = 0
     strict: bool = False
+    timezone: Annotated[str, AfterValidator(_known_zone)] = Field(
+        default="UTC", description="IANA name of the zone whose midnight begins a day and a month"
+    )
 
 
 class Limits(_Model):
@@ -378,6 +405,7 @@ def _any_value(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    node = next((option for option in node.get("anyOf", ()) if option.get("type") != "null"), node)  # X | None
     reference = node.get("$ref")
     resolved: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
     return resolved

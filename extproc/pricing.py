@@ -1,0 +1,186 @@
+"""What an exchange costs, and what a model costs where the operator did not say.
+
+    usage + price      -> cost_nano_usd   integer nano-USD (1e-9 USD), or None: a price that was needed is unknown
+    format + name      -> default_price   from the dated list prices shipped in `data/prices.json`, or another table
+    gateway.yaml price -> price_from_usd, with_defaults: the operator's parts win, the list price fills the rest
+
+Called by the answer and the settlement (cost), by the catalog (prices), by `control.prices` (tables). Arithmetic is in
+integers; prices are pico-USD per token, and a cost is rounded up to a whole nano-USD once, at the end, so that what is
+counted as spent is never below what is billed.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from extproc.records import LongContextPrice, Price, ProviderFormat, TokenPrice, Usage
+
+PICO_PER_USD_PER_MILLION = 1_000_000
+_PARTS = ("input", "cached_input", "cache_write", "cache_write_long", "output", "reasoning")
+
+
+def cost_nano_usd(usage: Usage, price: Price) -> int | None:
+    """Cost in nano-USD, rounded up; None when a part the usage needs has no known price.
+
+    Every token is billed once: cached and cache-written tokens are taken out of the input, reasoning out of the output.
+    Over a long-context limit all of the request, output too, has that tier's price (OpenAI above 272k, Google above
+    200k, both on their pricing pages), and a tier that lacks a part does not borrow the base price's.
+    """
+    rate = _rate(price, usage.input_tokens)
+    cached = min(usage.cached_tokens, usage.input_tokens)
+    written = min(usage.cache_write_tokens, usage.input_tokens - cached)
+    written_long = min(usage.cache_write_long_tokens, written)
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    billed = (
+        (usage.input_tokens - cached - written, rate.input),
+        (cached, rate.input if rate.cached_input is None else rate.cached_input),
+        (written - written_long, rate.cache_write),
+        (written_long, rate.cache_write_long),
+        (usage.output_tokens - reasoning, rate.output),
+        (reasoning, rate.output if rate.reasoning is None else rate.reasoning),
+    )
+    pico = 0
+    for tokens, per_token in billed:
+        if tokens > 0 and per_token is None:
+            return None
+        pico += max(0, tokens) * (per_token or 0)
+    return -(-pico // 1000)
+
+
+def _rate(price: Price, input_tokens: int) -> TokenPrice:
+    over = [tier for tier in price.long_context or () if input_tokens > tier.above_input_tokens]
+    return max(over, key=lambda tier: tier.above_input_tokens, default=price)
+
+
+def price_from_usd(usd: Mapping[str, Any]) -> Price:
+    """A price in USD per 1M tokens, as in gateway.yaml and in a table, to pico-USD per token."""
+    tiers = usd.get("long_context")
+    return Price(
+        **_pico(usd),
+        long_context=None
+        if tiers is None
+        else tuple(LongContextPrice(**_pico(tier), above_input_tokens=tier["above_input_tokens"]) for tier in tiers),
+    )
+
+
+def _pico(usd: Mapping[str, Any]) -> dict[str, int]:
+    known = {part: usd[part] for part in _PARTS if usd.get(part) is not None}
+    return {part: round(value * PICO_PER_USD_PER_MILLION) for part, value in known.items()}
+
+
+def with_defaults(own: Price, listed: Price | None) -> Price:
+    """`own` where it says something, else `listed`."""
+    if listed is None:
+        return own
+    fields = (*_PARTS, "long_context")
+    missing = {name: getattr(listed, name) for name in fields if getattr(own, name) is None}
+    return msgspec.structs.replace(own, **missing)
+
+
+_Usd = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class UsdPrices(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """USD per 1M tokens, the same parts as gateway.yaml's `price`."""
+
+    input: _Usd | None = None
+    cached_input: _Usd | None = None
+    cache_write: _Usd | None = None
+    cache_write_long: _Usd | None = None
+    output: _Usd | None = None
+    reasoning: _Usd | None = None
+
+
+class UsdLongContext(UsdPrices, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A long-context tier."""
+
+    above_input_tokens: Annotated[int, msgspec.Meta(gt=0)] = 1
+
+
+class UsdPrice(UsdPrices, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A model's whole price."""
+
+    long_context: tuple[UsdLongContext, ...] = ()
+
+
+class ListedModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A model in a table."""
+
+    price: UsdPrice
+    context: Annotated[int, msgspec.Meta(gt=0)] | None = None  # input tokens it takes
+    max_output: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    source: str | None = None  # the page the price is from
+    valid_until: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None  # last day, if announced
+    note: str | None = None
+
+    def price_pico(self) -> Price:
+        """As the records have it."""
+        return price_from_usd(msgspec.to_builtins(self.price))
+
+
+class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """List prices at a date, by wire format (openai, anthropic, google) and the provider's name of the model."""
+
+    as_of: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d$")]
+    source: str
+    models: dict[str, dict[str, ListedModel]]
+
+    def find(self, wire_format: ProviderFormat, upstream_name: str) -> ListedModel | None:
+        """The model of that name, else, for a dated snapshot or `-latest`, the model it is one of. None: not listed."""
+        listed = self.models.get("openai" if wire_format == "azure" else wire_format, {})
+        name = upstream_name.removeprefix("models/")
+        return listed.get(name) or listed.get(_SNAPSHOT.sub("", name))
+
+    def outdated(self, today: str) -> list[str]:
+        """Names of the models whose announced price change lies before `today` (YYYY-MM-DD)."""
+        models = (item for by_name in self.models.values() for item in by_name.items())
+        return sorted(name for name, model in models if model.valid_until and model.valid_until < today)
+
+
+# OpenAI: gpt-4o-mini-2024-07-18; Anthropic: claude-haiku-4-5-20251001, -latest; Google: gemini-2.5-pro-001.
+_SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{3}|latest)$")
+
+
+class PriceTableError(Exception):
+    """A price table cannot be used. `problems`: one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def default_price(wire_format: ProviderFormat, upstream_name: str, table: PriceTable | None = None) -> Price | None:
+    """The list price of a model, from `table` or the one shipped. None: not listed, so unknown."""
+    model = (table or default_table()).find(wire_format, upstream_name)
+    return model.price_pico() if model else None
+
+
+@cache
+def default_table() -> PriceTable:
+    """The table shipped with the package. Raises PriceTableError if the installation is broken."""
+    return _decode((resources.files("extproc") / "data" / "prices.json").read_bytes(), "prices.json")
+
+
+def load_table(path: Path) -> PriceTable:
+    """A table written by `dump_table`. Raises PriceTableError."""
+    try:
+        return _decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise PriceTableError([f"{path}: cannot be read: {error.strerror}"]) from None
+
+
+def dump_table(table: PriceTable) -> bytes:
+    """The table as JSON text, one model after another, for `load_table` and for reading."""
+    return msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n"
+
+
+def _decode(data: bytes, name: str) -> PriceTable:
+    try:
+        return msgspec.json.decode(data, type=PriceTable)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PriceTableError([f"{name}: {error}"]) from None
