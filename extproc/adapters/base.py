@@ -2,9 +2,9 @@
 
 One instance per attempt; whatever a stream needs to remember (response id, tool index, open blocks) lives in it.
 
-    request(chat) -> ProviderRequest        before the attempt; raises InvalidRequest naming a parameter it cannot express
+    request(chat) -> ProviderRequest        before the attempt; raises InvalidRequest naming what it cannot express
     feed(data)    -> list of chunks         as the provider's body arrives, split anywhere; [] means "need more"
-    finish()      -> Final                  when the provider's body ended, however it ended
+    finish()      -> Final                  when the provider's body ended, however it ended; may hold last chunks
     error(...)    -> GatewayError           instead of feed/finish, for a status >= 400
 
 Chunks are OpenAI `chat.completion.chunk` objects as dicts. A non-streaming answer is fed whole to the same `feed` and
@@ -28,7 +28,8 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     finish_reason: str | None = None  # OpenAI's names: stop, length, tool_calls, content_filter
     complete: bool = False  # the format's own terminal event (or a whole JSON body) was seen
-    error: GatewayError | None = None  # an error inside the answer, or what was unreadable about it
+    error: GatewayError | None = None  # why it is not complete: an error inside the answer, unreadable, cut short
+    chunks: tuple[Chunk, ...] = ()  # chunks that became whole only with the end; they follow those of `feed`
 
 
 class Adapter(Protocol):

@@ -1,0 +1,213 @@
+"""A chat completion request in the terms of Anthropic's Messages API. Pure.
+
+In: a ChatRequest and its target. Out: the JSON body, as a dict; or InvalidRequest for what cannot be said there.
+Called by `adapters.anthropic`. Source: platform.claude.com/docs/en/api/messages and /api/openai-sdk.
+"""
+
+import re
+from typing import Any
+
+from extproc.adapters import parts, toolids
+from extproc.adapters.params import Table, check, refusal
+from extproc.chat import Message, ToolCall, messages
+from extproc.errors import InvalidRequest
+from extproc.records import ChatRequest, Target
+
+DEFAULT_MAX_TOKENS = 4096
+MIN_THINKING_TOKENS = 1024
+
+_TABLE = Table(
+    translated=frozenset({"user", "safety_identifier"}),
+    harmless={"seed": "best effort by OpenAI's own words, and Claude samples without one"},
+)
+
+# Models before adaptive thinking take a budget of tokens, those before thinking nothing; all newer ones take an effort.
+# Source: platform.claude.com/docs/en/build-with-claude/extended-thinking, "Supported models".
+_NO_THINKING = re.compile(r"claude-(instant|2|3-(?!7))")
+_BUDGET = re.compile(r"claude-(3-7-\w+|(opus|sonnet|haiku)-4(-[015])?)([-@]\d{8}|-latest)?")
+_BUDGET_TOKENS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32000}
+_EFFORT = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
+
+Json = dict[str, Any]
+
+
+def request_body(chat: ChatRequest, target: Target) -> Json:
+    """The Messages request. Raises InvalidRequest."""
+    check(chat.body, target, _TABLE)
+    system, turns = _conversation(messages(chat), target)
+    if not turns:
+        raise InvalidRequest("messages: there is nothing for the model to answer.", param="messages")
+    body: Json = {
+        "model": target.upstream_name,
+        "max_tokens": chat.max_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS,
+        "messages": turns,
+    }
+    if system:
+        body["system"] = system
+    if chat.stream:
+        body["stream"] = True
+    if stops := parts.stops(chat):
+        body["stop_sequences"] = stops
+    if user := chat.body.get("safety_identifier") or chat.body.get("user"):
+        body["metadata"] = {"user_id": user}
+    return body | _sampling(chat) | _tools(chat, target) | _output(chat, target) | _thinking(chat, target, body)
+
+
+def _sampling(chat: ChatRequest) -> Json:
+    temperature = chat.body.get("temperature")
+    if temperature is not None and temperature > 1:
+        raise InvalidRequest("temperature: must be at most 1 for this model.", param="temperature")
+    return {name: chat.body[name] for name in ("temperature", "top_p") if chat.body.get(name) is not None}
+
+
+def _conversation(conversation: list[Message], target: Target) -> tuple[list[Json], list[Json]]:
+    """The system blocks and the turns. Instructions are gathered in front, as Anthropic's own OpenAI surface does."""
+    system: list[Json] = []
+    turns: list[Json] = []
+    for index, message in enumerate(conversation):
+        at = f"messages[{index}]"
+        parts.refuse_unknown(message, at)
+        if message.role in ("system", "developer"):
+            system += _content(message, at, target, texts_only=True)
+        elif message.role == "assistant":
+            _add(turns, "assistant", _assistant(message, at, target))
+        elif message.role == "tool":
+            _add(turns, "user", [_tool_result(message, at, target)])
+        elif message.role == "user":
+            _add(turns, "user", _content(message, at, target))
+        else:
+            raise InvalidRequest(f"{at}.role: this model knows no such role.", param=f"{at}.role")
+    return system, turns
+
+
+def _add(turns: list[Json], role: str, blocks: list[Json]) -> None:
+    """Turns alternate: blocks of the same role join, tool results and the user's next words among them."""
+    if not blocks:
+        return
+    if turns and turns[-1]["role"] == role:
+        turns[-1]["content"] += blocks
+    else:
+        turns.append({"role": role, "content": blocks})
+
+
+def _assistant(message: Message, at: str, target: Target) -> list[Json]:
+    blocks = _content(message, at, target, texts_only=True)
+    if message.refusal:
+        blocks.append({"type": "text", "text": message.refusal})
+    calls = message.tool_calls or ()
+    return blocks + [_tool_use(call, f"{at}.tool_calls[{index}]") for index, call in enumerate(calls)]
+
+
+def _tool_use(call: ToolCall, at: str) -> Json:
+    if call.function is None:
+        raise InvalidRequest(f"{at}.type: this model takes function calls only.", param=f"{at}.type")
+    arguments = parts.arguments(call.function.arguments, f"{at}.function.arguments")
+    return {"type": "tool_use", "id": toolids.plain(call.id), "name": call.function.name, "input": arguments}
+
+
+def _tool_result(message: Message, at: str, target: Target) -> Json:
+    if not message.tool_call_id:
+        raise InvalidRequest(f"{at}.tool_call_id: is required.", param=f"{at}.tool_call_id")
+    block: Json = {"type": "tool_result", "tool_use_id": toolids.plain(message.tool_call_id)}
+    if content := _content(message, at, target):
+        block["content"] = content
+    return block
+
+
+def _content(message: Message, at: str, target: Target, *, texts_only: bool = False) -> list[Json]:
+    found = []
+    for index, part in enumerate(parts.listed(message.content)):
+        here = f"{at}.content[{index}]"
+        block = _text_block(part, here) or (None if texts_only else _media_block(part, here))
+        if block is None:
+            raise refusal(f"{here}.type", target)
+        if "cache_control" in part:  # Anthropic's own mark, which its users send through OpenAI's format too
+            block["cache_control"] = part["cache_control"]
+        found.append(block)
+    return found
+
+
+def _text_block(part: Json, at: str) -> Json | None:
+    if part["type"] == "text":
+        return {"type": "text", "text": parts.text(part, at)}
+    if part["type"] == "refusal":
+        return {"type": "text", "text": str(part.get("refusal") or "")}
+    return None
+
+
+def _media_block(part: Json, at: str) -> Json | None:
+    if part["type"] == "image_url":
+        return {"type": "image", "source": _source(parts.image(part, at))}
+    if part["type"] == "file":
+        return {"type": "document", "source": _source(parts.file(part, at))}
+    return None
+
+
+def _source(source: parts.Inline | parts.Link) -> Json:
+    if isinstance(source, parts.Link):
+        return {"type": "url", "url": source.url}
+    return {"type": "base64", "media_type": source.media_type, "data": source.data}
+
+
+def _tools(chat: ChatRequest, target: Target) -> Json:
+    offered = parts.functions(chat, target)
+    kind, name = parts.tool_choice(chat, [function.name for function, _ in offered])
+    if not offered:
+        return {}
+    tools = [_tool(function, cache_control) for function, cache_control in offered]
+    choice: Json = {"type": {"required": "any", "function": "tool"}.get(kind, kind)}
+    if name is not None:
+        choice["name"] = name
+    if chat.body.get("parallel_tool_calls") is False and kind != "none":
+        choice["disable_parallel_tool_use"] = True
+    return {"tools": tools} if choice == {"type": "auto"} else {"tools": tools, "tool_choice": choice}
+
+
+def _tool(function: parts.Function, cache_control: Json | None) -> Json:
+    tool: Json = {
+        "name": function.name,
+        "input_schema": function.parameters or {"type": "object", "properties": {}},
+    }
+    if function.description:
+        tool["description"] = function.description
+    if function.strict:
+        tool["strict"] = True
+    if cache_control:
+        tool["cache_control"] = cache_control
+    return tool
+
+
+def _output(chat: ChatRequest, target: Target) -> Json:
+    """Structured output. Source: platform.claude.com/docs/en/build-with-claude/structured-outputs."""
+    wanted = parts.response_format(chat)
+    if wanted is None:
+        return {}
+    if wanted.schema is None:
+        raise refusal("response_format", target, " without a schema; use json_schema")
+    return {"output_config": {"format": {"type": "json_schema", "schema": wanted.schema}}}
+
+
+def _thinking(chat: ChatRequest, target: Target, body: Json) -> Json:
+    """`reasoning_effort`, in the terms of the model's generation."""
+    effort = chat.body.get("reasoning_effort")
+    if effort is None:
+        return {}
+    if effort not in (*_EFFORT, "none"):
+        raise InvalidRequest("reasoning_effort: not a level this model knows.", param="reasoning_effort")
+    model = target.upstream_name
+    if _NO_THINKING.match(model):
+        if effort == "none":
+            return {}
+        raise refusal("reasoning_effort", target)
+    if effort == "none":
+        return {"thinking": {"type": "disabled"}}
+    if not _BUDGET.fullmatch(model):
+        config = _output(chat, target).get("output_config", {})
+        return {"thinking": {"type": "adaptive"}, "output_config": {**config, "effort": _EFFORT[effort]}}
+    budget = min(_BUDGET_TOKENS[effort], body["max_tokens"] - 1)
+    if budget < MIN_THINKING_TOKENS:
+        raise InvalidRequest(
+            f"reasoning_effort: needs max_completion_tokens above {MIN_THINKING_TOKENS} with this model.",
+            param="reasoning_effort",
+        )
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}

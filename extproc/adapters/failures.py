@@ -1,0 +1,111 @@
+"""What a provider's failure means to the client: status, error type and text in, one GatewayError out.
+
+In: the HTTP status (or, inside a 200 stream, the provider's error type), headers and the provider's decoded error.
+Out: an error of `extproc.errors`. Who calls it: the adapters' `error` and their streams. The class comes from the
+status and the provider's own error type; texts are read only to name two things that providers name no other way (a
+full context, an account of ours), and are shown to the client only when a 4xx is about the client's own input.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from extproc.errors import GatewayError, ProviderError, ProviderRejected, ProviderTimeout, RateLimitExceeded
+
+MAX_RETRY_AFTER_S = 3600.0
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+
+# Providers' words for a prompt longer than the model's context, lower case. Only a refused request is searched.
+_CONTEXT_PHRASES = (
+    "maximum context length",  # OpenAI, Azure, vLLM, Mistral, DeepSeek, OpenRouter
+    "exceeds the context window",  # OpenAI
+    "prompt is too long",  # Anthropic
+    "exceed context limit",  # Anthropic: input length and max_tokens together
+    "exceeds the maximum number of tokens allowed",  # Google AI
+    "input token count is",  # Google Vertex: "Unable to submit request because the input token count is …"
+    "longer than the model's context length",  # SGLang
+    "input is too long for requested model",  # Bedrock
+    "longer than the maximum model length",  # vLLM
+)
+# Refusals that are about the operator's account though their status says "your request": not the client's business.
+_ACCOUNT_PHRASES = ("credit balance is too low",)  # Anthropic, status 400
+_ACCOUNT_CODES = frozenset({"API_KEY_INVALID", "FAILED_PRECONDITION", "billing_hard_limit_reached", "invalid_api_key"})
+# Codes of OpenAI's that clients act on and that say nothing of the operator.
+_PUBLIC_CODES = frozenset({CONTEXT_LENGTH_EXCEEDED, "content_filter", "content_policy_violation"})
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A provider's error, read from its body. All None: the body said nothing we know how to read."""
+
+    message: str | None = None  # the documented human-readable field
+    code: str | None = None  # the provider's own code or type
+    param: str | None = None
+    retry_after_s: float | None = None  # said in the body
+
+
+def classify(provider: str, status: int, problem: Problem, retry_after: float | None = None) -> GatewayError:
+    """The client's error for a provider's `status` (>= 400). `retry_after`: seconds, from the headers."""
+    if status in (400, 404, 413, 422) and not _about_our_account(problem):
+        return _rejected(provider, status, problem)
+    if status == 429:
+        wait = retry_after if retry_after is not None else problem.retry_after_s
+        return RateLimitExceeded(f"{provider} is limiting the rate of requests; try again later.", retry_after_s=wait)
+    if status == 408:
+        return ProviderTimeout(f"{provider} did not answer in time.")
+    if status in (401, 402, 403) or status < 500:
+        return ProviderError(f"{provider} refused the gateway's request ({status}).")
+    return ProviderError(f"{provider} failed ({status}).")
+
+
+def _about_our_account(problem: Problem) -> bool:
+    message = (problem.message or "").lower()
+    return problem.code in _ACCOUNT_CODES or any(phrase in message for phrase in _ACCOUNT_PHRASES)
+
+
+def _rejected(provider: str, status: int, problem: Problem) -> ProviderRejected:
+    message = problem.message or f"{provider} refused the request ({status})."
+    if problem.code == CONTEXT_LENGTH_EXCEEDED or any(phrase in message.lower() for phrase in _CONTEXT_PHRASES):
+        return ProviderRejected(400, message, param=problem.param or "messages", code=CONTEXT_LENGTH_EXCEEDED)
+    code = problem.code if problem.code in _PUBLIC_CODES else None
+    return ProviderRejected(status, message, param=problem.param, code=code)
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date), 0 to MAX_RETRY_AFTER_S.
+
+    `now`: seconds since the epoch. None: not said, or not readable. Source: RFC 9110, section 10.2.3.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return capped(milliseconds / 1000)
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    if seconds is None and value:
+        try:
+            date = parsedate_to_datetime(value)
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return None if seconds is None else capped(seconds)
+
+
+def capped(seconds: float) -> float:
+    """`seconds` within what a client can be asked to wait."""
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def duration_s(text: object) -> float | None:
+    """A protobuf Duration in JSON, such as `17.5s`, in seconds."""
+    seconds = _number(text[:-1]) if isinstance(text, str) and text.endswith("s") else None
+    return None if seconds is None else capped(seconds)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,176 @@
+"""OpenAI Chat Completions, and Azure's: pass-through. What we do not know survives, both ways.
+
+In: a client's request; a provider's chunks. Out: the same, with the model's names exchanged, our metadata keys taken
+out, and usage asked for. Made by `adapters.registry`.
+Source: platform.openai.com/docs/api-reference/chat; learn.microsoft.com/azure/ai-services/openai/reference.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from extproc.adapters import toolids
+from extproc.adapters.answer import AnswerReader, decode
+from extproc.adapters.base import Chunk
+from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED, Problem, classify, retry_after_s
+from extproc.adapters.usage import from_openai
+from extproc.chat import client_metadata, encoded
+from extproc.errors import GatewayError
+from extproc.records import ChatRequest, ProviderRequest
+from extproc.sse import Event
+
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+
+# The status an error inside a 200 stream would have had. Source: platform.openai.com/docs/guides/error-codes.
+_STATUS_OF = {
+    CONTEXT_LENGTH_EXCEEDED: 400,
+    "invalid_request_error": 400,
+    "content_filter": 400,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "requests": 429,
+    "tokens": 429,
+}
+
+
+class _Message(msgspec.Struct):
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    finish_reason: str | None = None
+    delta: _Message | None = None
+    message: _Message | None = None
+
+
+class _Chunk(msgspec.Struct):
+    """What we touch of a chunk or a completion; the rest is passed on unread."""
+
+    choices: list[_Choice]
+    usage: dict[str, Any] | None = None
+
+
+class OpenAIAdapter(AnswerReader):
+    """One attempt at a provider that speaks OpenAI's format."""
+
+    _wanted = 1  # choices asked for
+
+    def request(self, chat: ChatRequest) -> ProviderRequest:
+        """The client's body with the provider's model name, without the gateway's metadata."""
+        self._wanted = chat.n
+        body = {**chat.body, "model": self._target.upstream_name, "messages": toolids.unsigned(chat.body["messages"])}
+        metadata = client_metadata(chat)
+        if metadata is None:
+            body.pop("metadata", None)
+        else:
+            body["metadata"] = metadata
+        _limit(body, chat.max_tokens)
+        if chat.stream:  # without it endpoints refuse stream_options
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        return ProviderRequest("/chat/completions", (("content-type", "application/json"),), encoded(body))
+
+    def _on_event(self, event: Event) -> list[Chunk]:
+        if self._complete:
+            return []
+        if event.data.strip() == b"[DONE]":
+            self._complete = True
+            return []
+        chunk = decode(_OBJECT, event.data)
+        error = chunk.get("error") or (chunk if event.name == b"error" else None)
+        if error:
+            self._fail(_status_inside(error), _problem(error))
+            return []
+        if chunk.get("choices") is None:
+            if not chunk.get("usage"):
+                return []  # not a chunk: nothing a client of this API could read
+            chunk["choices"] = []
+        self._note(chunk)
+        chunk["model"] = self._target.model
+        chunk.setdefault("id", self._response_id)
+        chunk.setdefault("object", "chat.completion.chunk")
+        chunk.setdefault("created", self._created)
+        return [chunk]
+
+    def _on_body(self, body: bytes) -> list[Chunk]:
+        completion = decode(_OBJECT, body)
+        if completion.get("error"):
+            self._fail(_status_inside(completion["error"]), _problem(completion["error"]))
+            return []
+        self._note(completion)
+        if not completion["choices"]:
+            raise ValueError("no choices")
+        completion["model"] = self._target.model
+        completion["object"] = "chat.completion.chunk"
+        completion["choices"] = [_as_delta(choice) for choice in completion["choices"]]
+        self._complete = True
+        return [completion]
+
+    def _on_end(self) -> list[Chunk]:
+        # Some providers never send [DONE]: an answer whose every choice was finished is whole without it.
+        self._complete = self._complete or len(self._finish_reasons) >= self._wanted
+        return []
+
+    def _note(self, chunk: Chunk) -> None:
+        """Check the types of what we touch (raises msgspec.ValidationError), and remember how it went."""
+        checked = msgspec.convert(chunk, _Chunk)
+        if checked.usage:
+            self._usage = from_openai(checked.usage)
+        for choice in checked.choices:
+            if choice.finish_reason:
+                self._finish_reasons[choice.index] = choice.finish_reason
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
+        """What the client is told of an error status."""
+        try:
+            problem = _problem(decode(_OBJECT, body).get("error"))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            problem = Problem()
+        return classify(self._target.provider, status, problem, retry_after_s(headers, self._created))
+
+
+def _limit(body: dict[str, Any], max_tokens: int | None) -> None:
+    """Write the output limit where the client wrote it, for the gateway may have lowered or set it."""
+    if max_tokens is None:
+        return
+    name = "max_tokens" if body.get("max_tokens") and not body.get("max_completion_tokens") else "max_completion_tokens"
+    body[name] = max_tokens
+
+
+def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
+    """A whole choice as the one chunk of a stream; `fold` undoes it."""
+    choice = {"index": 0, **choice}
+    delta = dict(choice.pop("message", None) or {})
+    if delta.get("tool_calls"):
+        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(delta["tool_calls"])]
+    return {**choice, "delta": delta}
+
+
+def _problem(error: object) -> Problem:
+    """OpenAI's error object; some followers send a bare text."""
+    if isinstance(error, str):
+        return Problem(message=error)
+    if not isinstance(error, dict):
+        return Problem()
+    code = error.get("code")
+    return Problem(
+        message=_text(error.get("message")),
+        code=_text(code) or _text(error.get("type")),
+        param=_text(error.get("param")),
+    )
+
+
+def _status_inside(error: object) -> int:
+    """The status of an error that came after a 200."""
+    if not isinstance(error, dict):
+        return 500
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 600:  # OpenRouter, vLLM
+        return code
+    return _STATUS_OF.get(str(code)) or _STATUS_OF.get(str(error.get("type"))) or 500
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

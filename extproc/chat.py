@@ -1,0 +1,217 @@
+"""A client's request body: bytes -> ChatRequest, and what the gateway itself reads in it.
+
+In: the body bytes of `POST /v1/chat/completions`. Out: a `ChatRequest` whose `body` is the client's object untouched,
+or InvalidRequest that names the parameter. Strict about the types of what every provider needs, tolerant of all else:
+unknown fields and unknown kinds of content part pass. Called by `extproc.pipeline`; the translating adapters read the
+conversation through `messages`. Source of the shapes: platform.openai.com/docs/api-reference/chat/create.
+"""
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from extproc.errors import InvalidRequest
+from extproc.records import ChatRequest, Priority
+from extproc.surrogates import repaired
+
+GATEWAY_KEYS = frozenset({"team_id", "priority", "bypass_cache", "routing", "fallback"})
+
+_AT = re.compile(r" - at `\$\.?([^`]*)`$")
+_MISSING = re.compile(r"^Object missing required field `([^`]+)`")
+
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Object = dict[str, Any]
+
+
+class _Typed(msgspec.Struct):
+    """Anything told apart by its `type`: content parts and tools, of kinds known or not."""
+
+    type: str
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """What an assistant called: `arguments` is JSON text."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One call in an assistant's message. `function` is None for kinds we do not know."""
+
+    id: str
+    type: str = "function"
+    function: FunctionCall | None = None
+    extra_content: _Object | None = None  # Google's own OpenAI surface keeps thought signatures here
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message, as the translating adapters read it. Content parts stay raw: each provider knows its own kinds."""
+
+    role: str
+    content: str | list[_Object] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+    audio: _Object | None = None
+    function_call: _Object | None = None
+
+
+class _CheckedMessage(msgspec.Struct):
+    role: str
+    content: str | list[_Typed] | None = None
+    tool_calls: list[_Object] | None = None
+    tool_call_id: str | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    """The parameters that the gateway reads, or that every provider types alike."""
+
+    model: _Name
+    messages: Annotated[list[_CheckedMessage], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    max_tokens: _Count | None = None
+    max_completion_tokens: _Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+    tools: list[_Typed] | None = None
+    tool_choice: str | _Object | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _Object | None = None
+    reasoning_effort: str | None = None
+    metadata: _Object | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+
+
+class GatewayMetadata(msgspec.Struct, frozen=True):
+    """The keys of `metadata` that are meant for the gateway; they never reach a provider."""
+
+    team_id: str | None = None
+    priority: Priority = "normal"
+    bypass_cache: bool = False
+    routing: str | None = None
+    fallback: bool = True  # False: one attempt, no other provider
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """The request in `body`. Raises InvalidRequest, naming the parameter where one is wrong."""
+    decoded = _decode(body)
+    try:
+        checked = msgspec.convert(decoded, _Body)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    return ChatRequest(
+        body=decoded,
+        model=checked.model,
+        stream=bool(checked.stream),
+        include_usage=bool(checked.stream_options and checked.stream_options.include_usage),
+        n=checked.n or 1,
+        max_tokens=checked.max_completion_tokens or checked.max_tokens,
+    )
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        decoded = msgspec.json.decode(body)
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+    except (msgspec.DecodeError, ValueError) as error:  # ValueError: not UTF-8
+        raise InvalidRequest(_why_unreadable(body, str(error))) from None
+    if not isinstance(decoded, dict):
+        raise InvalidRequest("The request body must be a JSON object.")
+    return decoded
+
+
+def _why_unreadable(body: bytes, reason: str) -> str:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "The request body is not valid UTF-8."
+    if repaired(body) != body:
+        return "The request body has half of a surrogate pair, which is not Unicode text."
+    return f"The request body is not valid JSON: {_AT.sub('', reason).rstrip('.')}."
+
+
+def invalid(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequest:
+    """msgspec's finding as a 400: the path in it becomes `param`, put after `prefix` (as in `messages[2]`)."""
+    text = str(error)
+    at = _AT.search(text)
+    path = at[1] if at else ""
+    if missing := _MISSING.match(text):
+        path, text = f"{path}.{missing[1]}" if path else missing[1], "is required"
+    elif at:
+        text = text[: at.start()]
+        text = text[0].lower() + text[1:]
+    separator = "." if prefix and path and not path.startswith("[") else ""
+    param = f"{prefix}{separator}{path}"
+    return InvalidRequest(f"{param}: {text}." if param else f"{text}.", param=param or None)
+
+
+def messages(chat: ChatRequest) -> list[Message]:
+    """The conversation, typed. Raises InvalidRequest where a tool call or another known field has a wrong type."""
+    try:
+        return msgspec.convert(chat.body["messages"], list[Message])
+    except msgspec.ValidationError as error:
+        raise invalid(error, "messages") from None
+
+
+def text_chars(chat: ChatRequest) -> int:
+    """Characters of all message texts: what `auto` routing goes by."""
+    total = 0
+    for message in chat.body["messages"]:
+        content = message.get("content")
+        if isinstance(content, str):
+            total += len(content)
+        for part in content if isinstance(content, list) else ():
+            text = part.get("text")
+            total += len(text) if isinstance(text, str) else 0
+    return total
+
+
+def prompt_hash(chat: ChatRequest) -> str:
+    """SHA-256, hex, of the conversation in canonical JSON: key order and spacing do not matter."""
+    return hashlib.sha256(encoded(chat.body["messages"], order="sorted")).hexdigest()
+
+
+def encoded(value: object, order: Literal["sorted"] | None = None) -> bytes:
+    """JSON of what came from a client. Raises InvalidRequest for an integer beyond 64 bits, which no provider takes."""
+    try:
+        return msgspec.json.encode(value, order=order)
+    except OverflowError:
+        raise InvalidRequest("The request has an integer that is out of range.") from None
+
+
+def gateway_metadata(chat: ChatRequest) -> GatewayMetadata:
+    """The gateway's own keys in `metadata`. Raises InvalidRequest naming `metadata.<key>`."""
+    given = chat.body.get("metadata") or {}
+    values = {key: _flag(key, given[key]) for key in GATEWAY_KEYS & given.keys() if given[key] is not None}
+    if values.get("priority", "normal") not in get_args(Priority):
+        raise InvalidRequest("metadata.priority: must be low, normal or high.", param="metadata.priority")
+    try:
+        return msgspec.convert(values, GatewayMetadata)
+    except msgspec.ValidationError as error:
+        raise invalid(error, "metadata") from None
+
+
+def _flag(key: str, value: object) -> object:
+    """OpenAI's metadata values are strings, so typed SDKs can only write "true" and "false"."""
+    if key in ("bypass_cache", "fallback") and isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower(), value)
+    return value
+
+
+def client_metadata(chat: ChatRequest) -> dict[str, Any] | None:
+    """What is left of `metadata` for the provider; None when nothing is (OpenAI refuses an empty leftover)."""
+    given = chat.body.get("metadata") or {}
+    return {key: value for key, value in given.items() if key not in GATEWAY_KEYS} or None
