@@ -1,7 +1,7 @@
 """What the configuration means to a request: one immutable snapshot, compiled once, looked up by the walk.
 
-In: Settings. Out: `Catalog`: who a key belongs to, what a model name stands for, and in which order providers are tried.
-A request keeps the catalog it began with. Called by the worker at start and by `gateway check`.
+In: Settings. Out: `Catalog`: who a key belongs to, what a model name stands for, and in which order
+providers are tried. A request keeps the catalog it began with. Called by the worker at start and by `gateway check`.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Catalog(msgspec.Struct, frozen=True):
 def compile_catalog(settings: Settings) -> Catalog:
     """Compile `settings`, which must have passed its checks."""
     targets = {model.name: _target(model, settings.providers[model.provider]) for model in settings.models}
-    auto = {tier: tuple(names) for tier, names in settings.routing.auto.items()}
+    auto: dict[str, tuple[str, ...]] = {tier: tuple(names) for tier, names in settings.routing.auto.items()}
     teams = [(team, _team(team, targets, auto)) for team in settings.teams]
     return Catalog(
         teams={key: view for team, view in teams for key in team.keys},

@@ -15,10 +15,10 @@ import msgspec
 from extproc import answer, frames, models
 from extproc.adapters.emit import ClientStream
 from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderError
-from extproc.frames import BodyMode, Event, Kind
+from extproc.frames import BodyMode, Event, Kind, Metadata
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request
 from extproc.plan import Attempt, Plan
-from extproc.records import Decision, Outcome
+from extproc.records import Outcome
 from extproc.wire import (
     H_CLUSTER,
     H_FALLBACK,
@@ -61,8 +61,10 @@ TRANSITIONS: dict[tuple[State, Kind], tuple[State, ...]] = {
 }
 
 # What may go from a client to a provider; all else stays here (cookies, our own keys, SDK fingerprints).
-# x-forwarded-proto and x-request-id are for Envoy (it routes nothing without the first); its provider clusters drop them.
-_TO_PROVIDER = frozenset({"content-type", "content-length", "accept", "user-agent", "x-request-id", "x-forwarded-proto"})
+# x-forwarded-proto is for Envoy, which routes nothing without it; its provider clusters take it off.
+_TO_PROVIDER = frozenset(
+    {"content-type", "content-length", "accept", "user-agent", "x-request-id", "x-forwarded-proto"}
+)
 # What may go from a provider to a client; its account's rate limits, cookies and ids are not the client's business.
 _TO_CLIENT = frozenset({":status", "content-type", "content-length", "transfer-encoding", "date", "cache-control"})
 _JSON = ("content-type", "application/json")
@@ -226,21 +228,21 @@ class Exchange:
         index = headers.get(H_TARGET, "")
         self._attempt = attempt = plan.answered_by(int(index) if index.isdigit() else None)
         status = int(headers.get(":status", "0"))
-        streamed = status == 200 and plan.chat.stream and not headers.get("content-type", "").startswith("application/json")
+        is_json = headers.get("content-type", "").startswith("application/json")
+        streamed = status == 200 and plan.chat.stream and not is_json
         if event.end:
             return State.DONE, self._on_whole_body(b"")
         if not streamed:
             return State.BUFFERING, self._pass_headers(attempt, BodyMode.BUFFERED)
         if self._native(attempt):
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True)
-            metadata = {M_OUTCOME: _json(outcome), M_NATIVE: True, M_HIDE_USAGE: not plan.chat.include_usage}
+            hide = not plan.chat.include_usage
+            metadata: Metadata = {M_OUTCOME: _json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
             return State.DONE, self._pass_headers(attempt, BodyMode.NONE, metadata)
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         return State.STREAMING, self._pass_headers(attempt, BodyMode.STREAMED)
 
-    def _pass_headers(
-        self, attempt: Attempt, mode: BodyMode, metadata: Mapping[str, str | bool] | None = None
-    ) -> bytes:
+    def _pass_headers(self, attempt: Attempt, mode: BodyMode, metadata: Metadata | None = None) -> bytes:
         headers = self._answer_headers(attempt)
         remove = [name for name in self._headers if name not in _TO_CLIENT]
         if mode is BodyMode.STREAMED:
@@ -324,9 +326,7 @@ class Exchange:
         return answer.Timing(gateway_us=self._own_ns // 1000, total_us=total_ns // 1000)
 
 
-def _immediate(
-    status: int, body: bytes, headers: list[tuple[str, str]], metadata: Mapping[str, str | bool], details: str
-) -> bytes:
+def _immediate(status: int, body: bytes, headers: list[tuple[str, str]], metadata: Metadata, details: str) -> bytes:
     return frames.immediate(
         status=status, headers=headers, body=body, metadata=metadata, details=f"{OWN_ANSWER}{details}"
     )

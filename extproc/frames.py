@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from extproc.wire import METADATA
+from extproc.wire import METADATA as NAMESPACE
 from protos.gen import extproc_pb2 as pb
 
-Headers = Mapping[str, str]
 HeaderList = Iterable[tuple[str, str]]
+Metadata = Mapping[str, str | bool]  # dynamic metadata below `gw`
 
 _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -75,7 +75,7 @@ def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:
     return headers
 
 
-def accept_headers(metadata: Mapping[str, str | bool]) -> bytes:
+def accept_headers(metadata: Metadata) -> bytes:
     """Go on with the request: its body comes next."""
     response = pb.ProcessingResponse()
     response.request_headers.SetInParent()
@@ -83,7 +83,7 @@ def accept_headers(metadata: Mapping[str, str | bool]) -> bytes:
     return response.SerializeToString()
 
 
-def forward(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Mapping[str, str | bool]) -> bytes:
+def forward(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
     """Answer to the request's body: send this to the provider that the headers route to."""
     response = pb.ProcessingResponse()
     common = response.request_body.response
@@ -94,7 +94,7 @@ def forward(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata
     return response.SerializeToString()
 
 
-def replace(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Mapping[str, str | bool]) -> bytes:
+def replace(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
     """Answer to a fallback attempt's headers: the original request, translated anew, with its own body."""
     response = pb.ProcessingResponse()
     common = response.request_headers.response
@@ -106,7 +106,7 @@ def replace(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata
     return response.SerializeToString()
 
 
-def immediate(*, status: int, headers: HeaderList, body: bytes, metadata: Mapping[str, str | bool], details: str) -> bytes:
+def immediate(*, status: int, headers: HeaderList, body: bytes, metadata: Metadata, details: str) -> bytes:
     """Answer the client now. `details` (no spaces) shows in Envoy's access log."""
     response = pb.ProcessingResponse()
     answer = response.immediate_response
@@ -118,9 +118,7 @@ def immediate(*, status: int, headers: HeaderList, body: bytes, metadata: Mappin
     return response.SerializeToString()
 
 
-def answer_headers(
-    *, headers: HeaderList, remove: Iterable[str], mode: BodyMode, metadata: Mapping[str, str | bool]
-) -> bytes:
+def answer_headers(*, headers: HeaderList, remove: Iterable[str], mode: BodyMode, metadata: Metadata) -> bytes:
     """Answer to the response's headers: what the client gets, and how its body goes on."""
     response = pb.ProcessingResponse()
     response.response_headers.SetInParent()
@@ -132,7 +130,7 @@ def answer_headers(
     return response.SerializeToString()
 
 
-def answer_body(body: bytes | None, *, headers: HeaderList = (), metadata: Mapping[str, str | bool] | None = None) -> bytes:
+def answer_body(body: bytes | None, *, headers: HeaderList = (), metadata: Metadata | None = None) -> bytes:
     """Answer to (a piece of) the response's body: `body` in its place, None to leave it."""
     response = pb.ProcessingResponse()
     response.response_body.SetInParent()
@@ -164,11 +162,11 @@ def _mutate(mutation: pb.HeaderMutation, headers: HeaderList, remove: Iterable[s
     mutation.remove_headers.extend(remove)
 
 
-def _metadata(response: pb.ProcessingResponse, metadata: Mapping[str, str | bool]) -> None:
+def _metadata(response: pb.ProcessingResponse, metadata: Metadata) -> None:
     """Written under the `gw` namespace, merged by key with what was there."""
     if not metadata:
         return
-    fields = response.dynamic_metadata.fields[METADATA].struct_value.fields
+    fields = response.dynamic_metadata.fields[NAMESPACE].struct_value.fields
     for key, value in metadata.items():
         if isinstance(value, bool):
             fields[key].bool_value = value

@@ -23,7 +23,7 @@ _OPTIONS = (
 )
 
 
-class ExtProcServer(grpc.GenericRpcHandler):
+class ExtProcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
     """Serves ext_proc on a unix socket."""
 
     def __init__(self, pipeline: Pipeline, options: Options) -> None:

@@ -1,4 +1,4 @@
-"""Our hand-written protobuf subset is Envoy's: every field number, wire type and enum value, against envoy_data_plane."""
+"""Our protobuf subset is Envoy's: every field number, wire type and enum value, against envoy_data_plane."""
 
 import dataclasses
 import importlib

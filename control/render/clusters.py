@@ -26,7 +26,12 @@ _LIMITS = {
         }
     ]
 }
-CREDENTIAL_HEADERS = {"openai": "authorization", "azure": "api-key", "anthropic": "x-api-key", "google": "x-goog-api-key"}
+CREDENTIAL_HEADERS = {
+    "openai": "authorization",
+    "azure": "api-key",
+    "anthropic": "x-api-key",
+    "google": "x-goog-api-key",
+}
 _IDLE_S = 50.0  # shorter than providers' own keep-alive, so that we close first and never write to a dying connection
 _CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it helps when a provider is asked why
@@ -76,9 +81,8 @@ _EJECT_DEAD_WORKER: Document = {
 def _local(name: str, sockets: list[Path], *, http2: bool) -> Document:
     """One of our own processes behind unix sockets."""
     protocol = "http2_protocol_options" if http2 else "http_protocol_options"
-    options: Document = {"max_concurrent_streams": 2_000_000} if http2 else {}
-    if http2:
-        options["initial_stream_window_size"] = options["initial_connection_window_size"] = BUFFER_BYTES
+    window = {"initial_stream_window_size": BUFFER_BYTES, "initial_connection_window_size": BUFFER_BYTES}
+    options: Document = {"max_concurrent_streams": 2_000_000, **window} if http2 else {}
     return {
         "name": name,
         "type": "STATIC",
@@ -135,7 +139,7 @@ def _chain(name: str, provider: Provider, worker: int, settings: Settings, paths
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "circuit_breakers": _LIMITS,
-        "typed_extension_protocol_options": {UPSTREAM_HTTP: _upstream_http(name, provider, paths)},
+        **_protocol(name, provider, paths),
         "cluster_type": {
             "name": "envoy.clusters.composite",
             "typed_config": any_of("envoy.extensions.clusters.composite.v3.ClusterConfig", clusters=clusters),
@@ -149,26 +153,41 @@ def _provider(name: str, provider: Provider, settings: Settings, paths: Paths) -
         "connect_timeout": seconds(settings.timeouts.connect),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _LIMITS,
-        "typed_extension_protocol_options": {UPSTREAM_HTTP: _upstream_http(name, provider, paths)},
+        **_protocol(name, provider, paths),
     }
     if provider.is_demo:
-        address = {"pipe": {"path": str(paths.demo_socket)}}
-        return cluster | {"type": "STATIC", "load_assignment": _endpoints(name, [address])}
+        pipe = {"pipe": {"path": str(paths.demo_socket)}}
+        return cluster | {"type": "STATIC", "load_assignment": _endpoints(name, [pipe])}
     url = urlsplit(provider.base_url or "")
     host, tls = url.hostname or "", url.scheme == "https"
-    address = {"socket_address": {"address": host, "port_value": url.port or (443 if tls else 80)}}
+    address: Document = {"socket_address": {"address": host, "port_value": url.port or (443 if tls else 80)}}
     cluster["load_assignment"] = _endpoints(name, [address])
     if _is_ip(host):
         cluster["type"] = "STATIC"
     else:
-        cluster |= {"type": "LOGICAL_DNS", "dns_lookup_family": "V4_PREFERRED", "respect_dns_ttl": True}
-    if tls:
-        cluster["transport_socket"] = _tls(host)
+        cluster |= {"type": "LOGICAL_DNS", "dns_lookup_family": "V4_PREFERRED"}
     return cluster
 
 
-def _upstream_http(name: str, provider: Provider, paths: Paths) -> Document:
-    """HTTP/2 where the provider offers it by ALPN; plain http is HTTP/1.1."""
+def _protocol(name: str, provider: Provider, paths: Paths) -> Document:
+    """How a provider is spoken to: TLS for https, and HTTP/2 where it is offered by ALPN; plain http is HTTP/1.1."""
+    url = urlsplit(provider.base_url or "")
+    tls = url.scheme == "https" and not provider.is_demo
+    config: Document = {"auto_config": {}} if tls else {"explicit_http_config": {"http_protocol_options": {}}}
+    options = any_of(
+        UPSTREAM_HTTP,
+        common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
+        http_filters=_upstream_filters(name, provider, paths),
+        **config,
+    )
+    return {
+        "typed_extension_protocol_options": {UPSTREAM_HTTP: options},
+        **({"transport_socket": _tls(url.hostname or "")} if tls else {}),
+    }
+
+
+def _upstream_filters(name: str, provider: Provider, paths: Paths) -> list[Document]:
+    """On the way out: our own headers off, the provider's credential on."""
     filters: list[Document] = [
         {
             "name": "envoy.filters.http.header_mutation",
@@ -190,14 +209,7 @@ def _upstream_http(name: str, provider: Provider, paths: Paths) -> Document:
             "typed_config": any_of("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"),
         }
     )
-    tls = not provider.is_demo and (provider.base_url or "").startswith("https:")
-    config = {"auto_config": {}} if tls else {"explicit_http_config": {"http_protocol_options": {}}}
-    return any_of(
-        UPSTREAM_HTTP,
-        common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
-        http_filters=filters,
-        **config,
-    )
+    return filters
 
 
 def _credential_injector(name: str, provider: Provider, paths: Paths) -> Document:

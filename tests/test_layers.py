@@ -1,0 +1,59 @@
+"""Pure core, thin shell: which module may import what. Read from the source, so nothing needs to be run."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IO = {"grpc", "redis", "aiohttp", "sqlite3", "uvloop", "valkey"}
+# Module (or package, with a trailing dot) -> the I/O library it is the shell of.
+SHELLS = {
+    "extproc.server": {"grpc"},
+    "extproc.__main__": {"uvloop"},
+    "extproc.settle.als": {"grpc"},
+    "extproc.settle.journal": {"sqlite3"},
+    "extproc.settle.main": {"uvloop", "sqlite3"},
+    "extproc.budget.redis": {"redis"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(path for path in (ROOT / package).rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", modules("extproc"), ids=name)
+def test_the_data_plane_keeps_its_layers(path: Path) -> None:
+    used = imports(path)
+    assert not [other for other in used if other.split(".")[0] == "control"], "extproc must not import control"
+    io = {other.split(".")[0] for other in used} & IO
+    assert io <= SHELLS.get(name(path), set()), f"{name(path)} is not the shell of {io}"
+
+
+@pytest.mark.parametrize("path", modules("control"), ids=name)
+def test_the_hot_path_types_stay_out_of_the_control_plane(path: Path) -> None:
+    assert "protos.gen.extproc_pb2" not in imports(path)
+
+
+def test_only_frames_knows_the_protobuf_of_ext_proc() -> None:
+    users = {name(path) for path in modules("extproc") if {"protos.gen.extproc_pb2", "protos.gen"} & imports(path)}
+    assert users <= {"extproc.frames", "extproc.settle.als"}
+
+
+def test_no_python_file_in_envoy() -> None:
+    """The Envoy wheel installs a package of that name; a .py there would hide it."""
+    assert not list((ROOT / "envoy").rglob("*.py"))
