@@ -1,0 +1,590 @@
+"""Anthropic Messages, as `POST …/messages` answers.
+
+In: the request of https://docs.claude.com/en/api/messages. Out: a `message`, or the events of
+https://docs.claude.com/en/api/messages-streaming (every one with its `event:` line), and errors
+`{"type": "error", "error": {"type", "message"}, "request_id"}`. Strict as the provider is: `anthropic-version` and
+`max_tokens` are needed, unknown fields anywhere are 400, every `tool_use` needs its `tool_result` first in the next
+message, newer models take no prefill and no sampling parameters.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from control.demo.base import Meta, Refused, decode_object, disturbed, is_number, is_whole, json_text
+from control.demo.faults import Faults
+from control.demo.text import (
+    Answer,
+    Ask,
+    Call,
+    FormatName,
+    Result,
+    Tool,
+    byte_length,
+    call_bytes,
+    canonical,
+    fragments,
+)
+from control.demo.wire import Reply, Request
+
+# fmt: off
+_PARAMETERS = frozenset({
+    "cache_control", "container", "context_management", "inference_geo", "max_tokens", "mcp_servers", "messages",
+    "metadata", "model", "output_config", "service_tier", "speed", "stop_sequences", "stream", "system", "temperature",
+    "thinking", "tool_choice", "tools", "top_k", "top_p",
+})
+_BLOCKS = {
+    "text": {"text", "citations", "cache_control"},
+    "image": {"source", "cache_control"},
+    "document": {"source", "title", "context", "citations", "cache_control"},
+    "tool_use": {"id", "name", "input", "caller", "cache_control"},
+    "tool_result": {"tool_use_id", "content", "is_error", "cache_control"},
+    "thinking": {"thinking", "signature"},
+    "redacted_thinking": {"data"},
+}
+_BLOCKS_OF = {
+    "user": {"text", "image", "document", "tool_result"},
+    "assistant": {"text", "tool_use", "thinking", "redacted_thinking"},
+}
+_TOOL_KEYS = {
+    "name", "description", "input_schema", "cache_control", "type", "strict", "allowed_callers", "defer_loading",
+    "input_examples", "eager_input_streaming",
+}
+# fmt: on
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+_ONE_SAMPLING = re.compile(r"claude-(opus|sonnet|haiku)-4-[5-9]|claude-opus-4-1")  # temperature or top_p, not both
+_NO_SAMPLING = re.compile(r"claude-opus-4-[7-9]|claude-[a-z]+-[5-9]")
+_NO_PREFILL = re.compile(r"claude-(opus|sonnet)-4-[6-9]|claude-[a-z]+-[5-9]")
+_MEDIA = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_STOP = {
+    "stop": "end_turn",
+    "stop_sequence": "stop_sequence",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "refusal": "refusal",
+    "blocked": "refusal",
+}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+# The real stream pads its events with spaces before the last brace.
+_PADDING = [b" " * (index * 7 % 16) + b"}\n\n" for index in range(16)]
+_PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+_EXTRA = "Extra inputs are not permitted"
+
+
+class Anthropic:
+    """See the module."""
+
+    name: FormatName = "anthropic"
+    credential_headers: tuple[str, ...] = ("x-api-key",)
+
+    def authorize(self, request: Request, api_key: str) -> None:
+        """`x-api-key: KEY`."""
+        given = request.headers.get("x-api-key")
+        if given is None:
+            raise Refused(401, "x-api-key header is required")
+        if given != api_key:
+            raise Refused(401, "invalid x-api-key")
+
+    def read(self, request: Request, body: bytes) -> Ask:
+        """Raises Refused, as the API would."""
+        if "anthropic-version" not in request.headers:
+            raise Refused(400, "anthropic-version: header is required")
+        try:
+            data = decode_object(body)
+        except ValueError as error:
+            raise Refused(400, f"The request body is not valid JSON: {error}") from None
+        _check_parameters(data)
+        if data["model"].startswith("unknown"):
+            raise Refused(404, f"model: {data['model']}")
+        return _Reader(data).ask()
+
+    def reply(self, ask: Ask, answer: Answer, meta: Meta, faults: Faults) -> Reply:
+        """A `message`, or its events."""
+        writer = _Writer(ask, answer, meta, faults)
+        frames, weights = writer.stream() if ask.stream else writer.whole()
+        kind = b"text/event-stream; charset=utf-8" if ask.stream else b"application/json"
+        headers = (b"content-type: " + kind, *_headers(meta))
+        return Reply(status=200, headers=headers, frames=frames, weights=weights, sse=ask.stream)
+
+    def failure(self, refused: Refused, meta: Meta, /) -> Reply:
+        """`{"type": "error", …}`."""
+        error = {"type": "error", "error": _error(refused), "request_id": f"req_{meta.unique[:24]}"}
+        headers = (b"content-type: application/json", *_headers(meta))
+        return Reply(status=refused.status, headers=headers, frames=[msgspec.json.encode(error)], weights=[0])
+
+
+def _headers(meta: Meta) -> tuple[bytes, ...]:
+    return (
+        b"request-id: req_" + meta.unique[:24].encode(),
+        b"anthropic-organization-id: 00000000-0000-4000-8000-000000000000\r\n"
+        b"anthropic-ratelimit-requests-limit: 4000\r\nanthropic-ratelimit-requests-remaining: 3999\r\n"
+        b"anthropic-ratelimit-requests-reset: 2025-01-02T03:04:05Z\r\n"
+        b"anthropic-ratelimit-tokens-limit: 400000\r\nanthropic-ratelimit-tokens-remaining: 399000\r\n"
+        b"anthropic-ratelimit-tokens-reset: 2025-01-02T03:04:05Z",
+    )
+
+
+def _error(refused: Refused) -> dict[str, str]:
+    usual = _TYPES.get(refused.status, "api_error" if refused.status >= 500 else "invalid_request_error")
+    return {"type": refused.kind or usual, "message": refused.message}
+
+
+def _invalid(message: str) -> Refused:
+    return Refused(400, message)
+
+
+def _check_parameters(data: dict[str, Any]) -> None:
+    """Top-level parameters: known, there, of the right type, in range, allowed together."""
+    for name in data:
+        if name not in _PARAMETERS:
+            raise _invalid(f"{name}: {_EXTRA}")
+    for name in ("model", "max_tokens", "messages"):
+        if name not in data:
+            raise _invalid(f"{name}: Field required")
+    if not isinstance(data["model"], str) or not data["model"]:
+        raise _invalid("model: Input should be a valid string")
+    if not is_whole(data["max_tokens"]):
+        raise _invalid("max_tokens: Input should be a valid integer")
+    if data["max_tokens"] < 1:
+        raise _invalid("max_tokens: Input should be greater than or equal to 1")
+    if not isinstance(data["messages"], list) or not data["messages"]:
+        raise _invalid("messages: at least one message is required")
+    if not isinstance(data.get("stream", False), bool):
+        raise _invalid("stream: Input should be a valid boolean")
+    _check_sampling(data)
+    _check_thinking(data)
+    for name in data.get("metadata") or ():
+        if name != "user_id":
+            raise _invalid(f"metadata.{name}: {_EXTRA}")
+
+
+def _check_sampling(data: dict[str, Any]) -> None:
+    model = data["model"]
+    for name, high in (("temperature", 1), ("top_p", 1), ("top_k", 1 << 31)):
+        if name not in data:
+            continue
+        if not is_number(data[name]):
+            raise _invalid(f"{name}: Input should be a valid number")
+        if not 0 <= data[name] <= high:
+            raise _invalid(f"{name}: range: 0..{high}")
+        if _NO_SAMPLING.match(model) and data[name] != 1:
+            raise _invalid(f"`{name}` is deprecated for this model.")
+    if "temperature" in data and "top_p" in data and _ONE_SAMPLING.match(model):
+        raise _invalid("`temperature` and `top_p` cannot both be specified for this model. Please use only one.")
+    stops = data.get("stop_sequences", [])
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise _invalid("stop_sequences: Input should be a valid list")
+    if not all(stop.strip() for stop in stops):
+        raise _invalid("stop_sequences: each stop sequence must contain non-whitespace")
+
+
+def _check_thinking(data: dict[str, Any]) -> None:
+    match data.get("thinking"):
+        case None | {"type": "disabled" | "adaptive"}:
+            return
+        case {"type": "enabled", "budget_tokens": int(budget)}:
+            if budget < 1024:
+                raise _invalid("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
+            if budget >= data["max_tokens"]:
+                raise _invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
+            if data.get("temperature", 1) != 1:
+                raise _invalid("`temperature` may only be set to 1 when thinking is enabled.")
+            return
+    raise _invalid("thinking: Input tag should be one of 'enabled', 'disabled', 'adaptive'")
+
+
+class _Reader:
+    """Reads one request's messages and tools; raises Refused on the way."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+        self.texts: list[str] = []
+        self.images = 0
+        self.user = ""
+        self.results: list[Result] = []
+        self.cached = "cache_control" in data
+        self.pending: dict[str, str] = {}  # ids of tool_use blocks in the message before -> name
+
+    def ask(self) -> Ask:
+        data = self.data
+        system = self._system()
+        for index, message in enumerate(data["messages"]):
+            self._message(index, message)
+        if self.pending:
+            raise self._unanswered(len(data["messages"]) - 1)
+        self._check_last(data["messages"][-1])
+        tools = self._tools()
+        choice, parallel = _tool_choice(data.get("tool_choice"), tools)
+        thinking = (data.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+        config = data.get("output_config") or {}
+        return Ask(
+            format="anthropic",
+            model=data["model"],
+            stream=bool(data.get("stream")),
+            texts=self.texts,
+            images=self.images,
+            system=system,
+            user=self.user,
+            results=self.results,
+            tools=tools,
+            choice=choice,
+            parallel=parallel,
+            max_tokens=data["max_tokens"],
+            stop=data.get("stop_sequences") or [],
+            schema=_schema(config),
+            effort=config.get("effort", "medium") if thinking else None,
+            cacheable=self.cached,
+            thinking=thinking,
+        )
+
+    def _system(self) -> str:
+        system = self.data.get("system", "")
+        if isinstance(system, list):
+            start = len(self.texts)
+            for at, block in enumerate(system):
+                self._block(f"system.{at}", block, {"text"})
+            return "".join(self.texts[start:])
+        if not isinstance(system, str):
+            raise _invalid("system: Input should be a valid string")
+        self.texts.append(system)
+        return system
+
+    def _message(self, index: int, message: Any) -> None:
+        path = f"messages.{index}"
+        if not isinstance(message, dict):
+            raise _invalid(f"{path}: Input should be a valid dictionary")
+        for key in message:
+            if key not in ("role", "content"):
+                raise _invalid(f"{path}.{key}: {_EXTRA}")
+        role, content = message.get("role"), message.get("content")
+        if role == "system":
+            text = 'messages: Unexpected role "system". The Messages API accepts a top-level `system` parameter, not '
+            raise _invalid(f'{text}"system" as an input message role.')
+        if role not in _BLOCKS_OF:
+            raise _invalid(f"{path}.role: Input should be 'user' or 'assistant'")
+        if index == 0 and role != "user":
+            raise _invalid('messages: first message must use the "user" role')
+        last = index == len(self.data["messages"]) - 1
+        if not content and not (last and role == "assistant"):
+            raise _invalid(f"{path}: all messages must have non-empty content except for the optional final assistant")
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(blocks, list):
+            raise _invalid(f"{path}.content: Input should be a valid list")
+        self._blocks(index, role, blocks)
+
+    def _blocks(self, index: int, role: str, blocks: list[Any]) -> None:
+        """The blocks of one message. Tool results must answer exactly the calls before, ahead of everything else."""
+        expected, self.pending = self.pending, {}
+        results: list[Result] = []
+        said = []
+        for at, block in enumerate(blocks):
+            path = f"messages.{index}.content.{at}"
+            kind = self._block(path, block, _BLOCKS_OF[role])
+            if kind == "text":
+                said.append(block["text"])
+            if kind == "tool_result":
+                name = expected.pop(block["tool_use_id"], None)
+                if name is None:
+                    text = f"unexpected `tool_use_id` found in `tool_result` blocks: {block['tool_use_id']}"
+                    raise _invalid(f"{path}: {text}. Each `tool_result` must have a `tool_use` in the message before.")
+                results.append(Result(name, self.texts[-1]))
+            elif expected:
+                self.pending = expected
+                raise self._unanswered(index - 1)
+        if expected:
+            self.pending = expected
+            raise self._unanswered(index - 1)
+        self.results = results
+        if role == "user" and said:
+            self.user = "".join(said)
+
+    def _unanswered(self, index: int) -> Refused:
+        ids = ", ".join(self.pending)
+        text = f"messages.{index}: `tool_use` ids were found without `tool_result` blocks immediately after: {ids}. "
+        return _invalid(f"{text}Each `tool_use` block must have a corresponding `tool_result` in the next message.")
+
+    def _block(self, path: str, block: Any, allowed: set[str]) -> str:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind not in allowed:
+            tags = ", ".join(f"'{name}'" for name in sorted(allowed))
+            raise _invalid(f"{path}: Input tag '{kind}' does not match any of the expected tags: {tags}")
+        for key in block:
+            if key != "type" and key not in _BLOCKS[kind]:
+                raise _invalid(f"{path}.{kind}.{key}: {_EXTRA}")
+        self.cached = self.cached or "cache_control" in block
+        match kind:
+            case "text":
+                self._text(path, block.get("text"))
+            case "image":
+                self._image(path, block.get("source"))
+            case "tool_use":
+                self._tool_use(path, block)
+            case "tool_result":
+                self._tool_result(path, block)
+            case "thinking":
+                if not isinstance(block.get("signature"), str):
+                    raise _invalid(f"{path}.thinking.signature: Field required")
+        return str(kind)
+
+    def _text(self, path: str, text: Any) -> None:
+        if not isinstance(text, str):
+            raise _invalid(f"{path}.text.text: Input should be a valid string")
+        if not text.strip():
+            empty = "must be non-empty" if not text else "must contain non-whitespace text"
+            raise _invalid(f"messages: text content blocks {empty}")
+        self.texts.append(text)
+
+    def _image(self, path: str, source: Any) -> None:
+        match source:
+            case {"type": "base64", "media_type": str(media), "data": str(data), **rest} if not rest:
+                if media not in _MEDIA:
+                    raise _invalid(f"{path}.image.source.base64.media_type: Input should be one of {_MEDIA}")
+                if not data or data.startswith("data:"):
+                    raise _invalid(f"{path}.image.source.base64.data: invalid base64 data")
+            case {"type": "url", "url": str(url), **rest} if not rest:
+                if not url.startswith(("https://", "http://")):
+                    raise _invalid(f"{path}.image.source.url.url: Only HTTPS URLs are supported.")
+            case _:
+                raise _invalid(f"{path}.image.source: Input should be a valid image source")
+        self.images += 1
+
+    def _tool_use(self, path: str, block: dict[str, Any]) -> None:
+        if not isinstance(block.get("id"), str) or not _TOOL_ID.fullmatch(block["id"]):
+            raise _invalid(f"{path}.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'")
+        if not isinstance(block.get("name"), str):
+            raise _invalid(f"{path}.tool_use.name: Field required")
+        if not isinstance(block.get("input"), dict):
+            raise _invalid(f"{path}.tool_use.input: Input should be a valid dictionary")
+        self.pending[block["id"]] = block["name"]
+        self.texts += [block["name"], canonical(block["input"])]
+
+    def _tool_result(self, path: str, block: dict[str, Any]) -> None:
+        if not isinstance(block.get("tool_use_id"), str):
+            raise _invalid(f"{path}.tool_result.tool_use_id: Field required")
+        content = block.get("content", "")
+        if isinstance(content, list):
+            start = len(self.texts)
+            for at, inner in enumerate(content):
+                self._block(f"{path}.tool_result.content.{at}", inner, {"text", "image", "document"})
+            content = "".join(self.texts[start:])
+            del self.texts[start:]
+        if not isinstance(content, str):
+            raise _invalid(f"{path}.tool_result.content: Input should be a valid string")
+        self.texts.append(canonical(content))
+
+    def _check_last(self, message: dict[str, Any]) -> None:
+        if message["role"] != "assistant":
+            return
+        if _NO_PREFILL.match(self.data["model"]):
+            text = "This model does not support assistant message prefill. The conversation must end with a user "
+            raise _invalid(f"{text}message.")
+        if isinstance(message["content"], str) and message["content"] != message["content"].rstrip():
+            raise _invalid("messages: final assistant content cannot end with trailing whitespace")
+
+    def _tools(self) -> list[Tool]:
+        tools: list[Tool] = []
+        for at, tool in enumerate(self.data.get("tools") or []):
+            path = f"tools.{at}"
+            if not isinstance(tool, dict) or tool.get("type", "custom") != "custom":
+                raise _invalid(f"{path}: only custom tools are supported here")
+            for key in tool:
+                if key not in _TOOL_KEYS:
+                    raise _invalid(f"{path}.custom.{key}: {_EXTRA}")
+            name, schema = tool.get("name"), tool.get("input_schema")
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise _invalid(f"{path}.custom.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'")
+            if not isinstance(schema, dict):
+                raise _invalid(f"{path}.custom.input_schema: Field required")
+            if schema.get("type") != "object":
+                raise _invalid(f"{path}.custom.input_schema.type: Input should be 'object'")
+            if any(other.name == name for other in tools):
+                raise _invalid("tools: Tool names must be unique.")
+            self.texts += [name, tool.get("description") or ""]
+            tools.append(Tool(name, schema))
+        return tools
+
+
+def _tool_choice(choice: Any, tools: list[Tool]) -> tuple[str, bool]:
+    if choice is None:
+        return "auto", True
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind not in ("auto", "any", "tool", "none"):
+        raise _invalid("tool_choice: Input tag should be one of 'auto', 'any', 'tool', 'none'")
+    allowed = {"type"} | ({"name"} if kind == "tool" else set())
+    allowed |= set() if kind == "none" else {"disable_parallel_tool_use"}
+    for key in choice:
+        if key not in allowed:
+            raise _invalid(f"tool_choice.{kind}.{key}: {_EXTRA}")
+    if not tools and kind != "none":
+        raise _invalid("tool_choice may only be specified while providing tools.")
+    if kind == "tool" and not any(tool.name == choice.get("name") for tool in tools):
+        raise _invalid(f"Tool '{choice.get('name')}' not found in provided tools")
+    name = "=" + choice["name"] if kind == "tool" else str(kind)
+    return name, not choice.get("disable_parallel_tool_use", False)
+
+
+def _schema(config: dict[str, Any]) -> dict[str, Any] | None:
+    for key in config:
+        if key not in ("effort", "format"):
+            raise _invalid(f"output_config.{key}: {_EXTRA}")
+    match config.get("format"):
+        case None:
+            return None
+        case {"type": "json_schema", "schema": dict(schema), **rest} if not rest:
+            if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+                text = "output_config.format.schema: For 'object' type, 'additionalProperties' must be explicitly set "
+                raise _invalid(f"{text}to false")
+            return schema
+    raise _invalid("output_config.format: Input should be a valid json_schema format")
+
+
+class _Writer:
+    """Writes one answer. The API knows one choice only."""
+
+    def __init__(self, ask: Ask, answer: Answer, meta: Meta, faults: Faults) -> None:
+        self.ask, self.answer, self.meta, self.faults = ask, answer, meta, faults
+        self.choice = answer.choices[0]
+        self.model = ask.model.replace("-latest", "-20250101")
+        self.frames: list[bytes] = []
+        self.weights: list[int] = []
+
+    def usage(self) -> dict[str, Any]:
+        """Input tokens exclude what was read from the cache and written to it."""
+        answer = self.answer
+        fresh = answer.prompt_tokens - answer.cached_tokens - answer.cache_write_tokens
+        return {
+            "input_tokens": fresh,
+            "cache_creation_input_tokens": answer.cache_write_tokens,
+            "cache_read_input_tokens": answer.cached_tokens,
+            "output_tokens": answer.output_tokens,
+        } | ({"output_tokens_details": {"thinking_tokens": answer.reasoning_tokens}} if self.ask.thinking else {})
+
+    def message(self, content: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
+        detail = {"ephemeral_5m_input_tokens": self.answer.cache_write_tokens, "ephemeral_1h_input_tokens": 0}
+        message: dict[str, Any] = {
+            "model": self.model,
+            "id": f"msg_01{self.meta.unique[:22]}",
+            "type": "message",
+            "role": "assistant",
+            "content": content,
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage | {"cache_creation": detail, "service_tier": "standard"},
+        }
+        if self.faults.no_usage:
+            del message["usage"]
+        return message
+
+    def whole(self) -> tuple[list[bytes], list[int]]:
+        text = "".join(self.choice.pieces)
+        content: list[dict[str, Any]] = [self._thinking()] if self.ask.thinking else []
+        content += [{"type": "text", "text": text}] if text else []
+        content += [
+            {"type": "tool_use", "id": self._tool_id(at), "name": call.name, "input": call.arguments}
+            for at, call in enumerate(self.choice.calls)
+        ]
+        message = self.message(content, self.usage())
+        if not self.faults.no_done:
+            message |= self._stopped()
+        raw = msgspec.json.encode(message)
+        if self.faults.malformed_sse:
+            raw = raw[: len(raw) * 2 // 3]
+        return [raw], [byte_length(text) + sum(map(call_bytes, self.choice.calls))]
+
+    def _stopped(self) -> dict[str, Any]:
+        return {"stop_reason": _STOP[self.choice.finish], "stop_sequence": self.choice.stop_sequence}
+
+    def _thinking(self) -> dict[str, str]:
+        return {"type": "thinking", "thinking": "Let me think about this.", "signature": f"EqQB{self.meta.unique}"}
+
+    def _tool_id(self, at: int) -> str:
+        return f"toolu_01{self.meta.unique[:20]}{at:02d}"
+
+    def stream(self) -> tuple[list[bytes], list[int]]:
+        started = self.message([], self.usage() | {"output_tokens": 1})
+        self._add("message_start", b',"message":' + msgspec.json.encode(started))
+        blocks = 0
+        if self.ask.thinking:
+            self._thinking_block()
+            blocks += 1
+        if self.choice.pieces:
+            self._text_block(blocks)
+            blocks += 1
+        for at, call in enumerate(self.choice.calls):
+            self._call_block(blocks + at, at, call)
+        if len(self.frames) < 3:
+            self._ping()
+        end = b',"delta":' + msgspec.json.encode({} if self.faults.no_done else self._stopped())
+        self._add("message_delta", end + (b"" if self.faults.no_usage else self._delta_usage()))
+        if not self.faults.no_done:
+            self._add("message_stop", b"")
+        return disturbed(self.frames, self.weights, self.faults, _error_event(self.faults))
+
+    def _delta_usage(self) -> bytes:
+        return b',"usage":' + msgspec.json.encode(self.usage())
+
+    def _add(self, event: str, rest: bytes, weight: int = 0) -> None:
+        name = event.encode()
+        padding = _PADDING[len(self.frames) & 15]
+        self.frames.append(b'event: %b\ndata: {"type":"%b"%b%b' % (name, name, rest, padding))
+        self.weights.append(weight)
+
+    def _ping(self) -> None:
+        self.frames.append(_PING)
+        self.weights.append(0)
+
+    def _open(self, index: int, block: dict[str, Any]) -> None:
+        self._add("content_block_start", b',"index":%d,"content_block":%b' % (index, msgspec.json.encode(block)))
+
+    def _delta(self, index: int, kind: str, key: str, text: str, weight: int) -> None:
+        delta = (index, kind.encode(), key.encode(), json_text(text))
+        self._add("content_block_delta", b',"index":%d,"delta":{"type":"%b","%b":"%b"}' % delta, weight)
+
+    def _close(self, index: int) -> None:
+        self._add("content_block_stop", b',"index":%d' % index)
+
+    def _thinking_block(self) -> None:
+        block = self._thinking()
+        self._open(0, {"type": "thinking", "thinking": "", "signature": ""})
+        for piece in fragments(block["thinking"], 12):
+            self._delta(0, "thinking_delta", "thinking", piece, 0)
+        self._delta(0, "signature_delta", "signature", block["signature"], 0)
+        self._close(0)
+
+    def _text_block(self, index: int) -> None:
+        self._open(index, {"type": "text", "text": ""})
+        self._ping()
+        # The loop that a load test pays for: local names, no calls but the encoder's.
+        start = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":' % index
+        start += b'{"type":"text_delta","text":"'
+        encode, at = msgspec.json.encode, len(self.frames)
+        self.frames += [
+            b'%b%b"}%b' % (start, encode(piece)[1:-1], _PADDING[(at + i) & 15])
+            for i, piece in enumerate(self.choice.pieces)
+        ]
+        self.weights += map(byte_length, self.choice.pieces)
+        self._close(index)
+
+    def _call_block(self, index: int, at: int, call: Call) -> None:
+        self._open(index, {"type": "tool_use", "id": self._tool_id(at), "name": call.name, "input": {}})
+        self._delta(index, "input_json_delta", "partial_json", "", byte_length(call.name))
+        for piece in fragments(call.json) if call.arguments else ():
+            self._delta(index, "input_json_delta", "partial_json", piece, byte_length(piece))
+        self._close(index)
+
+
+def _error_event(faults: Faults) -> bytes:
+    kind = "overloaded_error" if faults.error_in_stream == "true" else faults.error_in_stream
+    error = {"type": "error", "error": {"type": kind, "message": faults.message or "Overloaded"}}
+    return b"event: error\ndata: " + msgspec.json.encode(error) + b"\n\n"
