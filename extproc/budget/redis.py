@@ -1,0 +1,234 @@
+"""The ledger on Valkey or Redis, one server or a cluster: one Lua script, one round trip, per call.
+
+In: the structs of `ledger`. Out: their answers. Implements Holds, Settlements and Accounts. Each script is sent by its
+hash (EVALSHA) and in full only when the server does not have it (NOSCRIPT: new, restarted or flushed). All keys of a
+team lie in one slot. Time comes in with each call and no script asks the server for it, so that what a script does
+follows from its arguments alone; only expiry, which merely tidies up, goes by the server's clock.
+
+The server must not evict (`maxmemory-policy noeviction`): an evicted counter is spent money forgotten.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+from extproc.budget.ledger import (
+    Account,
+    Admitted,
+    Caps,
+    Crossing,
+    HoldClosed,
+    HoldState,
+    LedgerUnavailable,
+    LimitName,
+    Minute,
+    Refused,
+    Reservation,
+    Settled,
+    Settlement,
+    Standing,
+    TeamUsage,
+    TopUp,
+    Unit,
+    Unreconciled,
+    WindowKind,
+)
+from extproc.budget.windows import Window, Windows
+
+Client = Redis | RedisCluster
+
+TIMEOUT_S = 0.25
+MAX_CONNECTIONS = 16  # per process; more callers wait, at most TIMEOUT_S
+EXPIRE_AT_MOST = 100
+
+# Windows outlive their end, so that what was reserved in them can still be settled and looked at.
+WINDOW_KEPT_MS = 7 * 86_400_000
+# A settlement is repeated by a settler that did not get the answer: seconds later while it runs, or when its supervisor
+# has it back after a crash. An hour is ample for that, and at 167 requests a second it is 600,000 markers of 240 bytes.
+CLOSED_KEPT_MS = 3_600_000
+# Lua's numbers are doubles: one hold's amounts must be exact in them. (The counters are 64-bit integers.)
+MAX_AMOUNT = 2**53 - 1
+
+
+def connect(url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS) -> Client:
+    """A client for `redis://`, `rediss://` or `unix://`, or for a cluster by `redis+cluster://`, `rediss+cluster://`.
+
+    No I/O yet. Every wait (for a free connection, to connect, for an answer) ends after `timeout_s`. On a broken
+    connection a command is sent once more, which our scripts allow: they are idempotent.
+    """
+    once_more = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    bounds: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+    }
+    scheme, _, rest = url.partition("://")
+    if scheme.endswith("+cluster"):
+        return RedisCluster.from_url(
+            f"{scheme.removesuffix('+cluster')}://{rest}", retry=once_more, max_connections=max_connections, **bounds
+        )
+    pool = BlockingConnectionPool.from_url(
+        url, timeout=timeout_s, max_connections=max_connections, retry=once_more, **bounds
+    )
+    return Redis(connection_pool=pool)
+
+
+class _Script:
+    """One Lua file with `common.lua` before it, and the hash the server knows it by."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("extproc.budget") / "lua"
+        self.text = (folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+
+_RESERVE, _SETTLE, _RELEASE, _EXPIRE, _USAGE, _GRANT = (
+    _Script(name) for name in ("reserve", "settle", "release", "expire", "usage", "grant")
+)
+
+
+class RedisLedger:
+    """See the module. `client` is shared, not owned: close it where it was made."""
+
+    def __init__(self, client: Client, *, prefix: str = "gw", closed_kept_ms: int = CLOSED_KEPT_MS) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._closed_kept_ms = closed_kept_ms
+
+    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
+        """Take a hold. Raises HoldClosed, LedgerUnavailable, and ValueError for amounts out of range."""
+        answer, granted, limits, minute, daily, monthly = await self._run(
+            _RESERVE, reservation.team_id, *_reserve_arguments(reservation)
+        )
+        standing = Standing(_account(daily), _account(monthly), Minute(*minute))
+        if answer == b"admitted":
+            return Admitted(granted, standing)
+        if answer == b"refused":
+            return Refused(tuple(cast(LimitName, name.decode()) for name in limits), standing)
+        raise HoldClosed(reservation.hold_id)
+
+    async def release(self, team_id: str, hold_id: str) -> HoldState:
+        """Give a hold back whole; tells what it was. Raises LedgerUnavailable."""
+        was = await self._run(_RELEASE, team_id, hold_id, self._closed_kept_ms)
+        return cast(HoldState, was.decode())
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Charge what was used, once. Raises LedgerUnavailable, and ValueError for amounts out of range."""
+        was, crossings = await self._run(
+            _SETTLE,
+            settlement.team_id,
+            settlement.hold_id,
+            _amount(settlement.tokens),
+            _optional(settlement.nano_usd),
+            self._closed_kept_ms,
+            *_window_arguments(settlement.windows),
+            *_cap_arguments(settlement.caps),
+            *(f"{pct:g}" for pct in settlement.thresholds_pct),
+        )
+        return Settled(cast(HoldState, was.decode()), tuple(_crossing(row) for row in crossings))
+
+    async def expire(self, team_id: str, now_ms: int, acknowledged: Sequence[str] = ()) -> list[Unreconciled]:
+        """Charge at most 100 holds whose lease has ended; call again until it returns none.
+
+        What it returns comes again until it is acknowledged, so that no audit row is lost. Alert thresholds passed by
+        these charges are found by the window's next settlement. Raises LedgerUnavailable.
+        """
+        rows = await self._run(_EXPIRE, team_id, now_ms, EXPIRE_AT_MOST, *acknowledged)
+        return [_unreconciled(row) for row in rows]
+
+    async def usage(self, team_id: str, now_ms: int, windows: Windows) -> TeamUsage:
+        """A team's counters in `windows`. Raises LedgerUnavailable."""
+        holds, minute, daily, monthly = await self._run(_USAGE, team_id, now_ms, windows.daily.id, windows.monthly.id)
+        return TeamUsage(Standing(_account(daily), _account(monthly), Minute(*minute)), holds)
+
+    async def top_up(self, grant: TopUp) -> bool:
+        """Grant a top-up; False if this grant was made before. Raises LedgerUnavailable, ValueError."""
+        window: Window = getattr(grant.windows, grant.window)
+        made, _total = await self._run(
+            _GRANT,
+            grant.team_id,
+            grant.grant_id,
+            grant.window,
+            window.id,
+            window.end_ms + WINDOW_KEPT_MS,
+            grant.unit,
+            _amount(grant.amount),
+        )
+        return bool(made)
+
+    async def _run(self, script: _Script, team_id: str, *arguments: str | int) -> Any:
+        key = f"{self._prefix}:{{{team_id}}}"
+        try:
+            try:
+                return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)
+            except NoScriptError:
+                return await self._client.execute_command("EVAL", script.text, 1, key, *arguments)
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _reserve_arguments(reservation: Reservation) -> tuple[str | int, ...]:
+    priced = reservation.held_nano_usd(0) is not None
+    _amount(reservation.input_tokens + reservation.output_tokens)
+    _amount(reservation.output_tokens * (reservation.output_pico_usd_per_token or 0))
+    _amount(reservation.held_nano_usd(reservation.output_tokens) or 0)
+    return (
+        reservation.hold_id,
+        reservation.now_ms,
+        reservation.now_ms + reservation.lease_ms,
+        _amount(reservation.input_tokens),
+        _amount(reservation.output_tokens),
+        _amount(reservation.least_output_tokens),
+        _optional(reservation.input_nano_usd) if priced else "",
+        _optional(reservation.output_pico_usd_per_token) if priced else "",
+        *_window_arguments(reservation.windows),
+        *_cap_arguments(reservation.caps),
+        *(_optional(rate) for rate in (reservation.caps.requests_per_minute, reservation.caps.tokens_per_minute)),
+    )
+
+
+def _window_arguments(windows: Windows) -> tuple[str | int, ...]:
+    return (
+        windows.daily.id,
+        windows.daily.end_ms + WINDOW_KEPT_MS,
+        windows.monthly.id,
+        windows.monthly.end_ms + WINDOW_KEPT_MS,
+    )
+
+
+def _cap_arguments(caps: Caps) -> tuple[str | int, ...]:
+    limits = (caps.daily_tokens, caps.monthly_tokens, caps.daily_nano_usd, caps.monthly_nano_usd)
+    return tuple("" if limit is None else limit for limit in limits)
+
+
+def _amount(value: int) -> int:
+    if not 0 <= value <= MAX_AMOUNT:
+        raise ValueError(f"an amount must be from 0 to 2^53 - 1, not {value}")
+    return value
+
+
+def _optional(value: int | None) -> str | int:
+    return "" if value is None else _amount(value)
+
+
+def _account(counters: list[bytes | None]) -> Account:
+    return Account(*(int(value or 0) for value in counters))
+
+
+def _crossing(row: list[bytes]) -> Crossing:
+    window, window_id, unit, threshold, used, limit = (value.decode() for value in row)
+    return Crossing(cast(WindowKind, window), window_id, cast(Unit, unit), float(threshold), int(used), int(limit))
+
+
+def _unreconciled(row: list[bytes]) -> Unreconciled:
+    hold_id, tokens, nano_usd, output_tokens, at_ms, daily_id, monthly_id = (value.decode() for value in row)
+    return Unreconciled(
+        hold_id, int(tokens), int(nano_usd) if nano_usd else None, int(output_tokens), int(at_ms), daily_id, monthly_id
+    )

@@ -1,0 +1,443 @@
+"""The ledger on a real Valkey: each script by example, then crowds, outages and restarts."""
+
+import asyncio
+import signal
+
+import msgspec
+import pytest
+
+from extproc.budget.ledger import (
+    Account,
+    Admitted,
+    Caps,
+    Crossing,
+    HoldClosed,
+    LedgerUnavailable,
+    Refused,
+    Standing,
+    TopUp,
+)
+from extproc.budget.redis import CLOSED_KEPT_MS, MAX_AMOUNT, RedisLedger, connect
+from extproc.budget.windows import windows_at
+
+from .builders import DAY_MS, HOUR_MS, NOON_MS, reservation, settlement
+from .conftest import Valkey, gathered
+
+WINDOWS = windows_at(NOON_MS)
+
+
+async def standing(ledger: RedisLedger, team: str, now_ms: int = NOON_MS) -> Standing:
+    return (await ledger.usage(team, now_ms, windows_at(now_ms))).standing
+
+
+async def test_a_hold_is_taken_from_day_month_and_minute_at_once(ledger: RedisLedger, team: str) -> None:
+    answer = await ledger.reserve(
+        reservation(
+            team, "a", daily_tokens=1000, tokens_per_minute=5000, input_nano_usd=70, output_pico_usd_per_token=2_000
+        )
+    )
+    held = Account(held_tokens=100, held_nano_usd=250)
+    assert isinstance(answer, Admitted)
+    assert answer.output_tokens == 90
+    assert (answer.standing.daily, answer.standing.monthly) == (held, held)
+    assert (answer.standing.minute.requests, answer.standing.minute.tokens) == (1, 100)
+    assert answer.standing == await standing(ledger, team)
+    assert (await ledger.usage(team, NOON_MS, WINDOWS)).open_holds == 1
+
+
+async def test_settling_replaces_the_hold_by_what_was_used(ledger: RedisLedger, team: str) -> None:
+    await ledger.reserve(
+        reservation(team, "a", tokens_per_minute=500, input_nano_usd=70, output_pico_usd_per_token=2_000)
+    )
+    settled = await ledger.settle(settlement(team, "a", 42, 123))
+    assert settled.was == "held"
+    now = await standing(ledger, team)
+    assert now.daily == now.monthly == Account(used_tokens=42, used_nano_usd=123)
+    assert (now.minute.requests, now.minute.tokens) == (1, 42)
+    assert (await ledger.usage(team, NOON_MS, WINDOWS)).open_holds == 0
+
+
+async def test_settling_twice_charges_once(ledger: RedisLedger, team: str) -> None:
+    await ledger.reserve(reservation(team, "a"))
+    assert [(await ledger.settle(settlement(team, "a", 42))).was for _ in range(3)] == ["held", "settled", "settled"]
+    assert (await standing(ledger, team)).daily.used_tokens == 42
+
+
+async def test_settling_without_a_hold_charges_the_windows_given(ledger: RedisLedger, team: str) -> None:
+    assert (await ledger.settle(settlement(team, "never-reserved", 42, 7))).was == "none"
+    assert (await ledger.settle(settlement(team, "never-reserved", 42, 7))).was == "settled"
+    assert (await standing(ledger, team)).monthly == Account(used_tokens=42, used_nano_usd=7)
+
+
+async def test_a_late_reserve_of_a_settled_or_released_hold_takes_nothing(ledger: RedisLedger, team: str) -> None:
+    await ledger.settle(settlement(team, "settled", 5))
+    assert await ledger.release(team, "released") == "none"
+    for hold in ("settled", "released"):
+        with pytest.raises(HoldClosed):
+            await ledger.reserve(reservation(team, hold))
+    assert (await standing(ledger, team)).daily == Account(used_tokens=5)
+
+
+async def test_a_hold_is_charged_to_the_windows_it_was_made_in(ledger: RedisLedger, team: str) -> None:
+    midnight = WINDOWS.daily.end_ms
+    await ledger.reserve(reservation(team, "a", now_ms=midnight - 1))
+    await ledger.settle(settlement(team, "a", 42, now_ms=midnight + 1))
+    assert (await standing(ledger, team, midnight - 1)).daily == Account(used_tokens=42)
+    assert (await standing(ledger, team, midnight)).daily == Account()
+
+
+async def test_the_same_hold_again_is_the_same_answer(ledger: RedisLedger, team: str) -> None:
+    first = await ledger.reserve(reservation(team, "a", daily_tokens=60))
+    again = await ledger.reserve(reservation(team, "a", daily_tokens=60))
+    assert isinstance(first, Admitted)
+    assert again == first
+    assert first.output_tokens == 50
+
+
+async def test_release_gives_everything_back(ledger: RedisLedger, team: str) -> None:
+    await ledger.reserve(
+        reservation(team, "a", requests_per_minute=1, input_nano_usd=5, output_pico_usd_per_token=5_000)
+    )
+    assert [await ledger.release(team, "a") for _ in range(2)] == ["held", "released"]
+    now = await standing(ledger, team)
+    assert now.daily == now.monthly == Account()
+    assert (now.minute.requests, now.minute.tokens) == (0, 0)
+    assert isinstance(await ledger.reserve(reservation(team, "b", requests_per_minute=1)), Admitted)
+
+
+async def test_release_after_settling_takes_nothing_back(ledger: RedisLedger, team: str) -> None:
+    await ledger.reserve(reservation(team, "a"))
+    await ledger.settle(settlement(team, "a", 42))
+    assert await ledger.release(team, "a") == "settled"
+    assert (await standing(ledger, team)).daily == Account(used_tokens=42)
+
+
+async def test_what_was_used_after_a_release_is_charged_all_the_same(ledger: RedisLedger, team: str) -> None:
+    await ledger.reserve(reservation(team, "a"))
+    await ledger.release(team, "a")
+    assert (await ledger.settle(settlement(team, "a", 42))).was == "released"
+    assert (await standing(ledger, team)).daily == Account(used_tokens=42)
+
+
+class TestExpiry:
+    async def test_a_hold_without_settlement_is_charged_as_held(self, ledger: RedisLedger, team: str) -> None:
+        await ledger.reserve(reservation(team, "a", input_nano_usd=70, output_pico_usd_per_token=2_000))
+        assert await ledger.expire(team, NOON_MS + 59_999) == []
+        (row,) = await ledger.expire(team, NOON_MS + 60_000)
+        assert (row.hold_id, row.tokens, row.nano_usd, row.output_tokens) == ("a", 100, 250, 90)
+        assert (row.reserved_at_ms, row.daily_id, row.monthly_id) == (NOON_MS, WINDOWS.daily.id, WINDOWS.monthly.id)
+        assert (await standing(ledger, team)).daily == Account(used_tokens=100, used_nano_usd=250)
+
+    async def test_it_is_told_until_acknowledged(self, ledger: RedisLedger, team: str) -> None:
+        await ledger.reserve(reservation(team, "a"))
+        later = NOON_MS + HOUR_MS
+        assert [row.hold_id for row in await ledger.expire(team, later)] == ["a"]
+        assert [row.hold_id for row in await ledger.expire(team, later)] == ["a"]
+        assert await ledger.expire(team, later, ["a"]) == []
+        assert (await standing(ledger, team)).daily == Account(unpriced_tokens=100, used_tokens=100)
+
+    @pytest.mark.parametrize("acknowledged", [[], ["a"]])
+    async def test_a_late_settlement_corrects_the_charge(
+        self, ledger: RedisLedger, team: str, acknowledged: list[str]
+    ) -> None:
+        await ledger.reserve(reservation(team, "a", input_nano_usd=70, output_pico_usd_per_token=2_000))
+        await ledger.expire(team, NOON_MS + HOUR_MS)
+        await ledger.expire(team, NOON_MS + HOUR_MS, acknowledged)
+        assert (await ledger.settle(settlement(team, "a", 42, 99))).was == "expired"
+        assert (await standing(ledger, team)).daily == Account(used_tokens=42, used_nano_usd=99)
+        assert await ledger.expire(team, NOON_MS + HOUR_MS) == []
+
+    async def test_a_late_release_takes_the_charge_back(self, ledger: RedisLedger, team: str) -> None:
+        await ledger.reserve(reservation(team, "a"))
+        await ledger.expire(team, NOON_MS + HOUR_MS)
+        assert await ledger.release(team, "a") == "expired"
+        assert (await standing(ledger, team)).daily == Account()
+
+    async def test_more_holds_than_one_call_takes(self, ledger: RedisLedger, team: str) -> None:
+        await gathered([ledger.reserve(reservation(team, str(i))) for i in range(150)])
+        seen: set[str] = set()
+        while rows := await ledger.expire(team, NOON_MS + HOUR_MS, sorted(seen)):
+            seen |= {row.hold_id for row in rows}
+        assert len(seen) == 150
+        assert (await standing(ledger, team)).daily.used_tokens == 15_000
+
+
+class TestLimits:
+    @pytest.mark.parametrize("limit", ["daily_tokens", "monthly_tokens", "tokens_per_minute"])
+    @pytest.mark.parametrize(("size", "granted"), [(100, 90), (99, 89), (26, 16), (25, None), (10, None), (0, None)])
+    async def test_tokens_clamp_then_refuse(
+        self, ledger: RedisLedger, team: str, limit: str, size: int, granted: int | None
+    ) -> None:
+        answer = await ledger.reserve(reservation(team, "a", **{limit: size}))
+        if granted is None:
+            assert isinstance(answer, Refused)
+            assert answer.limits == (limit,)
+            assert await standing(ledger, team) == Standing(Account(), Account(), answer.standing.minute)
+        else:
+            assert isinstance(answer, Admitted)
+            assert (answer.output_tokens, answer.standing.daily.held_tokens) == (granted, granted + 10)
+
+    @pytest.mark.parametrize("limit", ["daily_nano_usd", "monthly_nano_usd"])
+    @pytest.mark.parametrize(
+        ("size", "granted"), [(700, 90), (650, 90), (649, 89), (284, 16), (279, None), (199, None), (0, None)]
+    )
+    async def test_usd_clamp_then_refuse(
+        self, ledger: RedisLedger, team: str, limit: str, size: int, granted: int | None
+    ) -> None:
+        priced = {"input_nano_usd": 200, "output_pico_usd_per_token": 5_000, limit: size}
+        answer = await ledger.reserve(reservation(team, "a", **priced))
+        if granted is None:
+            assert isinstance(answer, Refused)
+            assert answer.limits == (limit,)
+        else:
+            assert isinstance(answer, Admitted)
+            assert (answer.output_tokens, answer.standing.daily.held_nano_usd) == (granted, 200 + 5 * granted)
+
+    async def test_free_output_still_needs_room_for_the_input(self, ledger: RedisLedger, team: str) -> None:
+        free_output = {"input_nano_usd": 200, "output_pico_usd_per_token": 0, "daily_nano_usd": 200}
+        assert isinstance(await ledger.reserve(reservation(team, "a", **free_output)), Admitted)
+        assert isinstance(await ledger.reserve(reservation(team, "b", **free_output)), Refused)
+
+    async def test_an_unknown_price_is_counted_apart(self, ledger: RedisLedger, team: str) -> None:
+        answer = await ledger.reserve(reservation(team, "a", daily_nano_usd=0))
+        assert isinstance(answer, Admitted)
+        await ledger.settle(settlement(team, "a", 42, None))
+        assert (await standing(ledger, team)).daily == Account(used_tokens=42, unpriced_tokens=42)
+
+    async def test_fewer_than_16_are_admitted_when_no_more_were_asked_for(self, ledger: RedisLedger, team: str) -> None:
+        assert isinstance(await ledger.reserve(reservation(team, "a", output_tokens=3, daily_tokens=13)), Admitted)
+        assert isinstance(await ledger.reserve(reservation(team, "b", output_tokens=3, daily_tokens=25)), Refused)
+
+    async def test_all_short_limits_are_named_and_nothing_is_taken(self, ledger: RedisLedger, team: str) -> None:
+        caps = {"requests_per_minute": 0, "tokens_per_minute": 9, "daily_tokens": 9, "monthly_tokens": 9}
+        answer = await ledger.reserve(reservation(team, "a", **caps))
+        assert isinstance(answer, Refused)
+        assert sorted(answer.limits) == sorted(caps)
+        assert (await ledger.usage(team, NOON_MS, WINDOWS)).open_holds == 0
+
+    async def test_amounts_above_2_to_the_53_are_exact(self, ledger: RedisLedger, team: str) -> None:
+        for hold in ("a", "b", "c"):
+            await ledger.settle(settlement(team, hold, 0, MAX_AMOUNT))
+        limit = {"monthly_nano_usd": 3 * MAX_AMOUNT + 1001, "output_pico_usd_per_token": 1_000, "output_tokens": 20}
+        refused = await ledger.reserve(reservation(team, "d", input_nano_usd=1001 - 15, **limit))
+        exact = await ledger.reserve(reservation(team, "e", input_nano_usd=1001 - 20, **limit))
+        assert (type(refused), type(exact)) == (Refused, Admitted)
+        assert isinstance(exact, Admitted)
+        assert exact.output_tokens == 20
+        spent = exact.standing.monthly
+        assert spent.used_nano_usd + spent.held_nano_usd == 3 * MAX_AMOUNT + 1001
+
+    @pytest.mark.parametrize("amount", [-1, MAX_AMOUNT + 1])
+    async def test_amounts_out_of_range_are_refused(self, ledger: RedisLedger, team: str, amount: int) -> None:
+        with pytest.raises(ValueError, match="amount"):
+            await ledger.settle(settlement(team, "a", amount))
+        with pytest.raises(ValueError, match="amount"):
+            await ledger.reserve(reservation(team, "a", input_tokens=amount))
+
+
+class TestMinute:
+    async def test_never_more_than_the_limit_in_any_60_s(self, ledger: RedisLedger, team: str) -> None:
+        async def ask(at: int) -> Admitted | Refused:
+            return await ledger.reserve(reservation(team, f"at-{at}", now_ms=NOON_MS + at, requests_per_minute=2))
+
+        assert isinstance(await ask(0), Admitted)
+        assert isinstance(await ask(40_000), Admitted)
+        refused = await ask(59_999)
+        assert isinstance(refused, Refused)
+        assert refused.limits == ("requests_per_minute",)
+        assert (refused.standing.minute.request_wait_ms, refused.standing.minute.reset_ms) == (1, 40_001)
+        assert isinstance(await ask(60_000), Admitted)
+        assert isinstance(await ask(60_001), Refused)
+
+    async def test_tokens_wait_until_enough_has_left(self, ledger: RedisLedger, team: str) -> None:
+        for at in (0, 10_000, 20_000):
+            await ledger.reserve(reservation(team, str(at), now_ms=NOON_MS + at, tokens_per_minute=300))
+        late = {"now_ms": NOON_MS + 30_000, "tokens_per_minute": 300}
+        refused = await ledger.reserve(reservation(team, "x", input_tokens=150, **late))
+        assert isinstance(refused, Refused)
+        assert refused.limits == ("tokens_per_minute",)
+        assert refused.standing.minute.tokens_wait_ms == 40_000
+        late["now_ms"] += 40_000
+        answer = await ledger.reserve(reservation(team, "x", input_tokens=150, **late))
+        assert isinstance(answer, Admitted)
+        assert answer.output_tokens == 50
+
+    async def test_a_settlement_corrects_the_moment_of_its_hold(self, ledger: RedisLedger, team: str) -> None:
+        await ledger.reserve(reservation(team, "a", tokens_per_minute=100))
+        await ledger.settle(settlement(team, "a", 20))
+        answer = await ledger.reserve(reservation(team, "b", now_ms=NOON_MS + 59_999, tokens_per_minute=100))
+        assert isinstance(answer, Admitted)
+        assert answer.output_tokens == 70
+        assert (await standing(ledger, team, NOON_MS + 60_000)).minute.tokens == 80
+
+    async def test_an_idle_minute_starts_empty(self, ledger: RedisLedger, team: str) -> None:
+        await ledger.reserve(reservation(team, "a", tokens_per_minute=100))
+        minute = (await standing(ledger, team, NOON_MS + 60_000)).minute
+        assert (minute.requests, minute.tokens, minute.reset_ms) == (0, 0, 0)
+
+
+class TestAlerts:
+    CAPS = Caps(daily_tokens=1000, monthly_tokens=100_000, daily_nano_usd=10_000)
+
+    async def test_each_threshold_is_told_once_per_window(self, ledger: RedisLedger, team: str) -> None:
+        async def use(hold: str, tokens: int, nano_usd: int, now_ms: int = NOON_MS) -> list[tuple[str, float]]:
+            charge = settlement(
+                team, hold, tokens, nano_usd, now_ms=now_ms, caps=self.CAPS, thresholds_pct=(50.0, 80.0)
+            )
+            return [(c.unit, c.threshold_pct) for c in (await ledger.settle(charge)).crossings]
+
+        assert await use("a", 499, 0) == []
+        assert await use("b", 1, 0) == [("tokens", 50)]
+        assert await use("c", 400, 8000) == [("nano_usd", 50), ("tokens", 80), ("nano_usd", 80)]
+        assert await use("d", 1000, 8000) == []
+        assert await use("e", 600, 0, NOON_MS + DAY_MS) == [("tokens", 50)]
+
+    async def test_a_repeated_settlement_tells_its_crossing_again(self, ledger: RedisLedger, team: str) -> None:
+        charge = settlement(team, "a", 900, caps=self.CAPS, thresholds_pct=(80.0,))
+        expected = (Crossing("daily", WINDOWS.daily.id, "tokens", 80.0, 900, 1000),)
+        assert (await ledger.settle(charge)).crossings == expected
+        assert (await ledger.settle(charge)).crossings == expected
+
+    async def test_of_many_at_once_one_is_told(self, ledger: RedisLedger, team: str) -> None:
+        charges = [settlement(team, str(i), 100, caps=self.CAPS, thresholds_pct=(80.0,)) for i in range(40)]
+        told = [c for settled in await gathered([ledger.settle(c) for c in charges]) for c in settled.crossings]
+        assert [crossing.used for crossing in told] == [800]
+
+
+class TestTopUp:
+    @pytest.mark.parametrize("window", ["daily", "monthly"])
+    async def test_it_raises_one_windows_limit_once(self, ledger: RedisLedger, team: str, window: str) -> None:
+        ask = {f"{window}_tokens": 50, "input_tokens": 50}
+        assert isinstance(await ledger.reserve(reservation(team, "a", **ask)), Refused)
+        grant = TopUp(team_id=team, grant_id="g", window=window, windows=WINDOWS, unit="tokens", amount=50)
+        assert [await ledger.top_up(grant) for _ in range(2)] == [True, False]
+        answer = await ledger.reserve(reservation(team, "b", **ask))
+        assert isinstance(answer, Admitted)
+        assert (answer.output_tokens, getattr(answer.standing, window).topup_tokens) == (50, 50)
+        next_month = NOON_MS + 31 * DAY_MS
+        assert isinstance(await ledger.reserve(reservation(team, "c", now_ms=next_month, **ask)), Refused)
+
+    async def test_in_usd(self, ledger: RedisLedger, team: str) -> None:
+        ask = {"daily_nano_usd": 0, "input_nano_usd": 10, "output_pico_usd_per_token": 1_000}
+        grant = TopUp(team_id=team, grant_id="g", window="daily", windows=WINDOWS, unit="nano_usd", amount=100)
+        await ledger.top_up(grant)
+        assert isinstance(await ledger.reserve(reservation(team, "a", **ask)), Admitted)
+        assert isinstance(await ledger.reserve(reservation(team, "b", **ask)), Refused)
+
+
+class TestTogether:
+    @pytest.mark.parametrize(
+        "limit", [{"daily_tokens": 50 * 100}, {"requests_per_minute": 50}, {"tokens_per_minute": 50 * 100}]
+    )
+    async def test_200_at_once_at_a_limit_for_50_give_exactly_50(
+        self, valkey: Valkey, team: str, limit: dict[str, int]
+    ) -> None:
+        clients = [connect(valkey.url, timeout_s=30) for _ in range(2)]
+        gateways = [RedisLedger(client) for client in clients]
+        asked = [reservation(team, f"hold-{i}", min_output_tokens=90, **limit) for i in range(200)]
+        answers = await gathered([gateways[i % 2].reserve(ask) for i, ask in enumerate(asked)])
+        assert sum(isinstance(answer, Admitted) for answer in answers) == 50
+        assert (await standing(gateways[0], team)).daily.held_tokens == 5000
+        for client in clients:
+            await client.aclose()
+
+    async def test_clamping_together_leaves_not_one_token_over(self, ledger: RedisLedger, team: str) -> None:
+        asked = [reservation(team, f"hold-{i}", daily_tokens=777) for i in range(40)]
+        answers = await gathered([ledger.reserve(ask) for ask in asked])
+        assert sum(10 + answer.output_tokens for answer in answers if isinstance(answer, Admitted)) == 777
+
+    async def test_the_same_settlement_from_everywhere_charges_once(self, ledger: RedisLedger, team: str) -> None:
+        await ledger.reserve(reservation(team, "a"))
+        settled = await gathered([ledger.settle(settlement(team, "a", 42)) for _ in range(50)])
+        assert sorted(answer.was for answer in settled) == ["held"] + ["settled"] * 49
+        assert (await standing(ledger, team)).daily == Account(used_tokens=42)
+
+
+class TestServer:
+    async def test_reserve_is_one_round_trip(self, own_valkey: Valkey, team: str) -> None:
+        client = connect(own_valkey.url, timeout_s=10)
+        ledger = RedisLedger(client)
+        await ledger.reserve(reservation(team, "first"))
+        await client.config_resetstat()
+        for i in range(20):
+            await ledger.reserve(reservation(team, str(i), requests_per_minute=10))
+        calls = await client.info("commandstats")
+        sent = {name: stats["calls"] for name, stats in calls.items() if "eval" in name or "script" in name}
+        assert sent == {"cmdstat_evalsha": 20}
+        await client.aclose()
+
+    async def test_a_flushed_script_is_sent_again(self, own_valkey: Valkey, team: str) -> None:
+        client = connect(own_valkey.url, timeout_s=10)
+        ledger = RedisLedger(client)
+        await ledger.reserve(reservation(team, "a"))
+        await client.script_flush()
+        await ledger.reserve(reservation(team, "b"))
+        assert (await standing(ledger, team)).daily.held_tokens == 200
+        await client.aclose()
+
+    async def test_a_restart_loses_nothing_and_needs_no_new_client(self, own_valkey: Valkey, team: str) -> None:
+        client = connect(own_valkey.url, timeout_s=10)
+        ledger = RedisLedger(client)
+        await gathered([ledger.reserve(reservation(team, str(i))) for i in range(8)])
+        own_valkey.kill()
+        with pytest.raises(LedgerUnavailable):
+            await ledger.settle(settlement(team, "0", 42))
+        own_valkey.start()
+        settled = await gathered([ledger.settle(settlement(team, str(i), 42)) for i in range(8)])
+        assert {answer.was for answer in settled} == {"held"}
+        assert (await standing(ledger, team)).daily == Account(used_tokens=8 * 42)
+        await client.aclose()
+
+    async def test_a_reserve_that_got_no_answer_can_be_repeated(self, own_valkey: Valkey, team: str) -> None:
+        client = connect(own_valkey.url)
+        ledger = RedisLedger(client)
+        await ledger.reserve(reservation(team, "a"))
+        own_valkey.signal(signal.SIGSTOP)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.reserve(reservation(team, "b"))
+        own_valkey.signal(signal.SIGCONT)
+        patient_client = connect(own_valkey.url, timeout_s=30)
+        patient = RedisLedger(patient_client)
+        assert isinstance(await patient.reserve(reservation(team, "b")), Admitted)
+        assert (await standing(patient, team)).daily.held_tokens == 200
+        await client.aclose()
+        await patient_client.aclose()
+
+    async def test_nothing_to_connect_to(self) -> None:
+        client = connect("unix:///nonexistent/valkey.sock")
+        with pytest.raises(LedgerUnavailable, match="nonexistent"):
+            await RedisLedger(client).usage("team", NOON_MS, WINDOWS)
+
+    async def test_every_key_goes_away_by_itself(self, own_valkey: Valkey, team: str) -> None:
+        client = connect(own_valkey.url, timeout_s=10)
+        ledger = RedisLedger(client)
+        rates = {"requests_per_minute": 100, "tokens_per_minute": 10_000}
+        for hold in ("open", "settled", "released", "expired"):
+            lease_ms = 1 if hold == "expired" else HOUR_MS
+            await ledger.reserve(reservation(team, hold, lease_ms=lease_ms, **rates))
+        await ledger.settle(settlement(team, "settled", 42))
+        await ledger.settle(settlement(team, "no-hold", 42))
+        await ledger.release(team, "released")
+        await ledger.expire(team, NOON_MS + 1)
+        await ledger.top_up(TopUp(team_id=team, grant_id="g", window="daily", windows=WINDOWS, unit="tokens", amount=1))
+        left_ms = {key.decode(): await client.pttl(key) for key in await client.keys("*")}
+        assert len(left_ms) == 11, "day, month, five holds, leases, unreconciled, minute and its sum"
+        assert all(ms > 0 for ms in left_ms.values()), left_ms
+        assert left_ms[f"gw:{{{team}}}:hold:settled"] <= CLOSED_KEPT_MS
+        await client.aclose()
+
+    async def test_a_caller_that_goes_away_leaves_no_broken_connection(self, ledger: RedisLedger, team: str) -> None:
+        for i in range(20):
+            call = asyncio.ensure_future(ledger.reserve(reservation(team, f"cancelled-{i}")))
+            await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        answers = await gathered([ledger.reserve(reservation(team, f"kept-{i}")) for i in range(20)])
+        assert all(isinstance(answer, Admitted) and answer.output_tokens == 90 for answer in answers)
+
+
+async def test_answers_are_values(ledger: RedisLedger, team: str) -> None:
+    answer = await ledger.reserve(reservation(team, "a"))
+    with pytest.raises(AttributeError):
+        answer.output_tokens = 1  # type: ignore[misc, union-attr]
+    assert msgspec.json.decode(msgspec.json.encode(answer), type=Admitted) == answer
