@@ -43,6 +43,7 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers: tuple[tuple[str, str], ...] = ()  # more headers of the answer
 
     @property
     def http_status(self) -> int:

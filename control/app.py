@@ -1,0 +1,137 @@
+"""The control API: usage, providers' health, audit rows, metrics, over HTTP on a unix socket behind Envoy.
+
+In: requests that Envoy's route table sends here. Out: JSON, or Prometheus text. Everything is read from the journal;
+nothing here is on the way of a chat request. Started by `gateway up` as `gateway control`.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from control import metrics, providers, requests, usage
+from control.auth import Caller, Keys
+from control.store import Store
+from control.web import answer, errors, query
+from extproc import logs, runtime
+from extproc.errors import NotFound
+from extproc.paths import Paths
+from extproc.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MOST_BODY_BYTES = 64 * 1024
+_LAST_REQUESTS_S = 2.0
+
+
+class Api:
+    """The handlers, bound to a configuration and a journal."""
+
+    def __init__(self, settings: Settings, store: Store, wall_s: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._store = store
+        self._keys = Keys(settings)
+        self._teams = {team.id: team for team in settings.teams}
+        self._wall_s = wall_s
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every path that is served."""
+        return [
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+            web.get("/v1/requests", self.requests),
+            web.get("/v1/usage", self.usage),
+            web.get("/v1/teams/{id}/usage", self.team_usage),
+            web.get("/v1/providers/health", self.providers_health),
+        ]
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """The process is alive."""
+        return answer({"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """The journal can be read."""
+        await self._store.read(lambda connection: connection.execute("SELECT 1 FROM counter LIMIT 1").fetchall())
+        return answer({"status": "ready"})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Prometheus text."""
+        text = await self._store.read(metrics.render)
+        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def requests(self, request: web.Request) -> web.Response:
+        """Audit rows: all for an administrator, a team's own for the team."""
+        caller = self._caller(request)
+        wanted = requests.read_filter(query(request, requests.PARAMETERS), caller)
+        return answer(await self._store.read(partial(requests.select, wanted=wanted)))
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """Usage of all teams."""
+        self._caller(request).require_admin()
+        query(request, ())
+        read = partial(usage.all_usage, settings=self._settings, now_s=self._wall_s())
+        return answer(await self._store.read(read))
+
+    async def team_usage(self, request: web.Request) -> web.Response:
+        """Usage of one team."""
+        caller, team_id = self._caller(request), request.match_info["id"]
+        caller.require_team(team_id)
+        query(request, ())
+        team = self._teams.get(team_id)
+        if team is None:
+            raise NotFound(f"There is no team {team_id}.", param="id")
+        return answer(await self._store.read(partial(usage.team_usage, team=team, now_s=self._wall_s())))
+
+    async def providers_health(self, request: web.Request) -> web.Response:
+        """How providers answered lately; for any valid key."""
+        self._caller(request)
+        query(request, ())
+        read = partial(
+            providers.select,
+            providers=self._settings.providers,
+            now_s=self._wall_s(),
+            down_from=self._settings.breaker.error_rate,
+        )
+        return answer(await self._store.read(read))
+
+    def _caller(self, request: web.Request) -> Caller:
+        return self._keys.caller(request.headers.get("Authorization", ""))
+
+
+def application(api: Api) -> web.Application:
+    """The aiohttp application of `api`."""
+    app = web.Application(middlewares=[errors], client_max_size=_MOST_BODY_BYTES)
+    app.add_routes(api.routes())
+    return app
+
+
+def run(data_dir: Path) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    logs.setup("control")
+    paths = Paths.of(data_dir)
+    uvloop.run(_serve(runtime.read(paths.runtime), paths))
+
+
+async def _serve(settings: Settings, paths: Paths) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    store = Store(paths.journal)
+    runner = web.AppRunner(application(Api(settings, store)), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
+    await runner.setup()
+    socket = paths.control_socket
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    socket.unlink(missing_ok=True)
+    await web.UnixSite(runner, str(socket)).start()
+    log.info("serving")
+    await stop.wait()
+    await runner.cleanup()
+    await asyncio.to_thread(store.close)
+    log.info("stopped")

@@ -1,0 +1,103 @@
+"""The shell of the control API: answers as JSON, errors in OpenAI's shape, query parameters that are checked.
+
+In: aiohttp requests. Out: aiohttp responses. Whatever a handler raises becomes an answer here and nowhere else; a
+client never sees a stack trace.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+from extproc.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RequestTooLarge
+from extproc.wire import H_REQUEST_ID
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    """`value` as a JSON answer."""
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what `handler` raises into OpenAI's error shape; give every answer the request's id."""
+    try:
+        response = await handler(request)
+    except GatewayError as error:
+        response = _refusal(error)
+    except web.HTTPException as error:
+        response = _refusal(_translated(request, error))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+    except Exception:
+        log.exception("request failed", extra={"method": request.method, "path": request.path})
+        response = _refusal(GatewayError("The gateway failed to handle this request."))
+    request_id = request.headers.get(H_REQUEST_ID)
+    if request_id:
+        response.headers["x-gateway-request-id"] = request_id
+    return response
+
+
+def _refusal(error: GatewayError) -> web.Response:
+    response = answer(error.payload(), error.http_status)
+    if error.http_status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _translated(request: web.Request, error: web.HTTPException) -> GatewayError:
+    """aiohttp's own exceptions: what its router and its parser raise."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods - {"HEAD"}))
+        return MethodNotAllowed(f"Not allowed: {request.method} {request.path}; use {allowed}.")
+    if error.status == 404:
+        return NotFound(f"There is no {request.path} here.")
+    if error.status == 413:
+        return RequestTooLarge("The request body is too large.")
+    return InvalidRequest("The request cannot be read.") if error.status < 500 else GatewayError("The gateway failed.")
+
+
+def query(request: web.Request, known: Collection[str]) -> dict[str, str]:
+    """The query parameters. Raises InvalidRequest naming one that is unknown (a filter misspelt is no filter) or given
+    twice."""
+    given: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name not in known:
+            raise InvalidRequest(f"Unknown query parameter {name!r}; known are {', '.join(known)}.", param=name)
+        if name in given:
+            raise InvalidRequest(f"The query parameter {name} is given twice.", param=name)
+        given[name] = value
+    return given
+
+
+def whole_number(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    """A query parameter that is a whole number. Raises InvalidRequest."""
+    text = given.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+        raise InvalidRequest(f"{name} must be a whole number from {least} to {most}.", param=name)
+    return int(text)
+
+
+def moment(given: dict[str, str], name: str) -> float | None:
+    """A query parameter that is a time: RFC 3339 or seconds since the epoch. Raises InvalidRequest."""
+    text = given.get(name)
+    if text is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,9})?", text):
+        return float(text)
+    try:
+        # A plus sign that was not escaped arrives as a space.
+        parsed = datetime.fromisoformat(re.sub(r" (\d\d:?\d\d)$", r"+\1", text))
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        message = f"{name} must be a time such as 2026-11-24T00:00:00Z, or seconds since the epoch."
+        raise InvalidRequest(message, param=name) from None

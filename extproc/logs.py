@@ -1,0 +1,48 @@
+"""Logs of every process: one JSON object a line, on stderr.
+
+In: the standard library's logging; whatever a call passes as `extra` becomes fields. Out: lines such as
+`{"at": "2026-11-24T04:28:48.123Z", "level": "info", "process": "settler", "event": "serving", …}`. `event` is the
+message: a short constant, so that lines can be counted by it. Set up once, first thing, by each process.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
+
+
+def setup(process: str, level: int = logging.INFO) -> None:
+    """Send all log records of this process to stderr, as JSON lines under its name."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(process))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class JsonLines(logging.Formatter):
+    """A log record -> one line of JSON."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end. Values that JSON does not know become their `repr`."""
+        line: dict[str, Any] = {
+            "at": rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=repr).decode("utf-8", "replace")
+
+
+def rfc3339(at_s: float) -> str:
+    """Seconds since the epoch -> `2026-11-24T04:28:48.123Z`."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

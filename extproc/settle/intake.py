@@ -1,0 +1,54 @@
+"""The intake: what becomes of each access log entry.
+
+In: entries from the access log service, on the event loop. Out: rows handed to the writer, sizes learnt by the
+estimate, counters of what makes no row. Waits for nothing.
+"""
+
+from typing import Protocol
+
+from extproc.settle.estimate import OutputFromBytes
+from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.settle.settle import settle_attempt, settle_request
+from extproc.wire import LOG_ATTEMPT, LOG_REQUEST
+from protos.gen import accesslog_pb2 as pb
+
+
+class Sink(Protocol):
+    """Where rows go: the writer."""
+
+    def add(self, row: AuditRow | AttemptRow) -> None:
+        """Take a row. Must not wait."""
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+
+
+class Intake:
+    """Entries in, rows out."""
+
+    def __init__(self, sink: Sink, sizes: OutputFromBytes) -> None:
+        self._sink = sink
+        self._sizes = sizes
+
+    def take(self, log_name: str, entry: pb.HTTPAccessLogEntry) -> None:
+        """Settle one entry of the log `log_name`. Raises ValueError for a log that is not ours."""
+        if log_name == LOG_REQUEST:
+            self._request(entry)
+        elif log_name == LOG_ATTEMPT:
+            attempt = settle_attempt(entry)
+            if attempt is not None:
+                self._sink.add(attempt)
+        else:
+            raise ValueError(f"no log is named {log_name!r}")
+
+    def unreadable(self) -> None:
+        """Something came that is no entry, or one that could not be settled."""
+        self._sink.count("unreadable_entries")
+
+    def _request(self, entry: pb.HTTPAccessLogEntry) -> None:
+        row = settle_request(entry, self._sizes.tokens)
+        if row is not None:
+            self._sizes.learn(row)
+            self._sink.add(row)
+        elif entry.response.response_code.value == 401:
+            self._sink.count("unauthenticated_requests")

@@ -1,0 +1,253 @@
+"""The journal: a SQLite file with the audit rows, the attempts, and sums of them.
+
+In: batches of rows, each batch one transaction. Out: durable rows, and the sums that the usage and metrics endpoints
+read, which are kept in the same transaction so that they always agree with the rows. Written by the settler alone
+(its writer thread), read by the control API.
+
+Durability: WAL with synchronous=FULL. What a transaction committed survives `kill -9` of any process (it would with
+NORMAL) and loss of power (it would not with NORMAL, which syncs only at checkpoints): these rows are money. A batch is
+one sync, so the price does not grow with the load.
+
+Schema changes go forward only: MIGRATIONS is appended to, never edited; `PRAGMA user_version` says how many were made.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from extproc.settle.rows import AttemptRow, AuditRow
+
+BUCKET_S: Final = 900  # of the sums: every time zone's midnight is a multiple of 15 minutes
+EVER: Final = 0  # the bucket that sums up everything since the journal began, and never shrinks
+_SUMS_KEPT_S: Final = 62 * 86_400  # the month's usage needs them, however short the retention
+_BUSY_MS: Final = 2_000
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY,
+        request_id TEXT NOT NULL UNIQUE,
+        team_id TEXT NOT NULL,
+        model_requested TEXT NOT NULL,
+        model_routed TEXT NOT NULL,
+        model_used TEXT,
+        provider_used TEXT,
+        status TEXT NOT NULL,
+        error_code TEXT,
+        http_status INTEGER,
+        routing_decision TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        priority TEXT NOT NULL,
+        stream INTEGER NOT NULL,
+        native INTEGER NOT NULL,
+        cache_hit INTEGER NOT NULL,
+        prompt_hash TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        cache_write_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        estimated_input_tokens INTEGER NOT NULL,
+        estimated_output_tokens INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
+        cost_nano_usd INTEGER,
+        finish_reason TEXT,
+        received_at REAL NOT NULL,
+        completed_at REAL NOT NULL,
+        latency_ms REAL NOT NULL,
+        first_byte_ms REAL,
+        gateway_latency_ms REAL,
+        response_bytes INTEGER NOT NULL,
+        details TEXT NOT NULL
+    );
+    CREATE INDEX audit_received ON audit (received_at);
+    CREATE INDEX audit_team_received ON audit (team_id, received_at);
+    CREATE INDEX audit_status_received ON audit (status, received_at);
+    CREATE TABLE attempt (
+        id INTEGER PRIMARY KEY,
+        request_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        provider TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        status INTEGER,
+        flags TEXT NOT NULL,
+        first_byte_ms REAL,
+        total_ms REAL,
+        at REAL NOT NULL,
+        UNIQUE (request_id, attempt)
+    );
+    CREATE INDEX attempt_provider_verdict_at ON attempt (provider, verdict, at);
+    CREATE TABLE sums (
+        bucket_s INTEGER NOT NULL,
+        team_id TEXT NOT NULL,
+        model TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        status TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        cost_nano_usd INTEGER NOT NULL,
+        unpriced INTEGER NOT NULL,
+        latency_ms REAL NOT NULL,
+        PRIMARY KEY (bucket_s, team_id, model, provider, status)
+    ) WITHOUT ROWID;
+    CREATE INDEX sums_team ON sums (team_id, bucket_s);
+    CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+SUMMED: Final = (
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost_nano_usd",
+    "unpriced",  # requests that used something whose price is not known
+    "latency_ms",
+)
+
+
+def _insert(table: str, fields: Sequence[str]) -> str:
+    """A row that is there already (by its unique key) stays as it is."""
+    return f"INSERT OR IGNORE INTO {table} ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))})"  # noqa: S608
+
+
+_INSERT_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__)
+_INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
+_KEYS: Final = ("bucket_s", "team_id", "model", "provider", "status")
+_ADD_SUMS: Final = (
+    f"INSERT INTO sums ({', '.join((*_KEYS, *SUMMED))}) VALUES ({', '.join('?' * (len(_KEYS) + len(SUMMED)))}) "  # noqa: S608
+    f"ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in SUMMED)}"
+)
+_ADD_COUNTER: Final = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
+
+
+class JournalTooNewError(Exception):
+    """The file was written by a newer version of the gateway."""
+
+
+Connection = sqlite3.Connection
+# What `connect` and `write` raise of rows that SQLite will never take, and what they raise else: later may be better.
+NEVER_TAKEN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, OverflowError, ValueError)
+NOT_NOW = (sqlite3.Error, OSError, JournalTooNewError)
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one transaction writes."""
+
+    requests: Sequence[AuditRow] = ()
+    attempts: Sequence[AttemptRow] = ()
+    counts: Mapping[str, int] = {}  # to add, by counter name
+
+    def __len__(self) -> int:
+        return len(self.requests) + len(self.attempts)
+
+
+def connect(path: Path, migrations: Sequence[str] = MIGRATIONS) -> Connection:
+    """Open the journal to write, made or brought up to date. Raises NOT_NOW."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        _migrate(connection, migrations)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: Connection, migrations: Sequence[str]) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(migrations):
+        raise JournalTooNewError(
+            f"the journal has schema {version}; this version of the gateway knows {len(migrations)}"
+        )
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+        except BaseException:
+            _rollback(connection)
+            raise
+
+
+def write(connection: Connection, batch: Batch) -> None:
+    """Write all of `batch` or nothing. Rows already written are passed over. Raises NEVER_TAKEN, NOT_NOW."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
+        connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
+        connection.executemany(_ADD_SUMS, _sums(new))
+        connection.executemany(_ADD_COUNTER, batch.counts.items())
+        connection.execute("COMMIT")
+    except BaseException:
+        _rollback(connection)
+        raise
+
+
+def _added(connection: Connection, statement: str, row: AuditRow) -> bool:
+    return connection.execute(statement, msgspec.structs.astuple(row)).rowcount == 1
+
+
+def _rollback(connection: Connection) -> None:
+    # A disk that is full ends the transaction by itself.
+    if connection.in_transaction:
+        connection.rollback()
+
+
+def _sums(rows: Iterable[AuditRow]) -> list[tuple[object, ...]]:
+    """What `rows` add to each sum. Models are those that were used or chosen, never names that clients made up."""
+    sums: dict[tuple[object, ...], list[float]] = defaultdict(lambda: [0] * len(SUMMED))
+    for row in rows:
+        key = (row.team_id, row.model_used or row.model_routed, row.provider_used or "", row.status)
+        add = (
+            1,
+            row.input_tokens,
+            row.output_tokens,
+            row.cached_tokens,
+            row.reasoning_tokens,
+            row.cost_nano_usd or 0,
+            row.cost_nano_usd is None,
+            row.latency_ms,
+        )
+        for bucket_s in (EVER, int(row.received_at) // BUCKET_S * BUCKET_S):
+            values = sums[(bucket_s, *key)]
+            for index, value in enumerate(add):
+                values[index] += value
+    return [(*key, *values) for key, values in sums.items()]
+
+
+def delete_before(connection: Connection, before_s: float, most: int) -> int:
+    """Delete the oldest rows received (attempts: ended) before `before_s`, at most `most` of each. Returns how many.
+
+    Oldest as written down, which is nearly the order of arrival: what is a little out of order goes a little later.
+    """
+    deleted = 0
+    for table, column in (("audit", "received_at"), ("attempt", "at")):
+        oldest = f"SELECT id FROM {table} ORDER BY id LIMIT ?"  # noqa: S608
+        delete = f"DELETE FROM {table} WHERE id IN ({oldest}) AND {column} < ?"  # noqa: S608
+        deleted += connection.execute(delete, (most, before_s)).rowcount
+    sums = "DELETE FROM sums WHERE bucket_s > ? AND bucket_s < ? AND bucket_s < (SELECT max(bucket_s) FROM sums) - ?"
+    connection.execute(sums, (EVER, before_s, _SUMS_KEPT_S))
+    return deleted
+
+
+def latest(connection: Connection, most: int) -> list[AuditRow]:
+    """The last rows written, at most `most`, oldest first."""
+    names = AuditRow.__struct_fields__
+    rows = connection.execute(f"SELECT {', '.join(names)} FROM audit ORDER BY id DESC LIMIT ?", (most,))  # noqa: S608
+    return [audit_row(row) for row in reversed(rows.fetchall())]
+
+
+def audit_row(values: Sequence[object]) -> AuditRow:
+    """Columns in the order of AuditRow's fields -> the row. Raises msgspec.ValidationError."""
+    # strict=False: SQLite has no booleans.
+    return msgspec.convert(dict(zip(AuditRow.__struct_fields__, values, strict=True)), AuditRow, strict=False)

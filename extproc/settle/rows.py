@@ -1,0 +1,65 @@
+"""What the settler writes down: one row per request, one per attempt upstream.
+
+In: made by `settle` from access log entries. Out: written by the journal (a column each, of the same name), read by the
+control API. Times are seconds since the epoch, money is integer nano-USD (1e-9 USD).
+"""
+
+from typing import Literal
+
+import msgspec
+
+from extproc.records import Priority, Status
+
+Verdict = Literal["ok", "error", "rate_limited", "abandoned"]
+
+
+class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One authenticated request, from its arrival to its end, however it ended."""
+
+    request_id: str
+    team_id: str
+    model_requested: str
+    model_routed: str
+    model_used: str | None  # None: no attempt was made
+    provider_used: str | None
+    status: Status
+    error_code: str | None
+    http_status: int | None  # None: the client left before one was sent
+    routing_decision: str
+    attempts: int
+    priority: Priority
+    stream: bool
+    native: bool  # the answer passed by Envoy alone
+    cache_hit: bool
+    prompt_hash: str
+    input_tokens: int  # as billed, as all tokens that are not called estimated
+    output_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    estimated_input_tokens: int
+    estimated_output_tokens: int
+    estimated: bool  # the provider's usage was never seen: tokens and cost are estimates
+    cost_nano_usd: int | None  # None: the price of a part that was used is not known
+    finish_reason: str | None
+    received_at: float
+    completed_at: float
+    latency_ms: float
+    first_byte_ms: float | None
+    gateway_latency_ms: float | None
+    response_bytes: int  # of the body, as sent to the client
+    details: str  # Envoy's response code details
+
+
+class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at a provider, as Envoy saw it."""
+
+    request_id: str
+    attempt: int  # 1-based position among the decision's targets
+    provider: str
+    verdict: Verdict
+    status: int | None  # None: no answer came
+    flags: str  # Envoy's response flags that are set, comma-separated
+    first_byte_ms: float | None  # from the first byte sent to the first one back
+    total_ms: float | None
+    at: float  # its end
