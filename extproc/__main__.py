@@ -12,15 +12,22 @@ from pathlib import Path
 import uvloop
 
 from extproc import logs, runtime
+from extproc.budget.estimate import OutputEstimates
+from extproc.budget.learnt import follow
+from extproc.budget.outage import GuardedHolds, OutagePolicy
+from extproc.budget.redis import Client, RedisLedger, connect
+from extproc.budget.reserve import Reserver
 from extproc.catalog import compile_catalog
 from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipeline import Pipeline
 from extproc.server import ExtProcServer
 from extproc.settings import Settings
+from extproc.tokens import Estimator
 
 AUTO_FIRST_BYTE_MS = 30_000
 AUTO_WHOLE_MS = 120_000
+LEASE_MARGIN_S = 30.0
 
 
 class SystemClock:
@@ -38,7 +45,10 @@ def run(data_dir: Path, index: int) -> None:
 
 
 async def _serve(settings: Settings, paths: Paths, index: int) -> None:
-    server = ExtProcServer(Pipeline(compile_catalog(settings), SystemClock()), _options(settings, index))
+    client = connect(settings.state.url if settings.state.url != "embedded" else f"unix://{paths.valkey_socket}")
+    outputs = OutputEstimates()
+    pipeline = Pipeline(compile_catalog(settings), _reserver(settings, client, outputs), SystemClock())
+    server = ExtProcServer(pipeline, _options(settings, index))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -47,8 +57,17 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what requests make
+    learning = asyncio.create_task(follow(client, outputs))
     await stop.wait()
     await server.stop(settings.timeouts.drain)
+    learning.cancel()
+    await client.aclose()
+
+
+def _reserver(settings: Settings, client: Client, outputs: OutputEstimates) -> Reserver:
+    policy = OutagePolicy(settings.state.on_outage, shares=settings.workers)
+    lease_s = settings.budgets.hold_lease or settings.timeouts.request + LEASE_MARGIN_S
+    return Reserver(GuardedHolds(RedisLedger(client), policy), Estimator(), outputs, round(lease_s * 1000))
 
 
 def _options(settings: Settings, index: int) -> Options:

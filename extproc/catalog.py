@@ -25,6 +25,7 @@ class TeamView(msgspec.Struct, frozen=True):
 
     id: str
     models: frozenset[str]  # names this team may use; `auto` too where a tier has one of them
+    settings: Team
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ def _team(team: Team, targets: Mapping[str, Target], auto: Mapping[str, tuple[st
     allowed = {name for name in targets if any(fnmatchcase(name, pattern) for pattern in team.models)}
     if any(name in allowed for names in auto.values() for name in names):
         allowed.add(AUTO)
-    return TeamView(id=team.id, models=frozenset(allowed))
+    return TeamView(id=team.id, models=frozenset(allowed), settings=team)
 
 
 def _endpoint(name: str, provider: Provider) -> Endpoint:

@@ -8,6 +8,7 @@ conversation through `messages`. Source of the shapes: platform.openai.com/docs/
 
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -20,6 +21,8 @@ GATEWAY_KEYS = frozenset({"team_id", "priority", "bypass_cache", "routing", "fal
 
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
+
+_TOO_DEEP = "The request body is nested too deeply."
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -125,7 +128,7 @@ def _decode(body: bytes) -> dict[str, Any]:
     try:
         decoded = msgspec.json.decode(body)
     except RecursionError:
-        raise InvalidRequest("The request body is nested too deeply.") from None
+        raise InvalidRequest(_TOO_DEEP) from None
     except (msgspec.DecodeError, ValueError) as error:  # ValueError: not UTF-8
         raise InvalidRequest(_why_unreadable(body, str(error))) from None
     if not isinstance(decoded, dict):
@@ -166,17 +169,20 @@ def messages(chat: ChatRequest) -> list[Message]:
         raise invalid(error, "messages") from None
 
 
-def text_chars(chat: ChatRequest) -> int:
-    """Characters of all message texts: what `auto` routing goes by."""
-    total = 0
+def texts(chat: ChatRequest) -> Iterator[str]:
+    """Every text of the conversation, in order."""
     for message in chat.body["messages"]:
         content = message.get("content")
         if isinstance(content, str):
-            total += len(content)
+            yield content
         for part in content if isinstance(content, list) else ():
-            text = part.get("text")
-            total += len(text) if isinstance(text, str) else 0
-    return total
+            if isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def text_chars(chat: ChatRequest) -> int:
+    """Characters of all message texts: what `auto` routing goes by."""
+    return sum(map(len, texts(chat)))
 
 
 def prompt_hash(chat: ChatRequest) -> str:
@@ -185,11 +191,11 @@ def prompt_hash(chat: ChatRequest) -> str:
 
 
 def encoded(value: object, order: Literal["sorted"] | None = None) -> bytes:
-    """JSON of what came from a client. Raises InvalidRequest for an integer beyond 64 bits, which no provider takes."""
+    """JSON of what came from a client. Raises InvalidRequest: what could just be read may be too deep to write."""
     try:
         return msgspec.json.encode(value, order=order)
-    except OverflowError:
-        raise InvalidRequest("The request has an integer that is out of range.") from None
+    except RecursionError:
+        raise InvalidRequest(_TOO_DEEP) from None
 
 
 def gateway_metadata(chat: ChatRequest) -> GatewayMetadata:

@@ -113,6 +113,7 @@ class Exchange:
         self._pipeline = pipeline
         self._live = live
         self._options = options
+        self._request_id = ""
         self._admission: Admission | None = None
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request, then of the response
@@ -120,7 +121,7 @@ class Exchange:
         self._attempt: Attempt | None = None
         self._own_ns = 0  # gateway's own time so far
 
-    def receive(self, data: bytes) -> bytes:
+    async def receive(self, data: bytes) -> bytes:
         """The reply to one message. Never raises on what Envoy or a client sent."""
         began_ns = self._pipeline.clock.mono_ns()
         try:
@@ -129,7 +130,7 @@ class Exchange:
             if allowed is None:
                 self.state = State.DONE
                 return frames.nothing(event.kind)
-            self.state, reply = self._dispatch(event)
+            self.state, reply = await self._dispatch(event)
             return reply
         except GatewayError as error:
             self.state = State.DONE
@@ -147,11 +148,11 @@ class Exchange:
         if self._plan is not None:
             self._live.remove(self._plan)
 
-    def _dispatch(self, event: Event) -> tuple[State, bytes]:
+    async def _dispatch(self, event: Event) -> tuple[State, bytes]:
         if event.kind is Kind.REQUEST_HEADERS:
             return self._on_request_headers(event)
         if event.kind is Kind.REQUEST_BODY:
-            return self._on_request_body(event)
+            return await self._on_request_body(event)
         if event.kind is Kind.RESPONSE_HEADERS:
             return self._on_response_headers(event)
         if event.kind is Kind.RESPONSE_BODY and self.state is State.BUFFERING:
@@ -167,6 +168,7 @@ class Exchange:
         if H_FALLBACK in headers:
             return State.DONE, self._on_fallback(headers)
         self._headers = headers
+        self._request_id = headers.get(H_REQUEST_ID, "")
         self._admission = admission = self._pipeline.authenticate(headers)
         check_request(headers)
         if admission.path != CHAT_PATH:
@@ -176,11 +178,11 @@ class Exchange:
             raise InvalidRequest("The request has no body; send a JSON object.")
         return State.READING, frames.accept_headers({M_TEAM: admission.team.id})
 
-    def _on_request_body(self, event: Event) -> tuple[State, bytes]:
+    async def _on_request_body(self, event: Event) -> tuple[State, bytes]:
         assert self._admission is not None  # noqa: S101 - the table leads here only from READING
-        self._plan = plan = self._pipeline.decide(self._admission, event.body)
+        self._plan = plan = await self._pipeline.decide(self._admission, event.body)
         self._live.add(plan)
-        attempt = plan.attempts[0]
+        attempt = plan.first()
         endpoint = self._admission.catalog.endpoints[attempt.target.provider]
         deadline_ms = self._options.first_byte_ms if plan.chat.stream else self._options.whole_ms
         headers = [
@@ -288,12 +290,10 @@ class Exchange:
 
     # --- what both share -----------------------------------------------------------------------------------------
 
-    @property
-    def _request_id(self) -> str:
-        return self._admission.request_id if self._admission else ""
-
     def _answer_headers(self, attempt: Attempt | None) -> list[tuple[str, str]]:
         headers = [("x-gateway-request-id", self._request_id)]
+        if self._plan is not None:
+            headers += self._plan.limit_headers
         if self._plan is not None and attempt is not None:
             headers += [
                 ("x-gateway-model", attempt.target.model),
@@ -306,7 +306,7 @@ class Exchange:
 
     def _refuse(self, error: GatewayError) -> bytes:
         plan, attempt = self._plan, self._attempt
-        headers = [_JSON, *self._answer_headers(attempt)]
+        headers = [_JSON, *self._answer_headers(attempt), *error.headers]
         if error.retry_after_s is not None:
             headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
         outcome = Outcome(
@@ -315,9 +315,14 @@ class Exchange:
             error_code=error.payload()["error"]["code"],
             complete=True,
         )
-        metadata: dict[str, str | bool] = {M_OUTCOME: _json(outcome)} if self._admission else {}
-        if self._admission and not plan:
-            metadata |= {M_TEAM: self._admission.team.id, M_DECISION: _json(self._admission.refused())}
+        metadata: dict[str, str | bool] = {}
+        if self._admission:
+            decision = plan.decision if plan else self._admission.refused()
+            metadata = {
+                M_TEAM: decision.team_id,
+                M_DECISION: _json(decision),
+                M_OUTCOME: _json(outcome),
+            }
         return _immediate(error.http_status, error.body(), headers, metadata, error.code)
 
     def _timing(self) -> answer.Timing:

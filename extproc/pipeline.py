@@ -1,6 +1,6 @@
-"""The walk of a request, on one screen: authenticate -> read -> route -> shape.
+"""The walk of a request, on one screen: authenticate -> read -> route -> reserve.
 
-In: the headers, then the body of a client's request. Out: a `Plan` whose first attempt is ready to go upstream, or a
+In: the headers, then the body of a client's request. Out: a `Plan`, from which attempts are shaped, or a
 GatewayError. The exchange calls it; it knows nothing of Envoy. Time comes in as a parameter.
 """
 
@@ -9,14 +9,15 @@ from collections.abc import Mapping
 import msgspec
 
 from extproc.auth import authenticate
-from extproc.catalog import Catalog, TeamView
-from extproc.chat import gateway_metadata, parse_chat, prompt_hash, text_chars
+from extproc.budget.reserve import Reserver
+from extproc.catalog import AUTO, Catalog, TeamView
+from extproc.chat import GatewayMetadata, gateway_metadata, parse_chat, prompt_hash, text_chars
 from extproc.errors import InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
 from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
-from extproc.records import Decision
-from extproc.routing.choose import choose
+from extproc.records import ChatRequest, Decision
+from extproc.routing.choose import Choice, choose
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 
 CHAT_PATH = "/v1/chat/completions"
@@ -38,11 +39,12 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class Pipeline:
-    """The walk, bound to a worker's catalog and clock."""
+    """The walk, bound to a worker's catalog, ledger and clock."""
 
-    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, reserver: Reserver, clock: Clock) -> None:
         self.catalog = catalog
         self.clock = clock
+        self._reserver = reserver
 
     def authenticate(self, headers: Mapping[str, str]) -> Admission:
         """Who sends this, before a byte of the body is read. Raises InvalidApiKey."""
@@ -56,15 +58,23 @@ class Pipeline:
             began_ns=began_ns,
         )
 
-    def decide(self, admission: Admission, body: bytes) -> Plan:
-        """Read the body, choose the targets, shape the first attempt. Raises GatewayError."""
-        if len(body) > MAX_REQUEST_BYTES:
-            raise too_large()
-        chat = parse_chat(body)
-        wishes = gateway_metadata(chat)
-        if wishes.team_id is not None and wishes.team_id != admission.team.id:
-            raise TeamMismatch("metadata.team_id is not the team of this API key.", param="metadata.team_id")
-        choice = choose(admission.catalog, admission.team, chat.model, text_chars(chat), fallback=wishes.fallback)
+    async def decide(self, admission: Admission, body: bytes) -> Plan:
+        """Read the body, choose the targets, hold what it may cost, shape the first attempt. Raises GatewayError."""
+        chat, wishes = read(admission, body)
+        choice = _route(admission, chat, wishes)
+        hold = await self._reserver.reserve(
+            admission.team.settings,
+            chat,
+            choice.targets,
+            hold_id=admission.request_id,
+            priority=wishes.priority,
+            now_ms=round(admission.received_at * 1000),
+        )
+        settings = admission.team.settings
+        if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
+            choice = _route(admission, chat, wishes, downgrade=True)
+        if hold.max_tokens is not None:
+            chat = msgspec.structs.replace(chat, max_tokens=hold.max_tokens)
         first = choice.targets[0]
         decision = Decision(
             request_id=admission.request_id,
@@ -74,14 +84,30 @@ class Pipeline:
             provider=first.provider,
             routing_decision=choice.reason,
             prompt_hash=prompt_hash(chat),
+            input_tokens=hold.input_tokens,
+            estimated_output_tokens=hold.output_tokens,
             priority=wishes.priority,
             received_at=admission.received_at,
             stream=chat.stream,
             targets=choice.targets,
         )
-        plan = Plan(chat, decision, f"chatcmpl-{admission.request_id.replace('-', '')}")
-        plan.first()
-        return plan
+        return Plan(chat, decision, f"chatcmpl-{admission.request_id.replace('-', '')}", hold.headers)
+
+
+def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadata]:
+    """The request, and what it wants of the gateway itself. Raises RequestTooLarge, InvalidRequest, TeamMismatch."""
+    if len(body) > MAX_REQUEST_BYTES:
+        raise too_large()
+    chat = parse_chat(body)
+    wishes = gateway_metadata(chat)
+    if wishes.team_id is not None and wishes.team_id != admission.team.id:
+        raise TeamMismatch("metadata.team_id is not the team of this API key.", param="metadata.team_id")
+    return chat, wishes
+
+
+def _route(admission: Admission, chat: ChatRequest, wishes: GatewayMetadata, *, downgrade: bool = False) -> Choice:
+    chars = text_chars(chat) if chat.model == AUTO else 0
+    return choose(admission.catalog, admission.team, chat.model, chars, fallback=wishes.fallback, downgrade=downgrade)
 
 
 def check_request(headers: Mapping[str, str]) -> None:

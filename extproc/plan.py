@@ -29,6 +29,7 @@ class Plan:
     chat: ChatRequest
     decision: Decision
     response_id: str
+    limit_headers: tuple[tuple[str, str], ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
 
     def first(self) -> Attempt:

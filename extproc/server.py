@@ -42,7 +42,7 @@ class ExtProcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio shi
         exchange = Exchange(self._pipeline, self._live, self._options)
         try:
             async for message in messages:
-                yield exchange.receive(message)
+                yield await exchange.receive(message)
                 if exchange.state is State.DONE:
                     return
         finally:

@@ -69,6 +69,7 @@ Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0)]
 KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
 Tokens = Annotated[int, Field(ge=0)]
 Usd = Annotated[float, Field(ge=0)]
+Percent = Annotated[float, Field(gt=0, le=100)]
 
 
 class _Model(BaseModel):
@@ -217,9 +218,17 @@ class Limits(_Model):
 class Alert(_Model):
     """When and where a team's budget alert goes."""
 
-    threshold_pct: Annotated[float, Field(gt=0, le=100)] = 80
+    threshold_pct: Percent | Annotated[list[Percent], Field(min_length=1)] = Field(
+        default=80.0, description="one, or several, each told once per window"
+    )
     webhook: str | None = Field(default=None, pattern=r"^https?://.+")
     secret: str | None = Field(default=None, repr=False)
+
+    @property
+    def thresholds_pct(self) -> tuple[float, ...]:
+        """The thresholds, lowest first."""
+        several = self.threshold_pct if isinstance(self.threshold_pct, list) else [self.threshold_pct]
+        return tuple(sorted(set(several)))
 
 
 class Team(_Model):

@@ -21,13 +21,15 @@ class Choice(msgspec.Struct, frozen=True):
     """The targets to try, in order, and why the first one was chosen."""
 
     targets: tuple[Target, ...]
-    reason: str  # routing_decision: pinned, simple_query, medium_query, hard_query
+    reason: str  # routing_decision: pinned, simple_query, medium_query, hard_query, downgraded
 
 
-def choose(catalog: Catalog, team: TeamView, model: str, chars: int, *, fallback: bool = True) -> Choice:
-    """Targets for `model`. Raises ModelNotFound, ModelNotAllowed."""
+def choose(
+    catalog: Catalog, team: TeamView, model: str, chars: int, *, fallback: bool = True, downgrade: bool = False
+) -> Choice:
+    """Targets for `model`. `downgrade`: `auto` goes one tier cheaper. Raises ModelNotFound, ModelNotAllowed."""
     if model == AUTO:
-        name, reason = _auto(catalog, team, chars)
+        name, reason = _auto(catalog, team, chars, downgrade=downgrade)
     elif model not in catalog.targets:
         raise ModelNotFound(f"The model `{model}` does not exist or you do not have access to it.", param="model")
     elif model not in team.models:
@@ -39,11 +41,13 @@ def choose(catalog: Catalog, team: TeamView, model: str, chars: int, *, fallback
     return Choice(targets=tuple(allowed[: catalog.attempts]), reason=reason)
 
 
-def _auto(catalog: Catalog, team: TeamView, chars: int) -> tuple[str, str]:
+def _auto(catalog: Catalog, team: TeamView, chars: int, *, downgrade: bool) -> tuple[str, str]:
     """The first allowed model of the tier; without one, of the nearest harder tier, then of the nearest easier one."""
     tier = 0 if chars < SIMPLE_BELOW_CHARS else 1 if chars < MEDIUM_BELOW_CHARS else 2
+    reason = "downgraded" if downgrade and tier > 0 else f"{TIERS[tier]}_query"
+    tier = max(0, tier - 1) if downgrade else tier
     for index in (*range(tier, len(TIERS)), *range(tier - 1, -1, -1)):
         for name in catalog.auto.get(TIERS[index], ()):
             if name in team.models:
-                return name, f"{TIERS[tier]}_query"
+                return name, reason
     raise ModelNotFound("`auto` has no model that your team may use.", param="model")

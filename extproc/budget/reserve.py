@@ -1,0 +1,130 @@
+"""The walk's step `reserve`: what a request may cost is held before it is sent.
+
+In: a read request and its targets. Out: a `Hold`: the tokens held, the max_tokens to write, the `x-ratelimit-*`
+headers, how much of its budget the team has used; or a 429. One round trip to the ledger. Called by the pipeline; the settler
+gives back what was not used.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
+from extproc.budget.ledger import Holds, Refused, Standing
+from extproc.budget.plan import (
+    Estimate,
+    Header,
+    caps_for,
+    estimate_for,
+    max_tokens_to_write,
+    rate_limit_headers,
+    refusal,
+    reservation_for,
+)
+from extproc.chat import texts
+from extproc.records import ChatRequest, Priority, Target
+from extproc.settings import Team
+from extproc.tokens import Estimator
+
+# A strict team's input is held with at least one token for so many bytes of text: no tokenizer in use needs more for
+# prose, code or CJK, and what was held too much comes back when the exchange is settled.
+STRICT_BYTES_PER_TOKEN = 3
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What was taken for one request."""
+
+    input_tokens: int
+    output_tokens: int  # over all choices
+    max_tokens: int | None  # to be written into the request, per choice; None: leave what the client sent
+    headers: tuple[Header, ...]
+    used_pct: float  # of the team's tightest budget, 0 without one
+
+
+class Reserver:
+    """Bound to a worker's ledger and what it has learnt. `lease_ms`: after it an unsettled hold is charged as held."""
+
+    def __init__(self, holds: Holds, estimator: Estimator, outputs: OutputEstimates, lease_ms: int) -> None:
+        self._holds = holds
+        self._estimator = estimator
+        self._outputs = outputs
+        self._lease_ms = lease_ms
+
+    async def reserve(
+        self, team: Team, chat: ChatRequest, targets: Sequence[Target], *, hold_id: str, priority: Priority, now_ms: int
+    ) -> Hold:
+        """Take the hold. Raises RateLimitExceeded, BudgetExceeded, ModelNotAllowed, LimitsUnavailable."""
+        estimate = self._estimate(team, chat, targets)
+        reservation = reservation_for(
+            team, estimate, hold_id=hold_id, priority=priority, now_ms=now_ms, lease_ms=self._lease_ms
+        )
+        answer = await self._holds.reserve(reservation)
+        if isinstance(answer, Refused):
+            error = refusal(reservation, answer)
+            error.headers = tuple(rate_limit_headers(reservation, answer.standing))
+            raise error
+        return Hold(
+            input_tokens=estimate.input_tokens,
+            output_tokens=answer.output_tokens,
+            max_tokens=max_tokens_to_write(estimate, answer, strict=team.budget.strict),
+            headers=tuple(rate_limit_headers(reservation, answer.standing)),
+            used_pct=_used_pct(team, answer.standing),
+        )
+
+    def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target]) -> Estimate:
+        """The most that any of the targets would take, for a strict team; what the first would take, for others."""
+        strict = team.budget.strict
+        looked_at = targets if strict else targets[:1]
+        input_tokens = max(self._estimator.input_tokens(chat.body, target) for target in looked_at)
+        if strict:
+            input_tokens = max(input_tokens, math.ceil(_text_bytes(chat) / STRICT_BYTES_PER_TOKEN))
+        first = targets[0]
+        output_tokens = self._outputs.ceiling(
+            team.id,
+            first.model,
+            chat.max_tokens,
+            first.max_output_tokens,
+            n=chat.n,
+            policy=ENFORCED if strict else HELD,
+        )
+        estimates = [
+            estimate_for(
+                target.price,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                choices=chat.n,
+                output_bounded=chat.max_tokens is not None,
+            )
+            for target in looked_at
+        ]
+        return max(estimates, key=_cost)
+
+
+def _text_bytes(chat: ChatRequest) -> int:
+    return sum(len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) for text in texts(chat))
+
+
+def _cost(estimate: Estimate) -> float:
+    """For comparing: an unknown price is the highest, so that a strict budget in USD refuses it."""
+    if estimate.input_nano_usd is None or estimate.output_pico_usd_per_token is None:
+        return math.inf
+    return estimate.input_nano_usd + estimate.output_tokens * estimate.output_pico_usd_per_token / 1000
+
+
+def _used_pct(team: Team, standing: Standing) -> float:
+    """What the team has used of its budgets, holds not counted: the highest share, 0-100 and beyond."""
+    caps = caps_for(team.budget, team.limits)
+    shares = [
+        _share(standing.daily.used_tokens, caps.daily_tokens, standing.daily.topup_tokens),
+        _share(standing.monthly.used_tokens, caps.monthly_tokens, standing.monthly.topup_tokens),
+        _share(standing.daily.used_nano_usd, caps.daily_nano_usd, standing.daily.topup_nano_usd),
+        _share(standing.monthly.used_nano_usd, caps.monthly_nano_usd, standing.monthly.topup_nano_usd),
+    ]
+    return max(shares)
+
+
+def _share(used: int, limit: int | None, top_up: int) -> float:
+    if limit is None:
+        return 0.0
+    return 100.0 * used / (limit + top_up) if limit + top_up > 0 else 100.0

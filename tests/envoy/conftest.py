@@ -1,0 +1,45 @@
+"""One gateway and two simulators for every test of a module; a test that kills things makes its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.envoy.harness import Gateway, Simulator, base_config
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each file's tests share processes, so they run in one worker."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.envoy)
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.fixture(scope="session")
+def simulators() -> Iterator[tuple[Simulator, Simulator]]:
+    pair = Simulator(), Simulator()
+    yield pair
+    for simulator in pair:
+        simulator.stop()
+
+
+@pytest.fixture
+def primary(simulators: tuple[Simulator, Simulator]) -> Simulator:
+    simulators[0].reset()
+    return simulators[0]
+
+
+@pytest.fixture
+def second(simulators: tuple[Simulator, Simulator]) -> Simulator:
+    simulators[1].reset()
+    return simulators[1]
+
+
+@pytest.fixture(scope="module")
+def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gw")
+    running = Gateway(base_config(folder / "data", *simulators), folder)
+    yield running
+    assert running.stop() == 0, running.log()[-3000:]

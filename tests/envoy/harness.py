@@ -1,0 +1,227 @@
+"""A whole gateway for tests: `gateway up` with real Envoy and Valkey, in front of simulators we can break.
+
+In: changes to a base configuration. Out: a running gateway, official SDK clients for it, its audit rows and processes.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import yaml
+
+GATEWAY = str(Path(sys.executable).with_name("gateway"))
+TEAM_KEY, OTHER_KEY, ADMIN_KEY = "sk-team", "sk-other", "sk-admin"
+PROVIDER_KEY = "sk-provider-7d1f9a"
+READY_S = 60.0
+FORMATS = ("openai", "anthropic", "google")
+MODEL_OF = {"openai": "gpt", "anthropic": "claude", "google": "gemini"}
+_BASE_PATH = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Simulator:
+    """A provider process on a TCP port, speaking all three formats."""
+
+    def __init__(self, *, api_key: str | None = PROVIDER_KEY) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        arguments = ["--listen", f"127.0.0.1:{self.port}", *(["--api-key", api_key] if api_key else [])]
+        self.process = subprocess.Popen([GATEWAY, "demo", *arguments])
+        self._http = httpx.Client(base_url=self.url, timeout=10)
+        wait_until(lambda: self._answers(), 20, "the simulator")
+
+    def _answers(self) -> bool:
+        try:
+            return self._http.get("/healthz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def base_url(self, wire_format: str) -> str:
+        return self.url + _BASE_PATH[wire_format]
+
+    def faults(self, *rules: dict[str, Any]) -> None:
+        """Replace the fault rules."""
+        answer = self._http.put("/_demo/faults", json=list(rules))
+        assert answer.status_code < 300, answer.text
+
+    def stats(self) -> dict[str, Any]:
+        return self._http.get("/_demo/stats").json()
+
+    def recent(self) -> list[dict[str, Any]]:
+        """The last requests, oldest first."""
+        found: list[dict[str, Any]] = self.stats()["recent"]
+        return found
+
+    def reset(self) -> None:
+        self._http.delete("/_demo/stats")
+        self._http.delete("/_demo/faults")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> dict[str, Any]:
+    """One provider for each format at `simulator`, one more of each at `second` to fall back on."""
+    providers = {
+        f"{name}{suffix}": {"format": name, "base_url": where.base_url(name), "credential": PROVIDER_KEY}
+        for suffix, where in (("", simulator), ("-b", second))
+        for name in FORMATS
+    }
+    providers["dead"] = {"format": "openai", "base_url": f"http://127.0.0.1:{free_port()}/v1"}
+    price = {"input": 1.0, "cached_input": 0.5, "cache_write": 1.25, "output": 4.0}
+    models = [
+        {"name": f"{MODEL_OF[name]}{suffix}", "provider": f"{name}{suffix}", "upstream_name": f"{name}-model"}
+        | {"price": price, "max_output": 4096}
+        for suffix in ("", "-b")
+        for name in FORMATS
+    ]
+    models += [
+        {"name": f"{MODEL_OF[name]}-ha", "provider": name, "upstream_name": f"{name}-model", "price": price}
+        for name in FORMATS
+    ]
+    models.append({"name": "dead-ha", "provider": "dead", "price": price})
+    return {
+        "listen": {"port": free_port()},
+        "data_dir": str(data_dir),
+        "admin": {"keys": [ADMIN_KEY]},
+        "providers": providers,
+        "models": models,
+        "equivalents": [
+            {"models": ["gpt-ha", "claude-b", "gemini-b"]},
+            {"models": ["claude-ha", "gpt-b", "gemini-b"]},
+            {"models": ["gemini-ha", "gpt-b", "claude-b"]},
+            {"models": ["dead-ha", "gpt-b"]},
+        ],
+        "routing": {"attempts": 3, "first_byte_timeout": "2s"},
+        "teams": [
+            {"id": "team-a", "keys": [TEAM_KEY]},
+            {"id": "team-b", "keys": [OTHER_KEY], "models": ["gpt"]},
+        ],
+        "timeouts": {"drain": "5s", "idle": "5s"},
+    }
+
+
+class Gateway:
+    """`gateway up` as a child process; ready when the constructor returns."""
+
+    def __init__(self, config: dict[str, Any], folder: Path, env: dict[str, str] | None = None) -> None:
+        self.config = config
+        self.port: int = config["listen"]["port"]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = Path(config["data_dir"])
+        self.file = folder / "gateway.yaml"
+        self.file.write_text(yaml.safe_dump(config))
+        self.log_path = folder / "gateway.log"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [GATEWAY, "up", "--config", str(self.file)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | (env or {}),
+            )
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        lines: list[bytes] = []
+        reader = threading.Thread(target=lambda: lines.extend(iter(self.process.stdout.readline, b"")), daemon=True)
+        reader.start()
+        ready = f"ready {self.url}\n".encode()
+        try:
+            wait_until(lambda: ready in lines or self.process.poll() is not None, READY_S, "the ready line")
+        finally:
+            if ready not in lines:
+                self.process.kill()
+        assert ready in lines, self.log()
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def client(self, key: str = TEAM_KEY, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **options)
+
+    def rows(self, key: str = ADMIN_KEY, **query: Any) -> list[dict[str, Any]]:
+        """Audit rows, newest first."""
+        answer = self.http.get("/v1/requests", params={"limit": 1000} | query, headers=bearer(key))
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["requests"]
+        return found
+
+    def row(self, request_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
+        """The audit row of one request; waits for it, and holds that there is exactly one."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found[:] = [row for row in self.rows() if row["request_id"] == request_id]
+            return bool(found)
+
+        wait_until(look, timeout_s, f"an audit row for {request_id}")
+        assert len(found) == 1
+        return found[0]
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Descendants whose command line contains `title`."""
+        alive = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if title in " ".join(process.cmdline()):
+                    alive.append(process)
+        return alive
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def bearer(key: str = TEAM_KEY) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def wait_until(condition: Any, timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
+def ask(text: str, model: str = "gpt", **more: Any) -> dict[str, Any]:
+    """Arguments of a chat completion."""
+    return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+def marker(**faults: Any) -> str:
+    """A request for faults of the simulator, to put into a prompt."""
+    return "[[demo " + " ".join(f"{name}={value}" for name, value in faults.items()) + "]]"
+
+
+@contextlib.contextmanager
+def raw_post(gateway: Gateway, body: dict[str, Any], key: str = TEAM_KEY) -> Iterator[socket.socket]:
+    """A plain socket that has sent a chat request: for leaving early."""
+    data = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(head.encode() + data)
+        yield connection

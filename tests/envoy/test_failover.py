@@ -1,0 +1,140 @@
+"""Failover through the loopback: what goes wrong at the first provider, and who answers instead."""
+
+import time
+from typing import Any
+
+import openai
+import pytest
+
+from tests.envoy.harness import FORMATS, MODEL_OF, Gateway, Simulator, ask, marker
+
+# For each model of the first provider, the fallback that stands first in its chain.
+STAND_IN = {"gpt-ha": "claude-b", "claude-ha": "gpt-b", "gemini-ha": "gpt-b"}
+FAILURES: list[dict[str, Any]] = [
+    {"status": 401},
+    {"status": 429, "retry_after": "30"},
+    {"status": 500},
+    {"status": 503},
+    {"status": 529},
+    {"reset": "before_headers"},
+    {"hang": "before_headers"},
+    {"early_answer": True, "status": 503},
+]
+
+
+def failing(wire_format: str, **faults: Any) -> str:
+    """A marker that breaks only the provider of one format."""
+    return marker(fail_provider=wire_format, **faults)
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("fault", FAILURES, ids=str)
+def test_the_next_equivalent_answers(
+    gateway: Gateway, primary: Simulator, second: Simulator, wire_format: str, fault: dict[str, Any], stream: bool
+) -> None:
+    model = f"{MODEL_OF[wire_format]}-ha"
+    text = f"Tell me a story {failing(wire_format, **fault)}"
+    raw = gateway.client().chat.completions.with_raw_response.create(**ask(text, model), stream=stream)
+    answer: Any = raw.parse()
+    if stream:
+        chunks = list(answer)
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["stop"]
+    else:
+        said = answer.choices[0].message.content
+        assert answer.model == STAND_IN[model]
+        assert answer.model_extra["gateway_metadata"]["attempts"] == 2
+        assert answer.model_extra["gateway_metadata"]["routing_decision"] == "fallback"
+    assert said
+    assert raw.headers["x-gateway-model"] == STAND_IN[model]
+    assert raw.headers["x-gateway-attempts"] == "2"
+    row = gateway.row(raw.headers["x-gateway-request-id"])
+    assert (row["status"], row["model_used"], row["attempts"]) == ("fallback", STAND_IN[model], 2)
+    assert row["model_requested"] == model
+    assert row["output_tokens"] > 0
+
+
+def test_a_dead_port_fails_over(gateway: Gateway, second: Simulator) -> None:
+    answer = gateway.client().chat.completions.create(**ask("hi", "dead-ha"))
+    assert answer.model == "gpt-b"
+
+
+def test_the_last_of_three_attempts(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    primary.faults({"status": 500})
+    second.faults({"format": "anthropic", "status": 529})
+    answer = gateway.client().chat.completions.create(**ask("hi", "gpt-ha"))
+    assert answer.model == "gemini-b"
+    assert answer.model_extra is not None
+    assert answer.model_extra["gateway_metadata"]["attempts"] == 3
+
+
+def test_nobody_left(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    primary.faults({"status": 500})
+    second.faults({"status": 500})
+    with pytest.raises(openai.InternalServerError) as caught:
+        gateway.client().chat.completions.create(**ask("hi", "gpt-ha"))
+    assert (caught.value.status_code, caught.value.code) == (502, "provider_error")
+    row = gateway.row(caught.value.response.headers["x-gateway-request-id"])
+    assert (row["status"], row["attempts"], row["error_code"]) == ("failed", 3, "provider_error")
+
+
+def test_a_hang_costs_the_first_byte_deadline_and_no_more(gateway: Gateway, primary: Simulator) -> None:
+    began = time.monotonic()
+    gateway.client().chat.completions.create(**ask(failing("openai", hang="before_headers"), "gpt-ha"))
+    assert time.monotonic() - began > 1.9, "the deadline of this configuration is 2 s"
+    row = gateway.rows()[0]
+    assert row["attempts"] == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_the_clients_own_mistakes_are_not_retried(
+    gateway: Gateway, primary: Simulator, second: Simulator, status: int
+) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        gateway.client().chat.completions.create(**ask(marker(status=status), "gpt-ha"))
+    assert caught.value.status_code == status
+    assert second.stats()["requests"] == 0
+
+
+def test_fallback_can_be_refused(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    with pytest.raises(openai.InternalServerError):
+        gateway.client().chat.completions.create(**ask(marker(status=500), "gpt-ha"), metadata={"fallback": "false"})
+    assert second.stats()["requests"] == 0
+
+
+def test_no_silent_retry_after_the_first_byte(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    stream = gateway.client().chat.completions.create(
+        **ask(f"story {marker(reset='mid_stream', chunk_interval_ms=30)}", "gpt-ha"), stream=True
+    )
+    with pytest.raises(Exception):  # noqa: B017, PT011 - the SDK's transport decides which
+        list(stream)
+    assert second.stats()["requests"] == 0
+
+
+def test_the_original_request_is_translated_anew(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    """System prompts, tools and images arrive at the second provider as if it had been the first."""
+    messages: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": f"call get_weather {failing('openai', status=503)}"},
+    ]
+    function = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    tools: Any = [{"type": "function", "function": function}]
+    answer = gateway.client().chat.completions.create(model="gpt-ha", messages=messages, tools=tools)
+    assert answer.model == "claude-b"
+    calls = answer.choices[0].message.tool_calls
+    assert calls is not None
+    assert calls[0].function.name == "get_weather"
+    seen = second.recent()[-1]
+    assert (seen["format"], seen["path"]) == ("anthropic", "/v1/messages")
+    assert [name for name in seen["headers"] if name.startswith("x-gw-")] == []
+    assert "content-length" in seen["headers"]
+
+
+def test_a_stand_in_that_cannot_express_the_request_is_skipped(
+    gateway: Gateway, primary: Simulator, second: Simulator
+) -> None:
+    """Anthropic has no `n`; the third of the chain has."""
+    answer = gateway.client().chat.completions.create(**ask(failing("openai", status=500), "gpt-ha"), n=2)
+    assert answer.model == "gemini-b"
+    assert len(answer.choices) == 2

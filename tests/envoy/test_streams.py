@@ -1,0 +1,172 @@
+"""Streams that go wrong, and bodies of every size: a clear outcome each, Envoy alive, one audit row each."""
+
+import json
+import socket
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.envoy.harness import FORMATS, MODEL_OF, Gateway, Simulator, ask, bearer, marker, raw_post, wait_until
+
+MODELS = [MODEL_OF[name] for name in FORMATS]
+MIB = 1024 * 1024
+
+
+def stream_text(gateway: Gateway, text: str, model: str) -> tuple[str, httpx.Headers]:
+    raw = gateway.client().chat.completions.with_raw_response.create(**ask(text, model), stream=True)
+    chunks: Any = list(raw.parse())
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks), raw.headers
+
+
+def reference(gateway: Gateway, model: str) -> str:
+    return gateway.client().chat.completions.create(**ask("A long story", model)).choices[0].message.content or ""
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"crlf": True},
+        {"line_end": "cr"},
+        {"one_byte_chunks": True},
+        {"split_utf8": True},
+        {"gzip": True},
+        {"chunk_interval_ms": 5},
+    ],
+    ids=str,
+)
+def test_odd_bytes_are_the_same_answer(gateway: Gateway, primary: Simulator, model: str, fault: dict[str, Any]) -> None:
+    text, headers = stream_text(gateway, f"A long story {marker(**fault)}", model)
+    assert text == reference(gateway, model)
+    assert "content-encoding" not in headers
+    row = gateway.row(headers["x-gateway-request-id"])
+    assert row["status"] == "success"
+    assert row["output_tokens"] == primary.recent()[0]["completion_tokens"]
+    assert not row["estimated"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_gzip_although_asked_not_to_whole(gateway: Gateway, primary: Simulator, model: str) -> None:
+    answer = gateway.client().chat.completions.create(**ask(f"A long story {marker(gzip='true')}", model))
+    assert answer.choices[0].message.content == reference(gateway, model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("fault", [{"error_in_stream": "true"}, {"end_mid_stream": True}], ids=str)
+def test_an_answer_that_breaks_off_ends_with_an_error_event(
+    gateway: Gateway, primary: Simulator, model: str, fault: dict[str, Any]
+) -> None:
+    """An error inside the stream, or a clean end too early: an error, no `[DONE]`, no finish_reason."""
+    raw = gateway.http.post(
+        "/v1/chat/completions", json=ask(f"A long story {marker(**fault)}", model, stream=True), headers=bearer()
+    )
+    lines = [line for line in raw.text.splitlines() if line.startswith("data:")]
+    assert json.loads(lines[-1].removeprefix("data:"))["error"]["message"]
+    assert "[DONE]" not in raw.text
+    assert '"finish_reason":"stop"' not in raw.text.replace(" ", "")
+    row = gateway.row(raw.headers["x-gateway-request-id"])
+    assert row["status"] == "failed"
+    with pytest.raises(openai.APIError):
+        stream_text(gateway, f"A long story {marker(**fault)}", model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "fault", [{"reset": "mid_stream"}, {"close_mid_stream": True}, {"hang": "mid_stream"}], ids=str
+)
+def test_a_stream_that_is_torn_is_torn_for_the_client(
+    gateway: Gateway, primary: Simulator, model: str, fault: dict[str, Any]
+) -> None:
+    began = time.monotonic()
+    with pytest.raises((openai.APIError, httpx.HTTPError)):
+        stream_text(gateway, f"A long story {marker(**fault, chunk_interval_ms=20)}", model)
+    assert time.monotonic() - began < 20
+    wait_until(lambda: gateway.rows()[0]["status"] == "failed", 10, "a row")
+    row = gateway.rows()[0]
+    assert row["estimated"]
+    assert row["output_tokens"] > 0
+    assert stream_text(gateway, "still alive", model)[0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "fault",
+    [{"reset": "mid_stream"}, {"close_mid_stream": True}, {"malformed_sse": True}, {"body": "<html>", "status": 200}],
+)
+def test_a_whole_answer_that_is_unreadable_is_a_502(
+    gateway: Gateway, primary: Simulator, model: str, fault: dict[str, Any]
+) -> None:
+    if "body" in fault:
+        pytest.skip("the simulator answers 200 only with an answer")
+    with pytest.raises(openai.APIError) as caught:
+        gateway.client().chat.completions.create(**ask(f"A long story {marker(**fault)}", model))
+    assert getattr(caught.value, "status_code", 502) == 502
+    wait_until(lambda: gateway.rows()[0]["status"] == "failed", 10, "a row")
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves(gateway: Gateway, primary: Simulator, model: str, stream: bool) -> None:
+    for _ in range(3):  # complete ones teach the bytes of a token
+        stream_text(gateway, "A long story", model)
+    primary.reset()
+    text = f"A long story {marker(chunks=60, chunk_interval_ms=50, first_byte_ms=300)}"
+    with raw_post(gateway, ask(text, model, stream=stream)) as connection:
+        if stream:
+            received = b""
+            while received.count(b"data:") < 12:
+                received += connection.recv(65536)
+        else:
+            time.sleep(0.2)
+        connection.shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: primary.stats()["aborted_by_client"] == 1, 5, "the upstream request to be cancelled")
+    wait_until(lambda: gateway.rows()[0]["status"] == "cancelled", 5, "a cancelled row")
+    row = gateway.rows()[0]
+    assert row["estimated"]
+    if stream:
+        served = primary.recent()[-1]["completion_tokens"]
+        assert 0.5 * served <= row["output_tokens"] <= 1.5 * served
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_early_answer_before_the_body_was_read(gateway: Gateway, primary: Simulator, model: str) -> None:
+    text = marker(early_answer="true", status=503) + "x" * (2 * MIB)
+    with pytest.raises(openai.InternalServerError):
+        gateway.client().chat.completions.create(**ask(text, model))
+    assert stream_text(gateway, "alive", model)[0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_ten_mebibytes(gateway: Gateway, primary: Simulator, model: str) -> None:
+    answer = gateway.client().chat.completions.create(**ask("x" * (10 * MIB), model), max_tokens=5)
+    assert answer.choices[0].message.content
+    assert gateway.row(answer.model_extra["gateway_metadata"]["request_id"])["status"] == "success"
+
+
+def test_ten_mebibytes_fail_over(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    text = marker(fail_provider="openai", status=503) + "x" * (10 * MIB)
+    answer = gateway.client().chat.completions.create(**ask(text, "gpt-ha"), max_tokens=5)
+    assert answer.model == "claude-b"
+
+
+def body_of(size: int) -> bytes:
+    head = b'{"model":"gpt","messages":[{"role":"user","content":"'
+    return head + b"x" * (size - len(head) - 4) + b'"}]}'
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_thirty_two_mebibytes_and_one_byte(gateway: Gateway, chunked: bool) -> None:
+    data = body_of(32 * MIB + 1)
+    content: Any = (data[at : at + MIB] for at in range(0, len(data), MIB)) if chunked else data
+    answer = gateway.http.post("/v1/chat/completions", content=content, headers=bearer())
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+    assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "refused"
+
+
+def test_thirty_two_mebibytes(gateway: Gateway, primary: Simulator) -> None:
+    answer = gateway.http.post("/v1/chat/completions", content=body_of(32 * MIB), headers=bearer())
+    assert answer.status_code == 200, answer.text
