@@ -60,7 +60,8 @@ class Paths(msgspec.Struct, frozen=True):
     @property
     def valkey_socket(self) -> Path:
         """The embedded Valkey; a second gateway may share it as `state.url: unix://…/valkey.sock`."""
-        return self.data_dir / "valkey.sock"
+        wanted = self.data_dir / "valkey.sock"
+        return wanted if len(str(wanted)) <= _UNIX_PATH_MAX else self.sockets / wanted.name
 
     @property
     def envoy(self) -> Path:

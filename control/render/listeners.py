@@ -92,6 +92,7 @@ def _ingress(settings: Settings, paths: Paths) -> Document:
     address = {"socket_address": {"address": settings.listen.host, "port_value": settings.listen.port}}
     return {
         "name": "ingress",
+        "traffic_direction": "INBOUND",  # what `drain_listeners?inboundonly` closes: the loopback goes on
         "address": address,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [{"filters": [manager]}],

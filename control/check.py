@@ -1,0 +1,229 @@
+"""`gateway check`: what a configuration does, in words, and what in it looks like a mistake.
+
+In: checked Settings. Out: an `Explanation`, printed as text or JSON. Credentials and keys are never part of it.
+"""
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from extproc.catalog import AUTO, TIERS, Catalog, compile_catalog
+from extproc.records import Price
+from extproc.settings import Budget, Limits, Model, Provider, Settings
+
+
+class ProviderLine(msgspec.Struct, frozen=True):
+    """Where a provider is and whether the gateway can log in there."""
+
+    name: str
+    format: str
+    base_url: str | None
+    simulated: bool
+    credential: bool
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """A model, what it costs (USD per 1M tokens), and who stands in for it, in the order of the attempts."""
+
+    name: str
+    provider: str
+    upstream_name: str
+    tier: str | None
+    input_usd: float | None
+    output_usd: float | None
+    context: int | None
+    max_output: int | None
+    failover: tuple[str, ...]
+
+
+class TeamLine(msgspec.Struct, frozen=True):
+    """A team: how many keys it has, which models it may use, what it may spend."""
+
+    id: str
+    keys: int
+    models: tuple[str, ...]
+    budget: Budget
+    limits: Limits
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """The whole configuration as `gateway check` shows it."""
+
+    listen: str
+    state: str
+    data_dir: str
+    workers: int
+    attempts: int
+    admin_keys: int
+    providers: tuple[ProviderLine, ...]
+    models: tuple[ModelLine, ...]
+    auto: dict[str, tuple[str, ...]]
+    teams: tuple[TeamLine, ...]
+    warnings: tuple[str, ...]
+
+
+def explain(settings: Settings) -> Explanation:
+    """Everything `gateway check` says about `settings`."""
+    catalog = compile_catalog(settings)
+    return Explanation(
+        listen=f"{settings.listen.host}:{settings.listen.port}",
+        state="embedded" if settings.state.url == "embedded" else "external",  # the URL may hold a password
+        data_dir=str(settings.data_dir),
+        workers=settings.workers,
+        attempts=settings.routing.attempts,
+        admin_keys=len(settings.admin.keys),
+        providers=tuple(_provider(name, provider) for name, provider in settings.providers.items()),
+        models=tuple(_model(model, catalog) for model in settings.models),
+        auto=dict(catalog.auto),
+        teams=tuple(
+            TeamLine(
+                id=team.id,
+                keys=len(team.keys),
+                models=tuple(sorted(catalog.teams[team.keys[0]].models)),
+                budget=team.budget,
+                limits=team.limits,
+            )
+            for team in settings.teams
+        ),
+        warnings=tuple(warnings(settings, catalog)),
+    )
+
+
+def _provider(name: str, provider: Provider) -> ProviderLine:
+    return ProviderLine(
+        name=name,
+        format=provider.wire_format,
+        base_url=None if provider.is_demo else provider.base_url,
+        simulated=provider.is_demo,
+        credential=bool(provider.credential),
+    )
+
+
+def _model(model: Model, catalog: Catalog) -> ModelLine:
+    target = catalog.targets[model.name]
+    return ModelLine(
+        name=model.name,
+        provider=target.provider,
+        upstream_name=target.upstream_name,
+        tier=model.tier,
+        input_usd=_usd_per_million(target.price.input),
+        output_usd=_usd_per_million(target.price.output),
+        context=target.context_tokens,
+        max_output=target.max_output_tokens,
+        failover=catalog.chains[model.name][1 : catalog.attempts],
+    )
+
+
+def _usd_per_million(pico_usd_per_token: int | None) -> float | None:
+    return None if pico_usd_per_token is None else pico_usd_per_token / 1_000_000
+
+
+def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
+    """What is allowed but probably not meant, one line each, beginning with the path of the key."""
+    names = [model.name for model in settings.models]
+    for index, model in enumerate(settings.models):
+        yield from _model_warnings(index, model, catalog)
+    for tier in TIERS:
+        if catalog.auto and not catalog.auto.get(tier):
+            yield f"routing.auto.{tier}: has no model; `auto` takes one of another tier"
+    if catalog.attempts > 1 and not settings.equivalents:
+        yield f"routing.attempts: is {catalog.attempts}, but without equivalents there is no failover"
+    for index, team in enumerate(settings.teams):
+        for at, pattern in enumerate(team.models):
+            if pattern != AUTO and not any(fnmatchcase(name, pattern) for name in names):
+                yield f"teams[{index}].models[{at}]: {pattern} matches no model"
+    yield from _provider_warnings(settings)
+    if not settings.admin.keys:
+        yield "admin.keys: none; nobody can use the admin endpoints"
+
+
+def _provider_warnings(settings: Settings) -> Iterator[str]:
+    used = {model.provider for model in settings.models}
+    for name, provider in settings.providers.items():
+        if name not in used:
+            yield f"providers.{name}: no model uses it"
+        if not provider.is_demo and not provider.credential:
+            yield f"providers.{name}.credential: none; requests go there without one"
+        if provider.credential and (provider.base_url or "").startswith("http://") and not provider.is_demo:
+            yield f"providers.{name}.base_url: the credential would travel unencrypted"
+
+
+def _model_warnings(index: int, model: Model, catalog: Catalog) -> Iterator[str]:
+    price: Price = catalog.targets[model.name].price
+    missing = [part for part in ("input", "output") if getattr(price, part) is None]
+    if missing:
+        yield f"models[{index}].price: {model.name} has no {' and no '.join(missing)} price; its cost is unknown"
+    if model.context is None:
+        yield f"models[{index}].context: {model.name} has none; too long requests are only refused by the provider"
+
+
+def as_text(explanation: Explanation) -> str:
+    """For people."""
+    say = explanation
+    lines = [
+        f"listens on {say.listen}; {say.workers} workers; state {say.state}; data in {say.data_dir}; "
+        f"{say.admin_keys or 'no'} admin key{'' if say.admin_keys == 1 else 's'}",
+        "",
+        "providers",
+        *_table(
+            (p.name, p.format, _where(p), "credential" if p.credential else "no credential") for p in say.providers
+        ),
+        "",
+        f"models (USD per 1M tokens in/out; failover: {say.attempts} attempts in all)",
+        *_table(
+            (
+                m.name,
+                m.provider + ("" if m.upstream_name == m.name else f":{m.upstream_name}"),
+                m.tier or "-",
+                f"{_number(m.input_usd)}/{_number(m.output_usd)}",
+                f"context {_number(m.context)}",
+                f"then {', '.join(m.failover)}" if m.failover else "no failover",
+            )
+            for m in say.models
+        ),
+        "",
+        "auto",
+        *_table((tier, ", ".join(say.auto[tier])) for tier in TIERS if tier in say.auto),
+        *([] if any(say.auto.values()) else ["  not set"]),
+        "",
+        "teams",
+        *_table(
+            (t.id, f"{t.keys} key{'' if t.keys == 1 else 's'}", _limits(t), ", ".join(t.models) or "no model")
+            for t in say.teams
+        ),
+    ]
+    if say.warnings:
+        lines += ["", "warnings", *(f"  {text}" for text in say.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _where(provider: ProviderLine) -> str:
+    return "built-in simulator" if provider.simulated else provider.base_url or ""
+
+
+def _limits(team: TeamLine) -> str:
+    given = {**team.budget.model_dump(), **team.limits.model_dump()}
+    numbers = {
+        name: value for name, value in given.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    texts = [f"{name} {_number(value)}" for name, value in numbers.items() if value or name != "burst_tokens"]
+    return ", ".join(texts + (["strict"] if team.budget.strict else [])) or "no limit"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    cells = list(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
+
+
+def as_json(explanation: Explanation) -> bytes:
+    """For programs."""
+    encoded = msgspec.json.encode(explanation, enc_hook=lambda model: model.model_dump())
+    return msgspec.json.format(encoded, indent=2)

@@ -1,0 +1,188 @@
+"""The `gateway` command. In: arguments. Out: text and an exit code; what a sub-command does is in the file it calls.
+
+Exit codes: 0 done; 1 it cannot run here, or did not come up; 2 the configuration or the arguments are wrong.
+"""
+
+# ruff: noqa: PLC0415 - each sub-command imports only what it needs: a worker does not carry the renderer
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from extproc.paths import Paths
+from extproc.settings import Settings, SettingsError
+
+_CONFIG = click.Path(path_type=Path)
+_DATA_DIR = click.option("--data-dir", type=_CONFIG, required=True, help="The gateway's data directory.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llm-gateway")
+def main() -> None:
+    """An LLM gateway: one OpenAI-compatible endpoint in front of every provider."""
+
+
+@main.command()
+@click.option("--config", type=_CONFIG, default=None, help="gateway.yaml. Default: the demo configuration.")
+@click.option("--port", type=click.IntRange(1, 65535), default=None, help="Listen here instead of on listen.port.")
+@click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to come up in.")
+@click.option("--with-parent", is_flag=True, hidden=True, help="End when the parent does (`make run`).")
+@click.option("--prepared", type=int, default=None, hidden=True, help="Second start: the lock's file descriptor.")
+@click.option("--data-dir", type=_CONFIG, default=None, hidden=True, help="Second start: the prepared directory.")
+def up(  # noqa: PLR0917 - click passes them by name
+    config: Path | None,
+    port: int | None,
+    ready_timeout: float,
+    with_parent: bool,
+    prepared: int | None,
+    data_dir: Path | None,
+) -> None:
+    """Serve: start every process, print `ready URL`, keep them alive. Ctrl-C or SIGTERM drains and ends."""
+    config = config or demo_config()
+    if prepared is None or data_dir is None:
+        _start_without_credentials(config, port, ready_timeout, with_parent)
+    from control import up as supervisor
+    from control.output import Stderr, log_to
+
+    stderr = Stderr()
+    log_to(stderr, "gateway up")
+    serving = supervisor.serve(
+        Paths.of(data_dir), stderr, config=config, ready_timeout_s=ready_timeout, with_parent=with_parent
+    )
+    code = asyncio.run(serving)
+    stderr.close()
+    sys.exit(code)
+
+
+def _start_without_credentials(config: Path, port: int | None, ready_timeout: float, with_parent: bool) -> NoReturn:
+    """Prepare, then become a process that never held a provider credential, in memory or environment."""
+    from control.command import gateway
+    from control.prepare import StartError, prepare
+
+    try:
+        prepared = prepare(config, port, os.environ)
+    except SettingsError as error:
+        _refuse(error, config)
+    except StartError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    arguments = gateway(
+        "up",
+        *("--config", str(config)),
+        *("--ready-timeout", str(ready_timeout)),
+        *(["--with-parent"] if with_parent else []),
+        *("--prepared", str(prepared.lock_fd)),
+        *("--data-dir", str(prepared.paths.data_dir)),
+    )
+    os.execve(arguments[0], arguments, prepared.env)  # noqa: S606 - becoming it is the point
+
+
+@main.command()
+@click.argument("file", type=_CONFIG)
+@click.option("--json", "as_json_", is_flag=True, help="For programs.")
+def check(file: Path, as_json_: bool) -> None:
+    """Check a configuration and explain what it does."""
+    from control.check import as_json, as_text, explain
+
+    explanation = explain(_load(file))
+    click.echo(as_json(explanation) if as_json_ else as_text(explanation), nl=as_json_)
+
+
+@main.command()
+@click.argument("file", type=_CONFIG)
+def render(file: Path) -> None:
+    """Print the Envoy configuration made of a file, as one JSON document; credentials are blanked out."""
+    from control.render import render as render_all
+
+    settings = _load(file)
+    click.echo(json.dumps(_redacted(render_all(settings, Paths.of(settings.data_dir))), indent=2))
+
+
+def _redacted(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every text value of a secret file becomes `***`, but for names and types."""
+
+    def blank(node: Any, key: str = "") -> Any:
+        if isinstance(node, dict):
+            return {name: blank(value, name) for name, value in node.items()}
+        if isinstance(node, list):
+            return [blank(item, key) for item in node]
+        return node if key in ("@type", "name") else "***"
+
+    return {name: blank(file) if name.startswith("secrets/") else file for name, file in files.items()}
+
+
+@main.command(hidden=True)
+@click.argument("index", type=click.IntRange(0, 63))
+@_DATA_DIR
+def worker(index: int, data_dir: Path) -> None:
+    """One worker: the ext_proc service."""
+    from extproc.__main__ import run
+
+    run(data_dir, index)
+
+
+@main.command(hidden=True)
+@_DATA_DIR
+def settler(data_dir: Path) -> None:
+    """The settler: access log entries to audit rows."""
+    from extproc.settle.main import run
+
+    run(data_dir)
+
+
+@main.command(name="control", hidden=True)
+@_DATA_DIR
+def control_(data_dir: Path) -> None:
+    """The control API."""
+    from control.app import run
+
+    run(data_dir)
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """The built-in provider simulator; `gateway demo --help` lists its options."""
+    from control.demo.server import main as serve
+
+    serve(list(arguments))
+
+
+def demo_config() -> Path:
+    """The demo configuration: at the root of a checkout, inside the package when installed."""
+    package = Path(__file__).resolve().parent
+    return next(
+        (path for folder in (package.parent, package) if (path := folder / "gateway.demo.yaml").is_file()),
+        package / "gateway.demo.yaml",
+    )
+
+
+def _load(file: Path) -> Settings:
+    from extproc.settings import load
+
+    try:
+        return load(file, os.environ)
+    except SettingsError as error:
+        _refuse(error, file)
+
+
+def _refuse(error: SettingsError, file: Path) -> NoReturn:
+    for problem in error.problems:
+        _say(problem if problem.startswith(str(file)) else f"{file}: {problem}")
+    sys.exit(2)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main()

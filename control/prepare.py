@@ -1,0 +1,112 @@
+"""The first half of `gateway up`: everything that needs provider credentials, or can fail before anything runs.
+
+In: the configuration file, the operator's environment, `--port`. Out: a locked data directory with the runtime file and
+Envoy's configuration in it, and the environment to go on in. After it the supervisor replaces itself (`execve`) by a
+process that never held a credential.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from control.environment import without_credentials
+from control.render import write as write_envoy_config
+from extproc import runtime
+from extproc.paths import Paths
+from extproc.settings import Settings, load
+
+
+class StartError(Exception):
+    """The gateway cannot start here, though its configuration is right. One line, for the operator."""
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What the second half needs."""
+
+    paths: Paths
+    lock_fd: int  # holds the data directory; survives execve
+    env: dict[str, str]
+
+
+def prepare(config: Path, port: int | None, env: Mapping[str, str]) -> Prepared:
+    """Check everything and write everything. Raises SettingsError, StartError."""
+    settings = _absolute(load(config, env), port)
+    paths = Paths.of(settings.data_dir)
+    require_free_port(settings.listen.host, settings.listen.port)
+    try:
+        lock_fd = lock(paths.data_dir)
+        _make_socket_directory(paths.sockets)
+        _remove_stale_sockets(paths)
+        runtime.write(settings, paths.runtime)
+        write_envoy_config(settings, paths)
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
+        raise StartError(f"data_dir {paths.data_dir} cannot be used: {reason}") from None
+    return Prepared(paths=paths, lock_fd=lock_fd, env=without_credentials(env, settings))
+
+
+def _absolute(settings: Settings, port: int | None) -> Settings:
+    changes: dict[str, object] = {"data_dir": settings.data_dir.absolute()}
+    if port is not None:
+        changes["listen"] = settings.listen.model_copy(update={"port": port})
+    return settings.model_copy(update=changes)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raise StartError unless `port` can be opened on `host`.
+
+    Envoy opens its port with SO_REUSEPORT, so two of them would share one without a word: hence a socket without it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except socket.gaierror as error:
+        raise StartError(f"listen.host {host} is not an address of this machine: {error.strerror}") from None
+    except OSError as error:
+        reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error.strerror}"
+        raise StartError(f"port {port} on {host} {reason}") from None
+
+
+def lock(data_dir: Path) -> int:
+    """Take `data_dir` for this gateway, for as long as the returned descriptor is open here or after `execve`.
+
+    Raises StartError if another gateway holds it, OSError if it cannot be written.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(descriptor, 20).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise StartError(f"data_dir {data_dir} is in use by another gateway (process {owner or '?'})") from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    os.set_inheritable(descriptor, True)  # across our own execve; children are started with it closed
+    return descriptor
+
+
+def _make_socket_directory(directory: Path) -> None:
+    """Below a shared directory such as /tmp someone else may have made it first: then it is not used."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise StartError(f"the socket directory {directory} belongs to someone else")
+    directory.chmod(0o700)
+
+
+def _remove_stale_sockets(paths: Paths) -> None:
+    """What a killed gateway left behind. We hold the lock, so nobody listens there."""
+    for path in (*paths.sockets.glob("*.sock"), paths.valkey_socket):
+        path.unlink(missing_ok=True)

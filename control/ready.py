@@ -1,0 +1,131 @@
+"""When is the gateway ready: probes of each process, and then of the real listener.
+
+In: the data directory's layout, the settings, the running children. Out: returns when a client's request would succeed;
+raises `NotReadyError`, which names what is not up and shows the last lines it printed. Called by `gateway up`, once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from control.http1 import Address, ask
+from control.supervise import Child
+from extproc.paths import Paths
+from extproc.settings import Settings
+
+_POLL_S = 0.05
+_MOST_DEATHS = 3
+# The client's preface and an empty SETTINGS frame; a server answers with its own SETTINGS (RFC 9113, 3.4).
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS_FRAME = 4
+
+
+class NotReadyError(Exception):
+    """The gateway did not come up. One line, then the last lines of the process that is to blame."""
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """`passes` answers whether process `child` does `what`; an OSError or a timeout is a no."""
+
+    child: str
+    what: str
+    passes: Callable[[], Awaitable[bool]]
+
+
+def state_probe(paths: Paths) -> Probe:
+    """Valkey answers."""
+    return Probe("valkey", "answers PING", partial(_pings, paths.valkey_socket))
+
+
+def probes(settings: Settings, paths: Paths) -> list[Probe]:
+    """Every process but Valkey, then the listener as a client sees it."""
+    host, port = settings.listen.host, settings.listen.port
+    listener = (host, port)
+    result = [
+        *(
+            Probe(f"worker {index}", "serves gRPC", partial(_speaks_http2, paths.worker_socket(index)))
+            for index in range(settings.workers)
+        ),
+        Probe("settler", "serves gRPC", partial(_speaks_http2, paths.settler_socket)),
+        Probe("control", "answers /readyz", partial(_answers, paths.control_socket, "/readyz", 200)),
+        Probe("envoy", "has its configuration", partial(_answers, paths.admin_socket, "/ready", 200)),
+        Probe("envoy", f"answers /readyz on {host}:{port}", partial(_answers, listener, "/readyz", 200)),
+    ]
+    if any(provider.is_demo for provider in settings.providers.values()):
+        result.append(Probe("demo", "listens", partial(_connects, paths.demo_socket)))
+    # A request without a key is refused by a worker: a new connection each, so that every worker has its turn.
+    tries = 2 * settings.workers
+    through = Probe("envoy", "reaches the workers", partial(_answers_each_time, listener, "/v1/models", 401, tries))
+    return [*result, through]
+
+
+async def until_ready(wanted: list[Probe], children: Mapping[str, Child], timeout_s: float) -> None:
+    """Return when every probe passes, in order. Raises NotReadyError after `timeout_s`, or if a child keeps ending."""
+    waiting = list(wanted)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while waiting:
+                if await _passes(waiting[0]):
+                    waiting.pop(0)
+                    continue
+                for child in children.values():
+                    if child.deaths >= _MOST_DEATHS:
+                        raise NotReadyError(_with_tail(f"{child.process.name} keeps ending ({child.last_end})", child))
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        missing = [probe for probe in waiting if not await _passes(probe)] or waiting
+        texts = "; ".join(f"{probe.child} {probe.what}: no" for probe in missing)
+        line = f"not ready after {timeout_s:g} s: {texts}"
+        raise NotReadyError(_with_tail(line, children.get(missing[0].child))) from None
+
+
+def _with_tail(line: str, child: Child | None) -> str:
+    if child is None or not child.lines.tail:
+        return line
+    tail = "\n".join(f"  {text}" for text in child.lines.tail)
+    return f"{line}\nlast lines of {child.process.name}:\n{tail}"
+
+
+async def _passes(probe: Probe) -> bool:
+    try:
+        return await probe.passes()
+    except (OSError, TimeoutError):
+        return False
+
+
+async def _pings(path: Path) -> bool:
+    return (await _exchange(path, b"PING\r\n", 5)) == b"+PONG"
+
+
+async def _speaks_http2(path: Path) -> bool:
+    frame = await _exchange(path, _HTTP2_HELLO, 9)
+    return len(frame) == 9 and frame[3] == _SETTINGS_FRAME
+
+
+async def _connects(path: Path) -> bool:
+    await _exchange(path, b"", 0)
+    return True
+
+
+async def _exchange(path: Path, data: bytes, answer_bytes: int) -> bytes:
+    async with asyncio.timeout(1.0):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        try:
+            writer.write(data)
+            return await reader.readexactly(answer_bytes)
+        except asyncio.IncompleteReadError as error:
+            return error.partial
+        finally:
+            writer.close()
+
+
+async def _answers(address: Address, path: str, wanted: int) -> bool:
+    status, _ = await ask(address, path)
+    return status == wanted
+
+
+async def _answers_each_time(address: tuple[str, int], path: str, wanted: int, times: int) -> bool:
+    return all([await _answers(address, path, wanted) for _ in range(times)])
