@@ -52,7 +52,7 @@ class AnswerReader(ABC):
         """The end of the provider's bytes."""
         chunks: list[Chunk] = []
         if self._error is None:
-            chunks = self._events(self._sse.close()) if self._stream else self._whole()
+            chunks = self._last_event() if self._stream else self._whole()
         if self._error is None:
             chunks += self._on_end()
         if self._error is None and not self._complete:
@@ -125,6 +125,13 @@ class AnswerReader(ABC):
         if self._sse.overflowed:
             self._unreadable()
         return chunks
+
+    def _last_event(self) -> list[Chunk]:
+        """An event without its blank line counts if it can be read; else the stream was cut inside it."""
+        try:
+            return [chunk for event in self._sse.close() for chunk in self._on_event(event)]
+        except _UNREADABLE:
+            return []
 
     def _whole(self) -> list[Chunk]:
         try:

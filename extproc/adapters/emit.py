@@ -5,7 +5,6 @@ it was asked for, then exactly one `[DONE]` if the answer was complete, else an 
 `extproc.exchange`, one per streamed answer.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,7 +53,4 @@ class ClientStream:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    try:
-        return b"data: " + _ENCODER.encode(value) + b"\n\n"
-    except OverflowError:  # an integer beyond 64 bits in a field we only pass on
-        return b"data: " + json.dumps(value).encode() + b"\n\n"
+    return b"data: " + _ENCODER.encode(value) + b"\n\n"

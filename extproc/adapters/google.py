@@ -127,7 +127,10 @@ class GoogleAdapter(AnswerReader):
         return self._on_response(event.data)
 
     def _on_body(self, body: bytes) -> list[Chunk]:
-        return self._on_response(body)
+        chunks = self._on_response(body)
+        for choice in self._begun:  # a whole body is whole, said or not
+            self._finish_reasons.setdefault(choice, "stop")
+        return chunks
 
     def _on_response(self, data: bytes) -> list[Chunk]:
         response = decode(_RESPONSE, data)

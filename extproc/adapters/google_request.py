@@ -197,6 +197,11 @@ def _declaration(function: parts.Function) -> Json:
     declaration: Json = {"name": function.name}
     if function.description:
         declaration["description"] = function.description
-    if function.parameters and function.parameters.get("properties"):
+    if function.parameters and _takes_arguments(function.parameters):  # an object of nothing is refused
         declaration["parametersJsonSchema"] = function.parameters
     return declaration
+
+
+def _takes_arguments(schema: Json) -> bool:
+    said = {key for key, value in schema.items() if value}
+    return bool(said - {"type", "title", "description", "$schema"})

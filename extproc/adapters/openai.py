@@ -89,8 +89,8 @@ class OpenAIAdapter(AnswerReader):
             chunk["choices"] = []
         self._note(chunk)
         chunk["model"] = self._target.model
+        chunk["object"] = "chat.completion.chunk"  # Azure leaves it empty in its first
         chunk.setdefault("id", self._response_id)
-        chunk.setdefault("object", "chat.completion.chunk")
         chunk.setdefault("created", self._created)
         return [chunk]
 
@@ -149,9 +149,7 @@ def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem(error: object) -> Problem:
-    """OpenAI's error object; some followers send a bare text."""
-    if isinstance(error, str):
-        return Problem(message=error)
+    """OpenAI's error object. A bare text, as some followers send, is not known to be meant for clients."""
     if not isinstance(error, dict):
         return Problem()
     code = error.get("code")

@@ -1,0 +1,356 @@
+"""What Anthropic is sent, and what its own words become."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic.types.message_create_params import MessageCreateParams
+from pydantic import TypeAdapter
+
+from extproc.adapters.registry import adapter_for
+from extproc.errors import InvalidRequest
+
+from .asking import WEATHER, ask, body, target
+from .cases import FIXTURES
+
+USER = {"role": "user", "content": "Hello"}
+
+
+def call(call_id: str = "c1", arguments: str = "{}", name: str = "f") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def turns(*messages: Any) -> list[tuple[str, list[Any]]]:
+    """The turns sent, each as its role and the kinds or texts of its blocks."""
+    return [
+        (turn["role"], [block.get("text") or block["type"] for block in turn["content"]])
+        for turn in body("anthropic", messages=list(messages))["messages"]
+    ]
+
+
+def test_path_and_headers() -> None:
+    request = ask("anthropic")
+    assert request.path == "/messages"
+    assert dict(request.headers) == {"content-type": "application/json", "anthropic-version": "2023-06-01"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "to", "expected"),
+    [
+        ({}, {}, 4096),
+        ({}, {"max_output_tokens": 8192}, 8192),
+        ({"max_tokens": 7}, {"max_output_tokens": 8192}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, {}, 9),
+        ({"max_tokens": 100_000}, {"max_output_tokens": 8192}, 100_000),
+    ],
+)
+def test_trap_34_max_tokens_is_always_sent_and_never_lowered(fields: Any, to: Any, expected: int) -> None:
+    assert body("anthropic", to=to, **fields)["max_tokens"] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 1.2}, "temperature"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+    ],
+)
+def test_trap_34_what_claude_cannot_do_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", **fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5, 1])
+def test_a_temperature_both_know_is_sent(temperature: float) -> None:
+    assert body("anthropic", temperature=temperature)["temperature"] == temperature
+
+
+def test_instructions_are_gathered_in_front() -> None:
+    sent = body(
+        "anthropic",
+        messages=[
+            {"role": "system", "content": "a"},
+            USER,
+            {"role": "developer", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": ""}]},
+        ],
+    )
+    assert [block["text"] for block in sent["system"]] == ["a", "b"]
+    assert len(sent["messages"]) == 1
+
+
+def test_trap_31_turns_alternate_and_results_share_a_turn_with_what_is_said_next() -> None:
+    assert turns(
+        {"role": "system", "content": None},
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c", "tool_calls": [call("1"), call("2")]},
+        {"role": "tool", "tool_call_id": "1", "content": "d"},
+        {"role": "tool", "tool_call_id": "2", "content": None},
+        {"role": "user", "content": "e"},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "f"}], "refusal": "g"},
+    ) == [
+        ("user", ["a", "b"]),
+        ("assistant", ["c", "tool_use", "tool_use"]),
+        ("user", ["tool_result", "tool_result", "e"]),
+        ("assistant", ["f", "g"]),
+    ]
+
+
+@pytest.mark.parametrize("messages", [[{"role": "system", "content": "x"}], [{"role": "user", "content": ""}]])
+def test_nothing_to_answer_is_refused(messages: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", messages=messages)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("arguments", ["{", "[]", "null", '"x"', '{"a":'])
+def test_trap_32_tool_arguments_that_are_no_object_are_refused(arguments: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", messages=[USER, {"role": "assistant", "tool_calls": [call(), call("2", arguments)]}])
+    assert caught.value.param == "messages[1].tool_calls[1].function.arguments"
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "{}"])
+def test_no_arguments_are_an_empty_object(arguments: str) -> None:
+    sent = body("anthropic", messages=[USER, {"role": "assistant", "tool_calls": [call("1", arguments)]}])
+    assert sent["messages"][1]["content"][0]["input"] == {}
+
+
+def test_tool_call_ids_have_the_characters_anthropic_takes() -> None:
+    sent = body(
+        "anthropic",
+        messages=[
+            USER,
+            {"role": "assistant", "tool_calls": [call("a.b:c~sig~xyz=")]},
+            {"role": "tool", "tool_call_id": "a.b:c~sig~xyz=", "content": "x"},
+        ],
+    )
+    assert sent["messages"][1]["content"][0]["id"] == sent["messages"][2]["content"][0]["tool_use_id"] == "a_b_c"
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "expected"),
+    [
+        (None, None, None),
+        ("auto", True, None),
+        ("auto", False, {"type": "auto", "disable_parallel_tool_use": True}),
+        ("none", False, {"type": "none"}),
+        ("required", None, {"type": "any"}),
+        ("required", False, {"type": "any", "disable_parallel_tool_use": True}),
+        ({"type": "function", "function": {"name": "get_weather"}}, None, {"type": "tool", "name": "get_weather"}),
+    ],
+)
+def test_trap_32_tool_choice(choice: Any, parallel: Any, expected: Any) -> None:
+    sent = body("anthropic", tools=[WEATHER], tool_choice=choice, parallel_tool_calls=parallel)
+    assert sent.get("tool_choice") == expected
+    assert sent["tools"][0]["name"] == "get_weather"
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google"])
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        (None, "required"),
+        ([], {"type": "function", "function": {"name": "get_weather"}}),
+        ([WEATHER], {"type": "function", "function": {"name": "other"}}),
+        ([WEATHER], {"type": "function"}),
+        ([WEATHER], "function"),
+        ([WEATHER], "sometimes"),
+        ([WEATHER], {"type": "allowed_tools", "allowed_tools": {}}),
+    ],
+)
+def test_trap_32_a_choice_without_its_tool_is_refused(fmt: str, tools: Any, choice: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body(fmt, tools=tools, tool_choice=choice)
+    assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google"])
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_trap_32_a_choice_of_no_tools_is_nothing(fmt: str, choice: str) -> None:
+    assert body(fmt, tool_choice=choice) == body(fmt)
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google"])
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"type": "custom", "custom": {"name": "x"}}, "tools[1].type"),
+        ({"type": "function"}, "tools[1].function"),
+        ({"type": "function", "function": {}}, "tools[1].function.name"),
+        ({"type": "function", "function": {"name": "x", "parameters": "y"}}, "tools[1].function.parameters"),
+    ],
+)
+def test_tools_that_cannot_be_said_are_refused(fmt: str, tool: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body(fmt, tools=[WEATHER, tool])
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google"])
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "oracle", "content": "x"}, "messages[1].role"),
+        ({"role": "user", "content": [{"type": "hologram"}]}, "messages[1].content[0].type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages[1].content[0].text"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0].image_url"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": 1}}]},
+            "messages[1].content[0].image_url.url",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]},
+            "messages[1].content[0].image_url.url",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png,abc"}}]},
+            "messages[1].content[0].image_url.url",
+        ),
+        ({"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}, "messages[1].content[0].file"),
+        (
+            {"role": "system", "content": [{"type": "image_url", "image_url": "https://x"}]},
+            "messages[1].content[0].type",
+        ),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "messages[1].tool_calls[0].type"),
+        ({"role": "assistant", "tool_calls": [{"type": "function"}]}, "messages[1].tool_calls[0].id"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[1].function_call"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
+        ({"role": "tool", "content": "x"}, "messages[1].tool_call_id"),
+        ({"role": "function", "name": "f", "content": "x"}, "messages[1].role"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_messages_that_cannot_be_said_are_refused(fmt: str, message: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body(fmt, messages=[USER, message])
+    assert caught.value.param == param
+
+
+def test_audio_is_refused() -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", messages=[{"role": "user", "content": [part]}])
+    assert caught.value.param == "messages[0].content[0].type"
+
+
+def test_images_and_files() -> None:
+    content = [
+        {"type": "image_url", "image_url": {"url": "data:image/webp;base64,UklG", "detail": "high"}},
+        {"type": "image_url", "image_url": "https://example.com/x.png"},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
+        {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
+    ]
+    sent = body("anthropic", messages=[{"role": "user", "content": content}])
+    assert sent["messages"][0]["content"] == [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/webp", "data": "UklG"}},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}},
+        {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "expected"),
+    [
+        ("claude-opus-4-7", "high", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
+        ("claude-sonnet-4-6", "minimal", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}),
+        ("claude-opus-5", "none", {"thinking": {"type": "disabled"}}),
+        ("claude-haiku-4-5-20251001", "low", {"thinking": {"type": "enabled", "budget_tokens": 2048}}),
+        ("claude-opus-4-1", "high", {"thinking": {"type": "enabled", "budget_tokens": 4095}}),
+        ("claude-3-7-sonnet-latest", "medium", {"thinking": {"type": "enabled", "budget_tokens": 4095}}),
+        ("claude-3-5-haiku-latest", "none", {}),
+    ],
+)
+def test_reasoning_effort_by_generation(model: str, effort: str, expected: Any) -> None:
+    sent = body("anthropic", to={"upstream_name": model}, reasoning_effort=effort)
+    assert {key: sent[key] for key in ("thinking", "output_config") if key in sent} == expected
+
+
+@pytest.mark.parametrize(("model", "limit"), [("claude-3-5-haiku-latest", 5000), ("claude-haiku-4-5", 1024)])
+def test_reasoning_where_there_is_none_or_no_room_is_refused(model: str, limit: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", to={"upstream_name": model}, reasoning_effort="low", max_tokens=limit)
+    assert caught.value.param == "reasoning_effort"
+
+
+def stream(*events: dict[str, Any]) -> bytes:
+    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "content_filter"),
+        ("pause_turn", "stop"),
+        ("invented_tomorrow", "stop"),
+        (None, "stop"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_trap_4_stop_reasons(reason: str | None, expected: str, streamed: bool) -> None:
+    adapter = adapter_for(target("anthropic"), "id", 1, streamed)
+    if streamed:  # trap 3: the delta of message_delta has no type
+        adapter.feed(stream({"type": "message_delta", "delta": {"stop_reason": reason}}, {"type": "message_stop"}))
+    else:
+        adapter.feed(json.dumps({"content": [], "stop_reason": reason}).encode())
+    final = adapter.finish()
+    assert (final.complete, final.finish_reason) == (True, expected)
+
+
+def test_trap_3_the_event_line_names_an_event_whose_data_does_not() -> None:
+    adapter = adapter_for(target("anthropic"), "id", 1, True)
+    data = b'event: content_block_delta\ndata: {"index":0,"delta":{"text":"Hi"}}\n\nevent: message_stop\ndata: {}\n\n'
+    assert adapter.feed(data)[0]["choices"][0]["delta"]["content"] == "Hi"
+    assert adapter.finish().complete
+
+
+def test_traps_10_11_13_usage_counts_all_input_and_totals_replace() -> None:
+    adapter = adapter_for(target("anthropic"), "id", 1, True)
+    start = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7, "output_tokens": 1}
+    adapter.feed(
+        stream(
+            {"type": "message_start", "message": {"usage": start}},
+            {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 5}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
+            {"type": "message_stop"},
+        )
+    )
+    usage = adapter.finish().usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.output_tokens) == (117, 9)
+    assert (usage.cached_tokens, usage.cache_write_tokens) == (100, 7)
+
+
+def test_a_cut_stream_tells_no_usage_for_what_was_counted_at_its_start_is_not_the_bill() -> None:
+    adapter = adapter_for(target("anthropic"), "id", 1, True)
+    adapter.feed(stream({"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}}))
+    assert adapter.finish().usage is None
+
+
+def test_a_response_has_one_id_and_time_from_first_to_last() -> None:
+    adapter = adapter_for(target("anthropic"), "chatcmpl-7", 99, True)
+    deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in "abc"]
+    chunks = adapter.feed(stream(*deltas, {"type": "message_stop"}))
+    assert {(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks} == {("chatcmpl-7", 99, "the-model")}
+
+
+SENT = sorted((FIXTURES / "anthropic").glob("*/provider.json"))
+
+
+@pytest.mark.parametrize("path", SENT, ids=[path.parent.name for path in SENT])
+def test_the_official_types_accept_what_is_sent(path: Path) -> None:
+    TypeAdapter(MessageCreateParams).validate_json(path.read_bytes())
