@@ -11,6 +11,7 @@
 local MAX_WAIT = 1048576 -- bytes of one unfinished event; beyond it the stream is passed as it is
 local EMPTY_CHOICES = '"choices"%s*:%s*%[%s*%]'
 local USAGE = '"usage"%s*:%s*{'
+local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
 local CUT = '$cut_event'
 
 -- The index of the last byte of the first event at or behind `from`, or nil: it ends with two line ends of one kind.
@@ -45,24 +46,30 @@ function envoy_on_response(handle)
   if not gw or not gw["native"] then
     return
   end
-  local hide, done, rest = gw["hide_usage"], false, ""
+  local hide, done, rest, last = gw["hide_usage"], false, "", nil
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""
     local joined = rest .. text
-    done = done or joined:find("[DONE]", 1, true) ~= nil
-    if length == 0 then -- the end, when it comes alone
-      chunk:setBytes(done and rest or (rest .. CUT))
-      rest = ""
-    elseif hide and (rest ~= "" or text:sub(-2) ~= "\n\n" or text:find(EMPTY_CHOICES)) then
+    done = done or joined:find("[DONE]", 1, true) ~= nil or joined:find(ERROR) ~= nil
+    if not hide then
+      rest = text:sub(-6) -- a `[DONE]` may be split over two chunks
+    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or text:find(EMPTY_CHOICES) then
       local kept
       kept, rest = without_usage(joined)
       if #rest > MAX_WAIT then
         kept, rest = kept .. rest, ""
       end
       chunk:setBytes(kept)
-    elseif not hide then
-      rest = done and "" or text:sub(-6) -- a `[DONE]` split over two chunks
     end
+    last = chunk
+  end
+  local tail = (hide and rest or "") .. (done and "" or CUT)
+  if last and tail ~= "" then
+    -- The last chunk is still ours: the iterator ends while Envoy waits for it. Not so behind trailers, which no
+    -- provider sends with a stream; then nothing can be added.
+    pcall(function()
+      last:setBytes(last:getBytes(0, last:length()) .. tail)
+    end)
   end
 end

@@ -14,6 +14,7 @@ import msgspec
 
 from extproc import answer, frames, models
 from extproc.adapters.emit import ClientStream
+from extproc.encoding import Plain
 from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderError
 from extproc.frames import BodyMode, Event, Kind, Metadata
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request
@@ -118,6 +119,7 @@ class Exchange:
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request, then of the response
         self._stream: ClientStream | None = None
+        self._plain = Plain("")
         self._attempt: Attempt | None = None
         self._own_ns = 0  # gateway's own time so far
 
@@ -232,11 +234,12 @@ class Exchange:
         status = int(headers.get(":status", "0"))
         is_json = headers.get("content-type", "").startswith("application/json")
         streamed = status == 200 and plan.chat.stream and not is_json
+        self._plain = plain = Plain(headers.get("content-encoding", ""))
         if event.end:
             return State.DONE, self._on_whole_body(b"")
         if not streamed:
             return State.BUFFERING, self._pass_headers(attempt, BodyMode.BUFFERED)
-        if self._native(attempt):
+        if self._native(attempt) and not plain.compressed:
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True)
             hide = not plan.chat.include_usage
             metadata: Metadata = {M_OUTCOME: _json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
@@ -258,10 +261,13 @@ class Exchange:
         assert plan is not None  # noqa: S101 - the table leads here only from WAITING
         assert attempt is not None  # noqa: S101
         status = int(self._headers.get(":status", "0"))
+        body = self._plain.feed(body)
         if status != 200:
             raise answer.failure(attempt, status, self._headers, body)
         if plan.chat.stream:
             raise ProviderError(f"{attempt.target.provider} answered a streaming request without a stream.")
+        if self._plain.error is not None:
+            raise self._plain.error
         result = answer.whole(plan, attempt, body, self._timing(), fields=self._options.metadata_in_body)
         return frames.answer_body(
             result.body,
@@ -274,10 +280,10 @@ class Exchange:
         assert stream is not None  # noqa: S101 - the table leads here only from STREAMING
         assert plan is not None  # noqa: S101
         assert attempt is not None  # noqa: S101
-        out = stream.feed(event.body)
+        out = stream.feed(self._plain.feed(event.body))
         if not event.end:
             return State.STREAMING, frames.answer_body(out)
-        rest, final = stream.finish()
+        rest, final = stream.finish(self._plain.error)
         outcome = Outcome(
             attempt=attempt.index,
             attempts=len(plan.attempts),

@@ -58,8 +58,6 @@ def _ingress(settings: Settings, paths: Paths) -> Document:
         *([_lua("native_stream.lua")] if native else []),
         _ext_proc(cluster=WORKERS, body=True),
         *([_sse_usage()] if native else []),
-        _decompressor("gzip"),
-        _decompressor("brotli"),
         _router(),
     ]
     manager = _manager(
@@ -238,26 +236,6 @@ def _sse_usage() -> Document:
                 },
                 "max_event_size": _MAX_SSE_EVENT_BYTES,
             },
-        ),
-    }
-
-
-def _decompressor(kind: str) -> Document:
-    """For the provider that compresses although asked not to: everything behind this filter sees plain bytes."""
-    library = {
-        "gzip": "envoy.extensions.compression.gzip.decompressor.v3.Gzip",
-        "brotli": "envoy.extensions.compression.brotli.decompressor.v3.Brotli",
-    }[kind]
-    return {
-        "name": f"envoy.filters.http.decompressor.{kind}",
-        "typed_config": any_of(
-            "envoy.extensions.filters.http.decompressor.v3.Decompressor",
-            decompressor_library={"name": kind, "typed_config": any_of(library)},
-            request_direction_config={
-                "advertise_accept_encoding": False,
-                "common_config": {"enabled": {"default_value": False, "runtime_key": "gateway.decompress_requests"}},
-            },
-            response_direction_config={"common_config": {"ignore_no_transform_header": True}},
         ),
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from extproc.adapters.base import Adapter, Chunk, Final
+from extproc.errors import GatewayError
 
 _ENCODER = msgspec.json.Encoder()
 _DONE = b"data: [DONE]\n\n"
@@ -28,9 +29,11 @@ class ClientStream:
         """The client's bytes for a piece of the provider's; b"" means nothing to send yet."""
         return self._lines(self._adapter.feed(data))
 
-    def finish(self) -> tuple[bytes, Final]:
-        """The last bytes, and how it ended. Call once, when the provider's body ended."""
+    def finish(self, error: GatewayError | None = None) -> tuple[bytes, Final]:
+        """The last bytes, and how it ended. Call once, when the provider's body ended. `error`: what broke it outside."""
         final = self._adapter.finish()
+        if error is not None:
+            final = msgspec.structs.replace(final, error=error, complete=False)
         out = self._lines(final.chunks)
         if final.error is not None:
             return out + _line(final.error.payload()), final

@@ -8,6 +8,7 @@ import pytest
 from tests.envoy.harness import Gateway, Simulator, base_config
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Each file's tests share processes, so they run in one worker."""
     here = Path(__file__).parent
@@ -25,15 +26,19 @@ def simulators() -> Iterator[tuple[Simulator, Simulator]]:
         simulator.stop()
 
 
+@pytest.fixture(autouse=True)
+def _reset(simulators: tuple[Simulator, Simulator]) -> None:
+    for simulator in simulators:
+        simulator.reset()
+
+
 @pytest.fixture
 def primary(simulators: tuple[Simulator, Simulator]) -> Simulator:
-    simulators[0].reset()
     return simulators[0]
 
 
 @pytest.fixture
 def second(simulators: tuple[Simulator, Simulator]) -> Simulator:
-    simulators[1].reset()
     return simulators[1]
 
 

@@ -68,7 +68,11 @@ class Simulator:
     def recent(self) -> list[dict[str, Any]]:
         """The last requests, oldest first."""
         found: list[dict[str, Any]] = self.stats()["recent"]
-        return found
+        return found[::-1]
+
+    def total(self, name: str) -> int:
+        """A counter, summed over all formats and models."""
+        return sum(totals[name] for models in self.stats()["formats"].values() for totals in models.values())
 
     def reset(self) -> None:
         self._http.delete("/_demo/stats")
