@@ -181,7 +181,7 @@ def test_trap_12_streamed_and_whole_answers_of_the_same_counts_cost_the_same() -
         "stop_reason": "end_turn",
         "usage": usage,
     }
-    stream = [
+    stream: list[dict[str, Any]] = [
         {"type": "message_start", "message": {**message, "content": [], "usage": {**usage, "output_tokens": 1}}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 15}},
