@@ -1,0 +1,78 @@
+# Everything starts here: `make help`. Needs python3 (3.11 or newer) with its venv module, and nothing else.
+#
+# Packages come from the lock files, each checked against its hash, into .venv. A stamp file in .venv says which lock
+# was installed; it is done again when the lock or pyproject.toml changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export CONFIG PORT
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
+
+.PHONY: help run test check bench protos lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 10
+
+run: .venv/run.stamp  ## serve; CONFIG=gateway.yaml and PORT=8080 are optional
+	@exec $(BIN)/gateway up --with-parent $${CONFIG:+--config "$$CONFIG"} $${PORT:+--port "$$PORT"}
+
+test: .venv/dev.stamp  ## run the tests
+	$(BIN)/pytest
+
+check: .venv/dev.stamp  ## formatting, lint, types; generated files and locks up to date
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@mkdir -p .venv/check && cp requirements.lock requirements-dev.lock .venv/check
+	$(PROTOC) --python_out=.venv/check --pyi_out=.venv/check protos/*.proto
+	@for file in protos/gen/*_pb2.py protos/gen/*_pb2.pyi; do \
+		cmp "$$file" ".venv/check/$${file##*/}" || { echo "run: make protos" >&2; exit 1; }; done
+	$(call lock,.venv/check)
+	@for file in requirements.lock requirements-dev.lock; do \
+		cmp "$$file" ".venv/check/$$file" || { echo "run: make lock" >&2; exit 1; }; done
+
+bench: .venv/dev.stamp  ## measure what the gateway adds; prints a table, writes bench/results
+	$(BIN)/python -m bench
+
+protos: .venv/dev.stamp  ## generate protos/gen
+	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto
+
+lock: .venv/dev.stamp  ## resolve pyproject.toml into the lock files; versions already locked are kept
+	$(call lock,.)
+
+# Run-time packages and what links our own (hatchling, which needs editables for it); then, agreeing with that, the
+# development group too.
+define lock
+	@echo "locking into $(1)"
+	@{ sed -nE 's/^requires = \["(.*)"\]/\1/p' pyproject.toml; echo editables; } \
+		| $(LOCK) pyproject.toml - --output-file $(1)/requirements.lock >/dev/null
+	@echo editables | $(LOCK) pyproject.toml - --group dev --constraint $(1)/requirements.lock \
+		--output-file $(1)/requirements-dev.lock >/dev/null
+endef
+
+clean:  ## remove what make made, but not .gateway, the gateway's data
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/run.stamp: requirements.lock pyproject.toml | .venv/bin/pip
+	$(call install,requirements.lock)
+	@touch $@
+
+.venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv/bin/pip
+	$(call install,requirements-dev.lock)
+	@touch .venv/run.stamp $@
+
+# --no-deps: the lock is the whole list. Our own package is linked, not copied.
+define install
+	@echo "installing $(1)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endef
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; \
+	this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	@$(PYTHON) -m venv .venv
