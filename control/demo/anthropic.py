@@ -4,7 +4,8 @@ In: the request of https://docs.claude.com/en/api/messages. Out: a `message`, or
 https://docs.claude.com/en/api/messages-streaming (every one with its `event:` line), and errors
 `{"type": "error", "error": {"type", "message"}, "request_id"}`. Strict as the provider is: `anthropic-version` and
 `max_tokens` are needed, unknown fields anywhere are 400, every `tool_use` needs its `tool_result` first in the next
-message, newer models take no prefill and no sampling parameters.
+message, newer models take no prefill and no sampling parameters, and
+API version 2026-10-21 none for any model (https://platform.claude.com/docs/en/api/migration-2026-10-21).
 """
 
 import re
@@ -57,6 +58,14 @@ _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 _ONE_SAMPLING = re.compile(r"claude-(opus|sonnet|haiku)-4-[5-9]|claude-opus-4-1")  # temperature or top_p, not both
 _NO_SAMPLING = re.compile(r"claude-opus-4-[7-9]|claude-[a-z]+-[5-9]")
 _NO_PREFILL = re.compile(r"claude-(opus|sonnet)-4-[6-9]|claude-[a-z]+-[5-9]")
+_KINDS: dict[str, type] = {
+    "tools": list,
+    "metadata": dict,
+    "output_config": dict,
+    "stop_sequences": list,
+    "stream": bool,
+}
+_VERSIONS = ("2023-06-01", "2026-10-21")
 _MEDIA = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _STOP = {
     "stop": "end_turn",
@@ -86,11 +95,13 @@ class Anthropic:
     """See the module."""
 
     name: FormatName = "anthropic"
-    credential_headers: tuple[str, ...] = ("x-api-key",)
 
     def authorize(self, request: Request, api_key: str) -> None:
-        """`x-api-key: KEY`."""
+        """`x-api-key: KEY`, or `Authorization: Bearer KEY` as the SDKs send since API version 2026-10-21."""
         given = request.headers.get("x-api-key")
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        if given is None and scheme == "Bearer":
+            given = bearer
         if given is None:
             raise Refused(401, "x-api-key header is required")
         if given != api_key:
@@ -98,12 +109,17 @@ class Anthropic:
 
     def read(self, request: Request, body: bytes) -> Ask:
         """Raises Refused, as the API would."""
-        if "anthropic-version" not in request.headers:
+        version = request.headers.get("anthropic-version")
+        if version is None:
             raise Refused(400, "anthropic-version: header is required")
+        if version not in _VERSIONS:
+            raise Refused(400, f'anthropic-version: "{version}" is not a valid version')
         try:
             data = decode_object(body)
         except ValueError as error:
             raise Refused(400, f"The request body is not valid JSON: {error}") from None
+        if version != "2023-06-01":
+            _check_removed(data)
         _check_parameters(data)
         if data["model"].startswith("unknown"):
             raise Refused(404, f"model: {data['model']}")
@@ -144,6 +160,13 @@ def _invalid(message: str) -> Refused:
     return Refused(400, message)
 
 
+def _check_removed(data: dict[str, Any]) -> None:
+    """What API version 2026-10-21 no longer takes, even at the default value."""
+    for name in ("temperature", "top_p", "top_k"):
+        if name in data:
+            raise _invalid(f"{name}: {_EXTRA}")
+
+
 def _check_parameters(data: dict[str, Any]) -> None:
     """Top-level parameters: known, there, of the right type, in range, allowed together."""
     for name in data:
@@ -154,19 +177,17 @@ def _check_parameters(data: dict[str, Any]) -> None:
             raise _invalid(f"{name}: Field required")
     if not isinstance(data["model"], str) or not data["model"]:
         raise _invalid("model: Input should be a valid string")
-    if not is_whole(data["max_tokens"]):
-        raise _invalid("max_tokens: Input should be a valid integer")
-    if data["max_tokens"] < 1:
-        raise _invalid("max_tokens: Input should be greater than or equal to 1")
+    if not is_whole(data["max_tokens"]) or data["max_tokens"] < 1:
+        raise _invalid("max_tokens: Input should be a valid integer, greater than or equal to 1")
     if not isinstance(data["messages"], list) or not data["messages"]:
         raise _invalid("messages: at least one message is required")
-    if not isinstance(data.get("stream", False), bool):
-        raise _invalid("stream: Input should be a valid boolean")
+    for name, kind in _KINDS.items():
+        if not isinstance(data.get(name), kind | None):
+            raise _invalid(f"{name}: Input should be a valid {kind.__name__}")
+    for name in (data.get("metadata") or {}).keys() - {"user_id"}:
+        raise _invalid(f"metadata.{name}: {_EXTRA}")
     _check_sampling(data)
     _check_thinking(data)
-    for name in data.get("metadata") or ():
-        if name != "user_id":
-            raise _invalid(f"metadata.{name}: {_EXTRA}")
 
 
 def _check_sampling(data: dict[str, Any]) -> None:
@@ -182,8 +203,8 @@ def _check_sampling(data: dict[str, Any]) -> None:
             raise _invalid(f"`{name}` is deprecated for this model.")
     if "temperature" in data and "top_p" in data and _ONE_SAMPLING.match(model):
         raise _invalid("`temperature` and `top_p` cannot both be specified for this model. Please use only one.")
-    stops = data.get("stop_sequences", [])
-    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+    stops = data.get("stop_sequences") or []
+    if not all(isinstance(stop, str) for stop in stops):
         raise _invalid("stop_sequences: Input should be a valid list")
     if not all(stop.strip() for stop in stops):
         raise _invalid("stop_sequences: each stop sequence must contain non-whitespace")

@@ -48,7 +48,6 @@ class Format(Protocol):
     """One provider's wire format."""
 
     name: FormatName
-    credential_headers: tuple[str, ...]
 
     def authorize(self, request: Request, api_key: str) -> None:
         """Raises Refused, as the provider would, unless the request carries `api_key`."""

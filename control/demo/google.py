@@ -98,7 +98,6 @@ class Google:
     """See the module."""
 
     name: FormatName = "google"
-    credential_headers: tuple[str, ...] = ("x-goog-api-key",)
 
     def authorize(self, request: Request, api_key: str) -> None:
         """`x-goog-api-key: KEY`, or `key=KEY` in the query."""

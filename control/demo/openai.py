@@ -43,6 +43,14 @@ _MESSAGE_KEYS = {
     "tool": {"role", "content", "tool_call_id"},
 }
 # fmt: on
+_KINDS: dict[str, type] = {
+    "tools": list,
+    "metadata": dict,
+    "stream_options": dict,
+    "response_format": dict,
+    "stream": bool,
+    "reasoning_effort": str,
+}
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _REASONING = re.compile(r"o\d|gpt-5")  # these take max_completion_tokens only, and no sampling parameters
@@ -65,7 +73,6 @@ class OpenAI:
     """See the module."""
 
     name: FormatName = "openai"
-    credential_headers: tuple[str, ...] = ("authorization", "api-key")
 
     def authorize(self, request: Request, api_key: str) -> None:
         """`Authorization: Bearer KEY`; `api-key: KEY` on the paths of Azure's deployments."""
@@ -146,6 +153,9 @@ def _check_parameters(data: dict[str, Any]) -> None:
     if not messages:
         text = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array."
         raise _invalid("messages", text, "empty_array")
+    for name, kind in _KINDS.items():
+        if not isinstance(data.get(name), kind | None):
+            raise _invalid(name, f"Invalid type for '{name}'.", "invalid_type")
     _check_numbers(data)
     _check_combinations(data)
 

@@ -15,8 +15,10 @@ bytes), and because a load test should spend its CPU elsewhere.
 import asyncio
 import contextlib
 import email.utils
+import errno
 import hashlib
 import logging
+import os
 import signal
 import socket
 import struct
@@ -215,7 +217,7 @@ def _models(request: Request, name: str) -> Reply:
     """The list of models, or one, in the shape of the format that the path and headers speak."""
     known = {
         "openai": ["gpt-4o", "gpt-4o-mini"],
-        "anthropic": ["claude-3-5-haiku-latest"],
+        "anthropic": ["claude-haiku-4-5-latest"],
         "google": ["gemini-2.5-flash"],
     }
     date = "2025-01-02T03:04:05Z"
@@ -559,7 +561,7 @@ class DemoProvider:
 
         if self.listen.startswith("unix:"):
             path = Path(self.listen.removeprefix("unix:"))
-            _remove_stale(path)
+            _claim(path)
             self._server = await loop.create_unix_server(connect, str(path), backlog=1024)
             return
         host, port = parse_address(self.listen)
@@ -574,7 +576,7 @@ class DemoProvider:
             connection.close()
         await self._server.wait_closed()
         if self.listen.startswith("unix:"):
-            _remove_stale(Path(self.listen.removeprefix("unix:")))
+            _release(Path(self.listen.removeprefix("unix:")))
         self._server = None
 
     async def __aenter__(self) -> Self:
@@ -595,13 +597,22 @@ def parse_address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _remove_stale(path: Path) -> None:
-    """A socket file that nobody listens on; one that is in use stays, and binding reports it."""
+def _claim(path: Path) -> None:
+    """Remove a socket file left behind by a dead process. Raises OSError if somebody listens on it.
+
+    asyncio would remove it in either case, and take over from a living process.
+    """
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)) != 0:
-            path.unlink(missing_ok=True)
+        probe.setblocking(False)
+        if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    _release(path)
+
+
+def _release(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 async def serve(listen: str, options: Options) -> None:
