@@ -33,8 +33,8 @@ from protos.gen import accesslog_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-# Model, whether streamed, bytes of its answer that were sent -> output tokens and, among them, reasoning tokens.
-EstimateOutput = Callable[[str, bool, int], tuple[int, int]]
+# Who answered, whether streamed, bytes of it that were sent -> output tokens and, among them, reasoning tokens.
+EstimateOutput = Callable[[Target, bool, int], tuple[int, int]]
 
 _CLIENT_LEFT: Final = ("downstream_connection_termination", "downstream_remote_reset", "downstream_protocol_error")
 _STREAM_TIMED_OUT: Final = ("stream_idle_timeout", "duration_timeout", "upstream_max_stream_duration_reached")
@@ -265,7 +265,7 @@ def _from_bytes(entry: pb.HTTPAccessLogEntry, decision: Decision, target: Target
     response = entry.response
     output, reasoning = 0, 0
     if response.response_code.value:
-        output, reasoning = estimate(target.model, decision.stream, response.response_body_bytes)
+        output, reasoning = estimate(target, decision.stream, response.response_body_bytes)
     return Usage(input_tokens=decision.input_tokens, output_tokens=output, reasoning_tokens=reasoning)
 
 

@@ -1,0 +1,152 @@
+"""The journal: one row a request, sums that agree with the rows, a schema that moves forward."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from extproc.settle.journal import (
+    BUCKET_S,
+    EVER,
+    MIGRATIONS,
+    Batch,
+    JournalTooNewError,
+    connect,
+    delete_before,
+    latest,
+    write,
+)
+from extproc.settle.rows import AttemptRow, AuditRow
+from tests.settle.builders import STARTED_S, attempt, audit
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> sqlite3.Connection:
+    return connect(tmp_path / "journal.db")
+
+
+def count(connection: sqlite3.Connection, table: str) -> int:
+    found: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    return found
+
+
+def sums(connection: sqlite3.Connection, bucket_s: int = EVER) -> dict[str, tuple[int, int, int]]:
+    rows = connection.execute(
+        "SELECT status, requests, input_tokens + output_tokens, cost_nano_usd FROM sums WHERE bucket_s = ?", (bucket_s,)
+    )
+    return {status: tuple(rest) for status, *rest in rows}
+
+
+def test_a_row_comes_back_as_it_was(journal: sqlite3.Connection) -> None:
+    rows = [
+        audit("a", native=True, cost_nano_usd=None, http_status=None, first_byte_ms=None, model_used=None),
+        audit("b", status="refused", error_code="model_not_found"),
+    ]
+    write(journal, Batch(rows))
+    assert latest(journal, 10) == rows
+    assert latest(journal, 1) == rows[1:]
+
+
+@pytest.mark.parametrize(("table", "kind"), [("audit", AuditRow), ("attempt", AttemptRow)])
+def test_every_field_has_its_column(
+    journal: sqlite3.Connection, table: str, kind: type[AuditRow] | type[AttemptRow]
+) -> None:
+    columns = {row[1] for row in journal.execute(f"PRAGMA table_info({table})")}
+    assert columns == {"id", *kind.__struct_fields__}
+
+
+def test_a_request_has_one_row_however_often_it_is_told(journal: sqlite3.Connection) -> None:
+    write(journal, Batch([audit("a"), audit("a", status="failed")], [attempt("a"), attempt("a")]))
+    write(journal, Batch([audit("a", output_tokens=9)], [attempt("a"), attempt("a", attempt=2)]))
+    assert [row.status for row in latest(journal, 10)] == ["success"]
+    assert count(journal, "attempt") == 2
+    assert sums(journal) == {"success": (1, 150, 200_000)}
+
+
+def test_sums_agree_with_the_rows(journal: sqlite3.Connection) -> None:
+    later = STARTED_S + 2 * BUCKET_S
+    write(journal, Batch([audit("a"), audit("b"), audit("c", status="failed", cost_nano_usd=None)]))
+    write(journal, Batch([audit("d", received_at=later)]))
+    assert sums(journal) == {"success": (3, 450, 600_000), "failed": (1, 150, 0)}
+    assert sums(journal, int(later) // BUCKET_S * BUCKET_S) == {"success": (1, 150, 200_000)}
+    assert journal.execute("SELECT sum(unpriced) FROM sums WHERE bucket_s = ?", (EVER,)).fetchone() == (1,)
+
+
+def test_a_clients_made_up_model_names_make_no_sums(journal: sqlite3.Connection) -> None:
+    rows = [audit(f"r{n}", model_requested=f"x{n}", model_routed="", model_used=None) for n in range(20)]
+    write(journal, Batch(rows))
+    assert journal.execute("SELECT model, requests FROM sums WHERE bucket_s = ?", (EVER,)).fetchall() == [("", 20)]
+
+
+def test_counters_add_up(journal: sqlite3.Connection) -> None:
+    write(journal, Batch(counts={"x": 2}))
+    write(journal, Batch(counts={"x": 3, "y": 1}))
+    assert dict(journal.execute("SELECT name, value FROM counter").fetchall()) == {"x": 5, "y": 1}
+
+
+def test_a_batch_is_written_whole_or_not_at_all(journal: sqlite3.Connection) -> None:
+    with pytest.raises(OverflowError):
+        write(journal, Batch([audit("a"), audit("b", input_tokens=2**70)], counts={"x": 1}))
+    assert count(journal, "audit") == count(journal, "counter") == count(journal, "sums") == 0
+    write(journal, Batch([audit("a")]))
+    assert count(journal, "audit") == 1
+
+
+def test_old_rows_go_in_small_steps_and_totals_stay(journal: sqlite3.Connection) -> None:
+    old = [audit(f"o{n}", received_at=STARTED_S - 100 * DAY_S) for n in range(25)]
+    write(journal, Batch([*old, audit("new")], [attempt("o1", at=STARTED_S - 100 * DAY_S), attempt("new")]))
+    before_s = STARTED_S - 90 * DAY_S
+    assert delete_before(journal, before_s, 10) == 11
+    assert count(journal, "audit") == 16
+    while delete_before(journal, before_s, 10):
+        pass
+    assert [row.request_id for row in latest(journal, 100)] == ["new"]
+    assert journal.execute("SELECT request_id FROM attempt").fetchall() == [("new",)]
+    assert sums(journal)["success"][0] == 26
+    assert journal.execute("SELECT count(*) FROM sums WHERE bucket_s > 0").fetchone() == (1,)
+
+
+def test_a_short_retention_leaves_the_months_usage(journal: sqlite3.Connection) -> None:
+    write(journal, Batch([audit("a", received_at=STARTED_S - 30 * DAY_S), audit("b")]))
+    delete_before(journal, STARTED_S - DAY_S, 10)
+    assert [row.request_id for row in latest(journal, 100)] == ["b"]
+    assert journal.execute("SELECT count(*) FROM sums WHERE bucket_s > 0").fetchone() == (2,)
+
+
+def test_what_is_committed_survives_loss_of_power(journal: sqlite3.Connection) -> None:
+    """FULL: each commit is synced; NORMAL would sync only at checkpoints."""
+    assert journal.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+class TestMigrations:
+    MORE = (*MIGRATIONS, "ALTER TABLE audit ADD COLUMN saved_tokens INTEGER NOT NULL DEFAULT 0")
+
+    def test_an_older_file_is_brought_up_to_date_with_its_rows(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal.db"
+        old = connect(path)
+        write(old, Batch([audit("a")]))
+        old.close()
+        new = connect(path, self.MORE)
+        assert new.execute("SELECT request_id, saved_tokens FROM audit").fetchall() == [("a", 0)]
+        assert new.execute("PRAGMA user_version").fetchone() == (len(self.MORE),)
+        new.close()
+        assert connect(path, self.MORE).execute("SELECT count(*) FROM audit").fetchone() == (1,)
+
+    def test_a_step_that_fails_leaves_the_file_as_it_was(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal.db"
+        connect(path).close()
+        broken = (*self.MORE, "CREATE TABLE half (x); ALTER TABLE nowhere ADD COLUMN y")
+        with pytest.raises(sqlite3.OperationalError):
+            connect(path, broken)
+        after = connect(path, self.MORE)
+        assert after.execute("PRAGMA user_version").fetchone() == (len(self.MORE),)
+        assert after.execute("SELECT name FROM sqlite_master WHERE name = 'half'").fetchall() == []
+
+    def test_a_file_of_a_newer_version_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal.db"
+        connect(path, self.MORE).close()
+        with pytest.raises(JournalTooNewError, match="schema 2"):
+            connect(path)

@@ -1,0 +1,72 @@
+"""Entry -> attempt row: what each attempt says about its provider."""
+
+from typing import Any
+
+import pytest
+
+from extproc.settle.rows import AttemptRow
+from extproc.settle.settle import settle_attempt
+from tests.settle.builders import STARTED_S, entry, parsed
+
+
+def settled(**given: Any) -> AttemptRow | None:
+    return settle_attempt(parsed(entry(**({"cluster": "provider-openai"} | given))))
+
+
+def test_an_attempt_that_went_well() -> None:
+    assert settled() == AttemptRow(
+        request_id="r1",
+        attempt=1,
+        provider="openai",
+        verdict="ok",
+        status=200,
+        flags="",
+        first_byte_ms=200.0,
+        total_ms=880.0,
+        at=STARTED_S + 0.9,
+    )
+
+
+VERDICTS: dict[tuple[int, tuple[str, ...]], str] = {
+    (200, ()): "ok",
+    (400, ()): "ok",
+    (404, ()): "ok",
+    (422, ()): "ok",
+    (401, ()): "error",
+    (403, ()): "error",
+    (408, ()): "error",
+    (429, ()): "rate_limited",
+    (500, ()): "error",
+    (529, ()): "error",
+    (0, ()): "abandoned",
+    (0, ("downstream_remote_reset",)): "abandoned",
+    (0, ("upstream_connection_failure",)): "error",
+    (503, ("no_healthy_upstream",)): "error",
+    (0, ("upstream_request_timeout",)): "error",
+    (200, ("upstream_remote_reset",)): "error",
+    (200, ("downstream_connection_termination",)): "ok",
+}
+
+
+@pytest.mark.parametrize(("status", "flags"), VERDICTS)
+def test_what_an_attempt_says_of_its_provider(status: int, flags: tuple[str, ...]) -> None:
+    row = settled(status=status, flags=flags)
+    assert row is not None
+    assert (row.verdict, row.flags) == (VERDICTS[status, flags], ",".join(flags))
+
+
+def test_a_fallback_attempt_has_its_targets_number() -> None:
+    row = settled(metadata={"target": "3"}, cluster="provider-my-vllm")
+    assert row is not None
+    assert (row.attempt, row.provider) == (3, "my-vllm")
+
+
+@pytest.mark.parametrize("cluster", ["fallback-0", "chain-openai-0", "control", ""])
+def test_hops_inside_the_gateway_are_no_attempts(cluster: str) -> None:
+    assert settled(cluster=cluster) is None
+
+
+def test_an_attempt_without_an_answer_has_no_times() -> None:
+    row = settled(status=0, time_to_first_upstream_rx_byte=None, time_to_last_upstream_rx_byte=None)
+    assert row is not None
+    assert (row.status, row.first_byte_ms, row.total_ms) == (None, None, None)
