@@ -1,0 +1,165 @@
+"""What is killed, and what is never seen: processes that die, keys that must not leak, signals."""
+
+import concurrent.futures
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+from tests.envoy.harness import PROVIDER_KEY, Gateway, Simulator, ask, base_config, bearer, marker, wait_until
+
+
+@pytest.fixture(scope="module")
+def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """As the shared one, but its provider keys come from the environment."""
+    folder = tmp_path_factory.mktemp("gw")
+    config = base_config(folder / "data", *simulators)
+    for provider in config["providers"].values():
+        if "credential" in provider:
+            provider["credential"] = "${PROVIDER_KEY}"
+    running = Gateway(config, folder, {"PROVIDER_KEY": PROVIDER_KEY})
+    yield running
+    assert running.stop() == 0, running.log()[-3000:]
+
+
+def answers(gateway: Gateway, text: str = "hi") -> bool:
+    try:
+        gateway.client().chat.completions.create(**ask(text))
+    except openai.APIError:
+        return False
+    return True
+
+
+def one(gateway: Gateway, title: str) -> psutil.Process:
+    found = gateway.processes(title)
+    assert len(found) == 1, title
+    return found[0]
+
+
+def back(gateway: Gateway, title: str, old: int) -> None:
+    wait_until(lambda: [p for p in gateway.processes(title) if p.pid != old], 10, f"{title} to come back")
+
+
+def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, primary: Simulator) -> None:
+    worker = one(gateway, "gateway worker 0")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(answers, gateway, f"slow {marker(first_byte_ms=600)}") for _ in range(8)]
+        time.sleep(0.3)
+        worker.kill()
+        killed_at = time.monotonic()
+        after = [pool.submit(answers, gateway) for _ in range(40)]
+        results = [future.result() for future in running]
+        assert all(future.result() for future in after), "new requests go to the other worker"
+    assert any(results), "requests of the other worker went on"
+    back(gateway, "gateway worker 0", worker.pid)
+    assert time.monotonic() - killed_at < 10
+    wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+
+
+def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: Simulator) -> None:
+    before = {row["request_id"] for row in gateway.rows()}
+    pids = [one(gateway, f"gateway worker {index}").pid for index in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(answers, gateway, f"slow {marker(first_byte_ms=800)}") for _ in range(6)]
+        time.sleep(0.4)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert not any(future.result() for future in running)
+
+    def rows() -> list[dict[str, Any]]:
+        return [row for row in gateway.rows() if row["request_id"] not in before]
+
+    wait_until(lambda: len(rows()) == 6, 10, "six rows")
+    assert {row["status"] for row in rows()} == {"failed"}
+    assert {row["team_id"] for row in rows()} == {"team-a"}
+    for index, pid in enumerate(pids):
+        back(gateway, f"gateway worker {index}", pid)
+    wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+
+
+@pytest.mark.parametrize("title", ["gateway settler", "gateway control", "valkey-server"])
+def test_a_killed_helper_comes_back_and_no_request_fails(gateway: Gateway, title: str) -> None:
+    process = one(gateway, title)
+    process.kill()
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        assert answers(gateway)
+    back(gateway, title, process.pid)
+    wait_until(lambda: gateway.http.get("/readyz").status_code == 200, 10, "readyz")
+    raw = gateway.client().chat.completions.with_raw_response.create(**ask("after"))
+    assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "success"
+
+
+def test_a_killed_envoy_comes_back(gateway: Gateway) -> None:
+    process = one(gateway, "envoy -c") if gateway.processes("envoy -c") else one(gateway, "_bin/envoy")
+    process.kill()
+    wait_until(lambda: answers(gateway), 15, "answers")
+
+
+def test_a_dead_child_is_logged(gateway: Gateway) -> None:
+    assert re.search(r'"worker 0".*(signal|killed|SIGKILL|-9)', gateway.log(), re.IGNORECASE), gateway.log()[-2000:]
+
+
+def test_provider_keys_are_seen_by_the_provider_alone(gateway: Gateway, primary: Simulator) -> None:
+    """Not in an answer, a log, an environment, a command line, or the memory of any Python process."""
+    for body in (ask("hi"), ask(marker(status=401)), ask(marker(status=500), "gpt-ha"), ask("hi", "nope")):
+        answer = gateway.http.post("/v1/chat/completions", json=body, headers=bearer())
+        assert PROVIDER_KEY not in answer.text + str(answer.headers)
+    assert PROVIDER_KEY not in gateway.log()
+    processes = [psutil.Process(gateway.process.pid), *gateway.processes("gateway ")]
+    assert len(processes) >= 5
+    for process in processes:
+        assert PROVIDER_KEY not in str(process.environ())
+        assert PROVIDER_KEY not in " ".join(process.cmdline())
+        assert not memory_has(process.pid, PROVIDER_KEY.encode()), process.cmdline()
+    for file in gateway.data_dir.rglob("*"):
+        if file.is_file() and "secrets" not in file.parts:
+            assert PROVIDER_KEY.encode() not in file.read_bytes(), file
+
+
+def test_client_keys_are_in_no_log_and_no_runtime_file(gateway: Gateway) -> None:
+    assert "sk-team" not in gateway.log()
+    assert b"sk-team" not in (gateway.data_dir / "runtime.json").read_bytes()
+
+
+def memory_has(pid: int, needle: bytes) -> bool:
+    """Whether any writable memory of the process holds `needle`."""
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if not match:
+                continue
+            begin, end = (int(part, 16) for part in match.groups())
+            try:
+                memory.seek(begin)
+                if needle in memory.read(end - begin):
+                    return True
+            except (OSError, ValueError, OverflowError):
+                continue
+    return False
+
+
+def test_sigterm_lets_streams_finish(simulators: tuple[Simulator, Simulator], tmp_path: Path) -> None:
+    gateway = Gateway(base_config(tmp_path / "data", *simulators), tmp_path)
+    text = f"A story {marker(chunks=20, chunk_interval_ms=100)}"
+    stream = iter(gateway.client().chat.completions.create(**ask(text), stream=True))
+    next(stream)
+    gateway.process.send_signal(signal.SIGTERM)
+    chunks = list(stream)
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert gateway.process.wait(20) == 0
+    assert not [child for child in psutil.process_iter() if str(tmp_path) in " ".join(_cmdline(child))]
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -1,0 +1,137 @@
+"""HTTPS providers: verified against the system's authorities, and spoken to in HTTP/2 where they offer it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import trustme
+
+from tests.envoy.harness import Gateway, Simulator, ask, base_config, free_port, wait_until
+
+# An ASGI provider that answers with the HTTP version it was asked in.
+SERVER = """
+import asyncio, json, sys
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    asked = json.loads(body)
+    text = {"version": scope["http_version"], "authorization": dict(scope["headers"]).get(b"authorization", b"").decode()}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    base = {"id": "c", "created": 1, "model": "m"}
+    if asked.get("stream"):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        delta = {"index": 0, "delta": {"role": "assistant", "content": json.dumps(text)}, "finish_reason": "stop"}
+        chunk = base | {"object": "chat.completion.chunk", "choices": [delta]}
+        last = base | {"object": "chat.completion.chunk", "choices": [], "usage": usage}
+        for event in (json.dumps(chunk), json.dumps(last), "[DONE]"):
+            await send({"type": "http.response.body", "body": f"data: {event}\\n\\n".encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    message = {"index": 0, "message": {"role": "assistant", "content": json.dumps(text)}, "finish_reason": "stop"}
+    answer = json.dumps(base | {"object": "chat.completion", "choices": [message], "usage": usage}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": answer})
+
+config = Config()
+config.bind = [f"localhost:{sys.argv[1]}"]
+config.certfile, config.keyfile = sys.argv[2], sys.argv[3]
+config.alpn_protocols = sys.argv[4].split(",")
+config.accesslog = None
+asyncio.run(serve(app, config))
+"""
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("ca")
+    trusted, stranger = trustme.CA(), trustme.CA()
+    files = {"ca": folder / "ca.pem", "script": folder / "server.py"}
+    trusted.cert_pem.write_to_path(files["ca"])
+    files["script"].write_text(SERVER)
+    for name, certificate in (
+        ("good", trusted.issue_cert("localhost")),
+        ("stranger", stranger.issue_cert("localhost")),
+        ("other", trusted.issue_cert("elsewhere.example")),
+    ):
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+        files[name] = folder / f"{name}.pem"
+    return files
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    simulators: tuple[Simulator, Simulator], authority: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gw")
+    config = base_config(folder / "data", *simulators)
+    servers = []
+    for name, certificate, alpn in (
+        ("h2", "good", "h2,http/1.1"),
+        ("h1", "good", "http/1.1"),
+        ("stranger", "stranger", "h2,http/1.1"),
+        ("other", "other", "h2,http/1.1"),
+    ):
+        port = free_port()
+        pem = authority[certificate]
+        arguments = [str(port), str(pem), str(pem.with_suffix(".key")), alpn]
+        servers.append(subprocess.Popen([sys.executable, str(authority["script"]), *arguments]))
+        base_url = f"https://localhost:{port}/v1"
+        config["providers"][name] = {"format": "openai", "base_url": base_url, "credential": "sk-tls"}
+        config["models"].append({"name": name, "provider": name})
+        wait_until(lambda port=port: connects(port), 15, f"the {name} server")
+    config["equivalents"].append({"models": ["stranger", "h2"]})
+    running = Gateway(config, folder, {"SSL_CERT_FILE": str(authority["ca"])})
+    yield running
+    assert running.stop() == 0, running.log()[-3000:]
+    for server in servers:
+        server.kill()
+        server.wait()
+
+
+def connects(port: int) -> bool:
+    async def attempt() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("localhost", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    return asyncio.run(attempt())
+
+
+@pytest.mark.parametrize(("model", "version"), [("h2", "2"), ("h1", "1.1")])
+def test_the_best_version_the_provider_offers(gateway: Gateway, model: str, version: str) -> None:
+    answer = gateway.client().chat.completions.create(**ask("hi", model))
+    said = json.loads(answer.choices[0].message.content or "")
+    assert said == {"version": version, "authorization": "Bearer sk-tls"}
+    chunks: Any = list(gateway.client().chat.completions.create(**ask("hi", model), stream=True))
+    assert json.loads(chunks[0].choices[0].delta.content)["version"] == version
+    assert len(chunks) == 1, "the usage chunk is hidden"
+
+
+def test_a_certificate_of_another_host_is_refused(gateway: Gateway) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        gateway.client().chat.completions.create(**ask("hi", "other"))
+    assert caught.value.code == "provider_error"
+
+
+def test_an_unknown_authority_is_refused_and_fails_over(gateway: Gateway) -> None:
+    answer = gateway.client().chat.completions.create(**ask("hi", "stranger"))
+    assert answer.model == "h2"
