@@ -1,5 +1,6 @@
 """The demo provider: one process that speaks OpenAI's, Anthropic's and Google's wire formats, with faults on demand.
 
+    base       what a wire format is to the server
     text       what is said: the answer, its token counts, generated tool arguments (pure)
     openai · anthropic · google   how it is asked and said: one wire format each, strict as its provider (pure)
     faults     what goes wrong: latency and faults by default, rule, model name or marker in the prompt (pure)

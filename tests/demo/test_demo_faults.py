@@ -273,7 +273,7 @@ async def test_characters_are_split_over_writes(demo: DemoProvider, fmt: str, st
     assert "✓" in b"".join(chunks).decode()
     broken = [chunk for chunk in chunks if not _is_utf8(chunk)]
     assert len(broken) >= 2
-    assert len(arrived) > 3  # apart on the wire, too
+    assert len(arrived) > 1  # apart on the wire, too
 
 
 def _is_utf8(data: bytes) -> bool:
