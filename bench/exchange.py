@@ -1,0 +1,186 @@
+"""What an exchange costs in our own code: no gRPC, no Envoy, no ledger, no sockets.
+
+In: serialised ProcessingRequest messages like those that Envoy sends, and answers of the demo provider. Out: a table of
+microseconds per phase (medians), and optionally a profile. Called by `python -m bench exchange`.
+
+The ledger is replaced by one that admits everything at once; `python -m bench.ledger` measures the real one.
+"""
+
+import asyncio
+import cProfile
+import io
+import pstats
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import msgspec
+import yaml
+
+from bench import scenarios
+from bench.scenarios import SCENARIOS, Scenario
+from control.demo.anthropic import Anthropic
+from control.demo.base import Format, Meta
+from control.demo.faults import Faults
+from control.demo.openai import OpenAI
+from control.demo.text import PromptCache, Shape, compose
+from control.demo.wire import parse_head
+from extproc.budget.estimate import OutputEstimates
+from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Standing
+from extproc.budget.reserve import Reserver
+from extproc.catalog import compile_catalog
+from extproc.exchange import Exchange, Live, Options, State
+from extproc.pipeline import Pipeline
+from extproc.settings import parse
+from extproc.tokens import Estimator
+from protos.gen import extproc_pb2 as pb
+
+_CASES = ("plain-167", "stream-167", "translated-plain-167", "translated-stream-20")
+_FORMATS: dict[str, Format] = {"openai": OpenAI(), "anthropic": Anthropic()}
+_PHASES = ("request headers", "request body", "answer headers", "answer body", "each chunk", "all")
+_WARM_UP_CALLS = 50
+_PROFILE_LINES = 30
+# As the official SDK and Envoy send them.
+_HEADERS = {
+    ":authority": "127.0.0.1:8080",
+    ":path": "/v1/chat/completions",
+    ":method": "POST",
+    ":scheme": "http",
+    "authorization": f"Bearer {scenarios.TEAM_KEY}",
+    "accept": "application/json",
+    "content-type": "application/json",
+    "user-agent": "OpenAI/Python 3.54.0",
+    "x-stainless-lang": "python",
+    "x-stainless-package-version": "3.54.0",
+    "x-stainless-os": "Linux",
+    "x-stainless-arch": "x64",
+    "x-stainless-runtime": "CPython",
+    "x-stainless-runtime-version": "3.11.7",
+    "x-stainless-async": "false",
+    "x-stainless-retry-count": "0",
+    "x-forwarded-proto": "http",
+    "x-forwarded-for": "127.0.0.1",
+}
+
+
+class Exchanged(msgspec.Struct, frozen=True):
+    """The messages of one exchange: up to the answer's headers, then its body in pieces."""
+
+    head: tuple[bytes, ...]
+    body: tuple[bytes, ...]
+
+
+class _Yes:
+    """Holds that are always there."""
+
+    _standing = Standing(Account(), Account(), Minute())
+
+    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
+        return Admitted(reservation.output_tokens, self._standing)
+
+    async def release(self, team_id: str, hold_id: str) -> HoldState:  # noqa: ARG002
+        return "held"
+
+
+class _Clock:
+    wall_s = staticmethod(time.time)
+    mono_ns = staticmethod(time.monotonic_ns)
+
+
+def measure(calls: int, *, profile: bool) -> str:
+    """The table, or with `profile` what cProfile says of the same work."""
+    profiler = cProfile.Profile() if profile else None
+    rows = [_case(next(item for item in SCENARIOS if item.name == name), calls, profiler) for name in _CASES]
+    if profiler is not None:
+        out = io.StringIO()
+        pstats.Stats(profiler, stream=out).sort_stats("tottime").print_stats(_PROFILE_LINES)
+        return out.getvalue()
+    head = f"{'µs, median':24}" + "".join(f"{phase:>17}" for phase in _PHASES)
+    return "\n".join([head, *rows])
+
+
+def _case(scenario: Scenario, calls: int, profiler: cProfile.Profile | None) -> str:
+    messages = _messages(scenario)
+    calls = calls // 10 if scenario.stream and scenario.format != "openai" else calls
+    asyncio.run(_time(messages, _WARM_UP_CALLS))
+    if profiler is not None:
+        profiler.enable()
+    took = asyncio.run(_time(messages, calls))
+    if profiler is not None:
+        profiler.disable()
+    heads = [_median(column) for column in zip(*(item[:3] for item in took), strict=True)]
+    bodies = [item[3:] for item in took]
+    chunks = list(chain.from_iterable(bodies)) if scenario.stream else []
+    cells = [*heads, _median([sum(item) for item in bodies if item]), _median(chunks), _median([*map(sum, took)])]
+    return f"{scenario.name:24}" + "".join(f"{cell:>17}" for cell in cells)
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f}" if values else "-"
+
+
+async def _time(messages: Exchanged, calls: int) -> list[list[float]]:
+    """Microseconds of every message of every call."""
+    settings = parse(yaml.safe_dump(scenarios.config(8080, 9000, "unused")), {})
+    pipeline = Pipeline(
+        compile_catalog(settings), Reserver(_Yes(), Estimator(), OutputEstimates(), lease_ms=630_000), _Clock()
+    )
+    live, options = Live(), Options(worker=0)
+    took = []
+    for _ in range(calls):
+        exchange = Exchange(pipeline, live, options)
+        row = []
+        for message in (*messages.head, *messages.body):
+            began = time.perf_counter_ns()
+            await exchange.receive(message)
+            row.append((time.perf_counter_ns() - began) / 1000)
+            if exchange.state is State.DONE:
+                break
+        exchange.close()
+        took.append(row)
+    return took
+
+
+def _messages(scenario: Scenario) -> Exchanged:
+    asked = b"0000000000".join(scenarios.request(scenario, "gateway")).partition(b"\r\n\r\n")[2]
+    frames = _answer(scenario)
+    kind = "text/event-stream" if scenario.stream else "application/json"
+    request = _HEADERS | {"content-length": str(len(asked)), "x-request-id": "6a4e9b0c-0000-4000-8000-000000000000"}
+    answered = {
+        ":status": "200",
+        "content-type": kind,
+        "x-request-id": "req_0123456789abcdef",
+        "openai-processing-ms": "12",
+        "x-ratelimit-remaining-requests": "9999",
+        "x-envoy-upstream-service-time": "1",
+    }
+    answered["transfer-encoding" if scenario.stream else "content-length"] = (
+        "chunked" if scenario.stream else str(sum(map(len, frames)))
+    )
+    head = (
+        pb.ProcessingRequest(request_headers=_headers(request)),
+        pb.ProcessingRequest(request_body=pb.HttpBody(body=asked, end_of_stream=True)),
+        pb.ProcessingRequest(response_headers=_headers(answered)),
+    )
+    body = [pb.ProcessingRequest(response_body=pb.HttpBody(body=frame)) for frame in frames]
+    body[-1].response_body.end_of_stream = True
+    return Exchanged(_serialised(head), _serialised(body))
+
+
+def _answer(scenario: Scenario) -> list[bytes]:
+    """The provider's body, in the pieces it comes in."""
+    wire_format = _FORMATS[scenario.format]
+    head, _, body = b"0000000000".join(scenarios.request(scenario, "envoy")).partition(b"\r\n\r\n")
+    asked = wire_format.read(parse_head(head), body)
+    answer = compose(asked, Shape(chunks=scenarios.CHUNKS), PromptCache())
+    return wire_format.reply(asked, answer, Meta("0" * 32, 1_800_000_000), Faults()).frames
+
+
+def _headers(values: dict[str, str]) -> pb.HttpHeaders:
+    items = [pb.HeaderValue(key=name, raw_value=value.encode()) for name, value in values.items()]
+    return pb.HttpHeaders(headers=pb.HeaderMap(headers=items))
+
+
+def _serialised(messages: Iterable[pb.ProcessingRequest]) -> tuple[bytes, ...]:
+    return tuple(message.SerializeToString() for message in messages)
