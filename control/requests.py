@@ -1,7 +1,7 @@
 """`GET /v1/requests`: the audit rows, newest first.
 
-In: filters. Out: `{requests, next_cursor}`. The cursor is the place of the last row in the order (received_at, id), so
-that pages neither repeat nor skip a row while new ones are written.
+In: filters. Out: `{requests, next_cursor}`, each request with its attempts in `attempt_log`. The cursor is the place of
+the last row in the order (received_at, id), so that pages neither repeat nor skip a row while new ones are written.
 """
 
 import base64
@@ -72,9 +72,10 @@ def select(connection: sqlite3.Connection, wanted: Filter) -> dict[str, Any]:
     ).fetchall()
     page = found[: wanted.limit]
     rows = [audit_row(row[1:]) for row in page]
+    attempts = _attempts(connection, [row.request_id for row in rows])
     more = len(found) > wanted.limit
     return {
-        "requests": [present(row) for row in rows],
+        "requests": [present(row, attempts.get(row.request_id, [])) for row in rows],
         "next_cursor": _cursor(Place(rows[-1].received_at, page[-1][0])) if more else None,
     }
 
@@ -97,7 +98,29 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[object]]:
     return conditions, values
 
 
-def present(row: AuditRow) -> dict[str, Any]:
+def _attempts(connection: sqlite3.Connection, request_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """What is told of the attempts of these requests, in the order they were made."""
+    rows = connection.execute(
+        "SELECT request_id, provider, verdict, status, flags, first_byte_ms, total_ms, started_at FROM attempt"
+        " WHERE request_id IN (SELECT value FROM json_each(?)) ORDER BY started_at, id",
+        (msgspec.json.encode(request_ids).decode(),),
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for request_id, provider, verdict, status, flags, first_byte_ms, total_ms, started_at in rows:
+        shown = {
+            "provider": provider,
+            "verdict": verdict,
+            "status": status,
+            "flags": flags.split(",") if flags else [],
+            "first_byte_ms": first_byte_ms,
+            "total_ms": total_ms,
+            "started_at": rfc3339(started_at),
+        }
+        found.setdefault(request_id, []).append(shown)
+    return found
+
+
+def present(row: AuditRow, attempts: list[dict[str, Any]]) -> dict[str, Any]:
     """A row as clients see it: money in USD, times in RFC 3339."""
     shown = msgspec.structs.asdict(row)
     cost = shown.pop("cost_nano_usd")
@@ -106,6 +129,7 @@ def present(row: AuditRow) -> dict[str, Any]:
         "price_known": cost is not None,
         "received_at": rfc3339(row.received_at),
         "completed_at": rfc3339(row.completed_at),
+        "attempt_log": attempts,
     }
 
 

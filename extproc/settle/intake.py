@@ -6,6 +6,7 @@ estimate, counters of what makes no row. Waits for nothing.
 
 from typing import Protocol
 
+from extproc.budget.estimate import OutputEstimates
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.settle.settle import settle_attempt, settle_request
@@ -26,9 +27,10 @@ class Sink(Protocol):
 class Intake:
     """Entries in, rows out."""
 
-    def __init__(self, sink: Sink, sizes: OutputFromBytes) -> None:
+    def __init__(self, sink: Sink, sizes: OutputFromBytes, outputs: OutputEstimates) -> None:
         self._sink = sink
         self._sizes = sizes
+        self._outputs = outputs
 
     def take(self, log_name: str, entry: pb.HTTPAccessLogEntry) -> None:
         """Settle one entry of the log `log_name`. Raises ValueError for a log that is not ours."""
@@ -48,7 +50,14 @@ class Intake:
     def _request(self, entry: pb.HTTPAccessLogEntry) -> None:
         row = settle_request(entry, self._sizes.tokens)
         if row is not None:
-            self._sizes.learn(row)
+            learn(row, self._sizes, self._outputs)
             self._sink.add(row)
         elif entry.response.response_code.value == 401:
             self._sink.count("unauthenticated_requests")
+
+
+def learn(row: AuditRow, sizes: OutputFromBytes, outputs: OutputEstimates) -> None:
+    """Take in how long and how large an answer was; cut ones teach nothing."""
+    sizes.learn(row)
+    if row.status in ("success", "fallback") and not row.estimated and not row.cache_hit and row.model_used:
+        outputs.observe(row.team_id, row.model_used, row.output_tokens)

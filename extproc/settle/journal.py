@@ -13,13 +13,14 @@ Schema changes go forward only: MIGRATIONS is appended to, never edited; `PRAGMA
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 
 BUCKET_S: Final = 900  # of the sums: every time zone's midnight is a multiple of 15 minutes
 EVER: Final = 0  # the bucket that sums up everything since the journal began, and never shrinks
@@ -70,15 +71,15 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE TABLE attempt (
         id INTEGER PRIMARY KEY,
         request_id TEXT NOT NULL,
-        attempt INTEGER NOT NULL,
         provider TEXT NOT NULL,
+        started_at REAL NOT NULL,
         verdict TEXT NOT NULL,
         status INTEGER,
         flags TEXT NOT NULL,
         first_byte_ms REAL,
         total_ms REAL,
         at REAL NOT NULL,
-        UNIQUE (request_id, attempt)
+        UNIQUE (request_id, started_at, provider)
     );
     CREATE INDEX attempt_provider_verdict_at ON attempt (provider, verdict, at);
     CREATE TABLE sums (
@@ -99,6 +100,20 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE INDEX sums_team ON sums (team_id, bucket_s);
     CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE audit ADD COLUMN charged INTEGER NOT NULL DEFAULT 0;
+    UPDATE audit SET charged = 1;
+    CREATE INDEX audit_uncharged ON audit (id) WHERE charged = 0;
+    CREATE TABLE alert (
+        id TEXT PRIMARY KEY,
+        team_id TEXT NOT NULL,
+        body TEXT NOT NULL,
+        tries INTEGER NOT NULL,
+        next_at REAL NOT NULL,
+        delivered INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX alert_due ON alert (next_at) WHERE delivered = 0;
     """,
 )
 
@@ -181,16 +196,37 @@ def _migrate(connection: Connection, migrations: Sequence[str]) -> None:
 
 def write(connection: Connection, batch: Batch) -> None:
     """Write all of `batch` or nothing. Rows already written are passed over. Raises NEVER_TAKEN, NOT_NOW."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
+    with transaction(connection):
+        # A row made of a hold alone gives way to the request's own, which is late but knows what was used.
+        stale = [old for row in batch.requests for old in _taken_out(connection, row)]
         new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
         connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
-        connection.executemany(_ADD_SUMS, _sums(new))
+        connection.executemany(_ADD_SUMS, [*_sums(new), *_sums(stale, sign=-1)])
         connection.executemany(_ADD_COUNTER, batch.counts.items())
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """All or nothing. Raises NOT_NOW and what the statements raise."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
         connection.execute("COMMIT")
     except BaseException:
         _rollback(connection)
         raise
+
+
+def _taken_out(connection: Connection, row: AuditRow) -> list[AuditRow]:
+    """The unreconciled row that `row` replaces, deleted."""
+    if row.error_code == UNRECONCILED:
+        return []
+    where = "FROM audit WHERE request_id = ? AND error_code = ?"
+    names = ", ".join(AuditRow.__struct_fields__)
+    found = connection.execute(f"SELECT {names} {where}", (row.request_id, UNRECONCILED)).fetchall()  # noqa: S608
+    if found:
+        connection.execute(f"DELETE {where}", (row.request_id, UNRECONCILED))  # noqa: S608
+    return [audit_row(values) for values in found]
 
 
 def _added(connection: Connection, statement: str, row: AuditRow) -> bool:
@@ -203,8 +239,8 @@ def _rollback(connection: Connection) -> None:
         connection.rollback()
 
 
-def _sums(rows: Iterable[AuditRow]) -> list[tuple[object, ...]]:
-    """What `rows` add to each sum. Models are those that were used or chosen, never names that clients made up."""
+def _sums(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[object, ...]]:
+    """What `rows` add to each sum, or with `sign` -1 take from it. Models are those that were used or chosen, never names that clients made up."""
     sums: dict[tuple[object, ...], list[float]] = defaultdict(lambda: [0] * len(SUMMED))
     for row in rows:
         key = (row.team_id, row.model_used or row.model_routed, row.provider_used or "", row.status)
@@ -221,7 +257,7 @@ def _sums(rows: Iterable[AuditRow]) -> list[tuple[object, ...]]:
         for bucket_s in (EVER, int(row.received_at) // BUCKET_S * BUCKET_S):
             values = sums[(bucket_s, *key)]
             for index, value in enumerate(add):
-                values[index] += value
+                values[index] += sign * value
     return [(*key, *values) for key, values in sums.items()]
 
 

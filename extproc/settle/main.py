@@ -1,6 +1,6 @@
 """The settler process: serves the access log service until SIGTERM, then writes what it has and ends.
 
-In: the data directory. Out: the journal. Started by `gateway up`, one per Envoy.
+In: the data directory. Out: the journal, and the ledger charged from it. Started by `gateway up`, one per Envoy.
 """
 
 import asyncio
@@ -8,18 +8,30 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from extproc import logs, runtime
+from extproc.budget.estimate import OutputEstimates
+from extproc.budget.learnt import publish
+from extproc.budget.ledger import LedgerUnavailable
+from extproc.budget.redis import Client, RedisLedger
+from extproc.budget.redis import connect as connect_state
 from extproc.paths import Paths
 from extproc.settings import Settings
+from extproc.settle.alerts import Alerts
 from extproc.settle.als import AccessLogServer
+from extproc.settle.charge import Charger
 from extproc.settle.estimate import OutputFromBytes
-from extproc.settle.intake import Intake
+from extproc.settle.expiry import Expiry
+from extproc.settle.intake import Intake, learn
 from extproc.settle.journal import NOT_NOW, connect, latest
+from extproc.settle.outbox import Outbox
 from extproc.settle.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -44,7 +56,8 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     writer = Writer(partial(connect, paths.journal), settings.retention)
-    server = AccessLogServer(Intake(writer, _learnt(paths.journal)))
+    sizes, outputs = _learnt(paths.journal)
+    server = AccessLogServer(Intake(writer, sizes, outputs))
     socket = paths.settler_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)
@@ -52,24 +65,54 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what entries make
+    client = connect_state(paths.state_url(settings.state.url))
+    charger, others = _charging(settings, paths, client, outputs)
+    tasks = [asyncio.create_task(work) for work in (charger.run(), *others)]
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
     lost = await asyncio.to_thread(writer.close, _FLUSH_S)
+    await _charge_the_rest(charger)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.aclose()
     log.info("stopped")
     return lost
 
 
-def _learnt(journal: Path) -> OutputFromBytes:
-    """Sizes of answers, from the rows of earlier runs. A journal that cannot be read now is the writer's to report."""
-    sizes = OutputFromBytes()
+def _charging(
+    settings: Settings, paths: Paths, client: Client, outputs: OutputEstimates
+) -> tuple[Charger, list[Coroutine[Any, Any, None]]]:
+    """The charger, and what runs beside it; each with a connection to the journal of its own."""
+    teams = {team.id: team for team in settings.teams}
+    ledger = RedisLedger(client)
+    others = [
+        Expiry(Outbox(paths.journal), ledger, lambda: teams).run(),
+        Alerts(Outbox(paths.journal), teams.get).run(),
+        publish(client, outputs),
+    ]
+    return Charger(Outbox(paths.journal), ledger, teams.get), others
+
+
+async def _charge_the_rest(charger: Charger) -> None:
+    """What came in last; what cannot be charged now waits in the journal for the next start."""
+    with suppress(LedgerUnavailable, TimeoutError, *NOT_NOW):
+        async with asyncio.timeout(_FLUSH_S):
+            while await charger.step():
+                pass
+
+
+def _learnt(journal: Path) -> tuple[OutputFromBytes, OutputEstimates]:
+    """Sizes and lengths of answers, from earlier rows. A journal that cannot be read now is the writer's to report."""
+    sizes, outputs = OutputFromBytes(), OutputEstimates()
     try:
         connection = connect(journal)
         try:
             for row in latest(connection, _LEARN_FROM_ROWS):
-                sizes.learn(row)
+                learn(row, sizes, outputs)
         finally:
             connection.close()
     except (*NOT_NOW, ValueError) as error:
         log.warning("sizes of answers are learnt anew", extra={"reason": str(error)})
-    return sizes
+    return sizes, outputs

@@ -4,11 +4,13 @@ In: made by `settle` from access log entries. Out: written by the journal (a col
 control API. Times are seconds since the epoch, money is integer nano-USD (1e-9 USD).
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from extproc.records import Priority, Status
+
+UNRECONCILED: Final = "unreconciled"  # error_code of a row that is made of a hold nobody settled
 
 Verdict = Literal["ok", "error", "rate_limited", "abandoned"]
 
@@ -55,8 +57,8 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a provider, as Envoy saw it."""
 
     request_id: str
-    attempt: int  # 1-based position among the decision's targets
     provider: str
+    started_at: float  # tells the attempts of a request apart
     verdict: Verdict
     status: int | None  # None: no answer came
     flags: str  # Envoy's response flags that are set, comma-separated

@@ -23,7 +23,6 @@ from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 from extproc.wire import (
     M_DECISION,
     M_OUTCOME,
-    M_TARGET,
     M_TEAM,
     METADATA,
     USAGE_METADATA,
@@ -172,7 +171,11 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
 
 
 def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
-    """The row of one attempt. None: the entry is not about a provider (the ingress's view of the fallback hop)."""
+    """The row of one attempt. None: the entry is not about a provider (the ingress's view of the fallback hop).
+
+    All that an attempt's entry has to tell it from another of the same request is its own start; Envoy gives it neither
+    a number nor the request's metadata.
+    """
     common = entry.common_properties
     request_id = entry.request.request_id or common.stream_id
     provider = common.upstream_cluster.removeprefix(_PROVIDER_PREFIX)
@@ -180,17 +183,18 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
         return None
     flags = _set_flags(common.response_flags)
     status = entry.response.response_code.value
+    started_s = _seconds(common.start_time)
     sent_ms = _present_ms(common, "time_to_first_upstream_tx_byte")
     return AttemptRow(
         request_id=request_id,
-        attempt=_attempt_number(entry),
         provider=provider,
+        started_at=started_s,
         verdict=verdict_of(status, flags),
         status=status or None,
         flags=",".join(flags),
         first_byte_ms=_since(sent_ms, _present_ms(common, "time_to_first_upstream_rx_byte")),
         total_ms=_since(sent_ms, _present_ms(common, "time_to_last_upstream_rx_byte")),
-        at=_seconds(common.start_time) + _ms(common.duration) / 1000,
+        at=started_s + _ms(common.duration) / 1000,
     )
 
 
@@ -294,14 +298,6 @@ def _error_code(status: Status, facts: Facts, flags: tuple[str, ...]) -> str | N
 def _target(decision: Decision, index: int) -> Target | None:
     """The `index`-th target; a number beyond them is the last one's."""
     return decision.targets[min(index, len(decision.targets)) - 1] if decision.targets else None
-
-
-def _attempt_number(entry: pb.HTTPAccessLogEntry) -> int:
-    """A fallback attempt carries its target's number; the first one is the ingress's own."""
-    metadata = entry.common_properties.metadata.filter_metadata
-    ours = metadata[METADATA].fields if METADATA in metadata else {}
-    text = ours[M_TARGET].string_value if M_TARGET in ours else ""
-    return int(text) if text.isdecimal() and len(text) < 4 else 1
 
 
 def _set_flags(flags: pb.ResponseFlags) -> tuple[str, ...]:

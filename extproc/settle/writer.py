@@ -29,7 +29,7 @@ Row = AuditRow | AttemptRow
 
 
 class Writer:
-    """Owns the journal's only writing connection. `start` once, `close` once."""
+    """Owns the connection that rows are written by. `start` once, `close` once."""
 
     def __init__(
         self,

@@ -162,7 +162,14 @@ async def test_the_requests_id_is_on_every_answer(control: Control) -> None:
 
 class TestRequests:
     async def test_a_row_has_the_documented_fields(self, control: Control) -> None:
-        control.write(audit("a", received_at=NOW_S, completed_at=NOW_S + 0.9, native=True))
+        control.write(
+            audit("a", received_at=NOW_S, completed_at=NOW_S + 0.9, native=True),
+            attempt("a", started_at=NOW_S + 0.5, provider="anthropic"),
+            attempt("b"),
+            attempt(
+                "a", started_at=NOW_S, status=None, verdict="error", flags="a,b", first_byte_ms=None, total_ms=None
+            ),
+        )
         _, body = await control.get("/v1/requests")
         assert body == {
             "requests": [
@@ -201,6 +208,26 @@ class TestRequests:
                     "gateway_latency_ms": 1.5,
                     "response_bytes": 5000,
                     "details": "via_upstream",
+                    "attempt_log": [
+                        {
+                            "provider": "openai",
+                            "verdict": "error",
+                            "status": None,
+                            "flags": ["a", "b"],
+                            "first_byte_ms": None,
+                            "total_ms": None,
+                            "started_at": "2026-11-24T12:00:00.000Z",
+                        },
+                        {
+                            "provider": "anthropic",
+                            "verdict": "ok",
+                            "status": 200,
+                            "flags": [],
+                            "first_byte_ms": 200.0,
+                            "total_ms": 880.0,
+                            "started_at": "2026-11-24T12:00:00.500Z",
+                        },
+                    ],
                 }
             ],
             "next_cursor": None,

@@ -170,8 +170,8 @@ def audit(request_id: str = "r1", **changes: Any) -> AuditRow:
 def attempt(request_id: str = "r1", **changes: Any) -> AttemptRow:
     given = {
         "request_id": request_id,
-        "attempt": 1,
         "provider": "openai",
+        "started_at": STARTED_S,
         "verdict": "ok",
         "status": 200,
         "flags": "",

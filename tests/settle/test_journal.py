@@ -59,7 +59,7 @@ def test_every_field_has_its_column(
 
 def test_a_request_has_one_row_however_often_it_is_told(journal: sqlite3.Connection) -> None:
     write(journal, Batch([audit("a"), audit("a", status="failed")], [attempt("a"), attempt("a")]))
-    write(journal, Batch([audit("a", output_tokens=9)], [attempt("a"), attempt("a", attempt=2)]))
+    write(journal, Batch([audit("a", output_tokens=9)], [attempt("a"), attempt("a", started_at=STARTED_S + 0.5)]))
     assert [row.status for row in latest(journal, 10)] == ["success"]
     assert count(journal, "attempt") == 2
     assert sums(journal) == {"success": (1, 150, 200_000)}

@@ -1,0 +1,119 @@
+"""The charger: audit rows -> the ledger, once each, however often anything dies on the way.
+
+In: rows of the outbox that are not charged. Out: settlements in the ledger; alerts, where one took a budget over a
+threshold. While the ledger is away rows wait in the journal, and the holds they belong to wait in the ledger. Run by
+the settler beside the access log service.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from extproc.budget.ledger import Crossing, LedgerUnavailable, Settlement, Settlements
+from extproc.budget.plan import NANO_PER_USD, caps_for
+from extproc.budget.windows import windows_at
+from extproc.settings import Team
+from extproc.settle.journal import NOT_NOW
+from extproc.settle.outbox import Alert, Charge, Outbox
+
+log = logging.getLogger(__name__)
+
+TeamOf = Callable[[str], Team | None]
+
+_AT_ONCE = 256
+_IDLE_S = 0.1
+_AWAY_S = 1.0
+
+
+class Charger:
+    """`team_of`: the settings of a team now, None for one that is no longer configured."""
+
+    def __init__(self, outbox: Outbox, ledger: Settlements, team_of: TeamOf) -> None:
+        self._outbox = outbox
+        self._ledger = ledger
+        self._team_of = team_of
+        self._failing = False
+
+    async def run(self) -> None:
+        """Charge whatever comes, until cancelled."""
+        while True:
+            try:
+                busy = await self.step()
+            except (LedgerUnavailable, *NOT_NOW) as error:
+                if not self._failing:
+                    log.warning("rows wait to be charged", extra={"reason": str(error)})
+                self._failing = True
+                await asyncio.sleep(_AWAY_S)
+                continue
+            if self._failing:
+                log.info("rows are charged again")
+                self._failing = False
+            if not busy:
+                await asyncio.sleep(_IDLE_S)
+
+    async def step(self) -> bool:
+        """Charge one batch. Returns whether there may be more. Raises LedgerUnavailable, NOT_NOW."""
+        charges = await asyncio.to_thread(self._outbox.uncharged, _AT_ONCE)
+        if not charges:
+            return False
+        results = await asyncio.gather(*(self._charge(charge) for charge in charges), return_exceptions=True)
+        done: list[int] = []
+        alerts: list[Alert] = []
+        failure: BaseException | None = None
+        for charge, result in zip(charges, results, strict=True):
+            if isinstance(result, BaseException):
+                failure = failure or result
+            else:
+                done.append(charge.id)
+                alerts += result
+        if done:
+            await asyncio.to_thread(self._outbox.charged, done, alerts, time.time())
+        if failure is not None:
+            raise failure
+        return len(charges) == _AT_ONCE
+
+    async def _charge(self, charge: Charge) -> list[Alert]:
+        if charge.owes_nothing:
+            return []
+        team = self._team_of(charge.team_id)
+        zone = team.budget.timezone if team else "UTC"
+        settlement = Settlement(
+            team_id=charge.team_id,
+            hold_id=charge.request_id,
+            tokens=charge.tokens,
+            nano_usd=charge.nano_usd if charge.tokens else 0,
+            windows=windows_at(round(charge.received_at * 1000), zone),
+            **(
+                {"caps": caps_for(team.budget, team.limits), "thresholds_pct": team.alert.thresholds_pct}
+                if team
+                else {}
+            ),
+        )
+        settled = await self._ledger.settle(settlement)
+        return [alert_of(charge.team_id, crossing, time.time()) for crossing in settled.crossings]
+
+
+def alert_of(team_id: str, crossing: Crossing, now_s: float) -> Alert:
+    """The alert of a crossing, with the body its webhook will get."""
+    usd = crossing.unit == "nano_usd"
+
+    def amount(value: int) -> int | float:
+        return value / NANO_PER_USD if usd else value
+
+    body = {
+        "event": "budget.alert",
+        "team_id": team_id,
+        "window": crossing.window,
+        "unit": "usd" if usd else "tokens",
+        "threshold_pct": crossing.threshold_pct,
+        "pct_used": round(100 * crossing.used / crossing.limit, 2) if crossing.limit else 100.0,
+        "used": amount(crossing.used),
+        "limit": amount(crossing.limit),
+        "at": datetime.fromtimestamp(now_s, UTC).isoformat(timespec="seconds"),
+    }
+    parts = (team_id, crossing.window_id, crossing.unit, f"{crossing.threshold_pct:g}")
+    return Alert(":".join(parts), team_id, msgspec.json.encode(body).decode())

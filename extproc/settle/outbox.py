@@ -1,0 +1,108 @@
+"""What the journal still owes to others: rows the ledger has not charged, alerts nobody was told of.
+
+In: audit rows (by the writer), crossings (by the charger). Out: both again, until they are marked as done. Part of the
+same SQLite file and transactions as the rows, so that a crash at any moment repeats work and never loses any. Used by
+the charger, the expiry and the alerts, from a thread each call.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from extproc.settle.journal import Batch, Connection, connect, transaction, write
+from extproc.settle.rows import UNRECONCILED, AuditRow
+
+_UNCHARGED: Final = (
+    "SELECT id, request_id, team_id, input_tokens + output_tokens, cost_nano_usd, received_at, status,"
+    " estimated_input_tokens FROM audit WHERE charged = 0 ORDER BY id LIMIT ?"
+)
+_DUE: Final = "SELECT id, team_id, body, tries FROM alert WHERE delivered = 0 AND next_at <= ? ORDER BY next_at LIMIT ?"
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """One audit row as the ledger is to be told of it."""
+
+    id: int
+    request_id: str
+    team_id: str
+    tokens: int
+    nano_usd: int | None
+    received_at: float
+    status: str
+    held_input_tokens: int
+
+    @property
+    def owes_nothing(self) -> bool:
+        """Refused before anything was held: there is nothing to charge and nothing to give back."""
+        return self.status == "refused" and self.held_input_tokens == 0
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """An alert to deliver. `id` is its idempotency key."""
+
+    id: str
+    team_id: str
+    body: str  # the JSON to send, byte for byte the same at every try
+    tries: int = 0
+
+
+class Outbox:
+    """On the journal at `path`. Every method raises journal.NOT_NOW when the file cannot be used now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: Connection | None = None
+
+    def uncharged(self, most: int) -> list[Charge]:
+        """Rows to charge, oldest first."""
+        return [Charge(*row) for row in self._connection().execute(_UNCHARGED, (most,))]
+
+    def charged(self, ids: Sequence[int], alerts: Iterable[Alert], now_s: float) -> None:
+        """Mark rows as charged; keep the alerts that charging them gave rise to."""
+        connection = self._connection()
+        rows = [(alert.id, alert.team_id, alert.body, now_s) for alert in alerts]
+        with transaction(connection):
+            connection.executemany("UPDATE audit SET charged = 1 WHERE id = ?", [(row,) for row in ids])
+            connection.executemany(
+                "INSERT OR IGNORE INTO alert (id, team_id, body, tries, next_at, delivered) VALUES (?, ?, ?, 0, ?, 0)",
+                rows,
+            )
+
+    def unreconciled(self, rows: Sequence[AuditRow]) -> None:
+        """Write rows of holds that were charged by their lease's end; a row that came meanwhile stays."""
+        connection = self._connection()
+        write(connection, Batch(requests=rows))
+        with transaction(connection):
+            connection.executemany(
+                "UPDATE audit SET charged = 1 WHERE request_id = ? AND error_code = ?",
+                [(row.request_id, UNRECONCILED) for row in rows],
+            )
+
+    def due(self, now_s: float, most: int) -> list[Alert]:
+        """Alerts to deliver now."""
+        return [Alert(*row) for row in self._connection().execute(_DUE, (now_s, most))]
+
+    def delivered(self, alert: Alert) -> None:
+        """`alert` has reached its receiver."""
+        connection = self._connection()
+        with transaction(connection):
+            connection.execute("UPDATE alert SET delivered = 1 WHERE id = ?", (alert.id,))
+
+    def postponed(self, alert: Alert, next_at: float) -> None:
+        """`alert` could not be delivered; try again at `next_at`."""
+        connection = self._connection()
+        with transaction(connection):
+            connection.execute("UPDATE alert SET tries = tries + 1, next_at = ? WHERE id = ?", (next_at, alert.id))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _connection(self) -> Connection:
+        if self._open is None:
+            self._open = connect(self._path)
+        return self._open
