@@ -264,7 +264,7 @@ class _Reader:
             max_tokens=data["max_tokens"],
             stop=data.get("stop_sequences") or [],
             schema=_schema(config),
-            effort=config.get("effort", "medium") if thinking else None,
+            effort=_effort(data, config) if thinking else None,
             cacheable=self.cached,
             thinking=thinking,
         )
@@ -326,7 +326,7 @@ class _Reader:
         if expected:
             self.pending = expected
             raise self._unanswered(index - 1)
-        self.results = results
+        self.results = self.results + results if role == "user" else []
         if role == "user" and said:
             self.user = "".join(said)
 
@@ -453,6 +453,13 @@ def _tool_choice(choice: Any, tools: list[Tool]) -> tuple[str, bool]:
         raise _invalid(f"Tool '{choice.get('name')}' not found in provided tools")
     name = "=" + choice["name"] if kind == "tool" else str(kind)
     return name, not choice.get("disable_parallel_tool_use", False)
+
+
+def _effort(data: dict[str, Any], config: dict[str, Any]) -> str:
+    budget = data["thinking"].get("budget_tokens")
+    if budget is None:
+        return str(config.get("effort", "medium"))
+    return "low" if budget <= 2048 else "medium" if budget <= 8192 else "high"
 
 
 def _schema(config: dict[str, Any]) -> dict[str, Any] | None:

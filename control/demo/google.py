@@ -249,7 +249,7 @@ class _Reader:
             images=self.images,
             system=system,
             user=next((turn.text for turn in reversed(turns) if turn.role == "user" and turn.text), ""),
-            results=self.results if turns[-1].responses else [],
+            results=self.results,
             tools=tools,
             choice=choice,
             max_tokens=config.get("maxOutputTokens"),
@@ -278,6 +278,8 @@ class _Reader:
             text = f"* GenerateContentRequest.{path}.parts: contents.parts must not be empty.\n"
             raise _invalid(text)
         turn = _Turn("user" if role == "function" else role, calls=[], responses=[])
+        if role == "model":
+            self.results = []
         for at, part in enumerate(parts):
             self._part(f"{path}.parts[{at}]", part, turn)
         return turn
@@ -350,8 +352,6 @@ class _Reader:
             if before.calls and len(turn.responses) != len(before.calls):
                 text = "Please ensure that the number of function response parts is equal to the number of function "
                 raise _invalid(f"{text}call parts of the function call turn.")
-            if turn.responses:
-                self.results = self.results[-len(turn.responses) :]
             if turn.calls and not turn.signed and at > current and self.model.startswith("gemini-3"):
                 raise _unsigned(turn.calls[0], at + 1)
 

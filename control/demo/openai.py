@@ -251,10 +251,10 @@ class _Reader:
             return
         self._answered(path)
         text = self._content(path, role, message.get("content"), required=role != "assistant")
-        self.results = []
         if role == "user":
             self.user = text
         elif role == "assistant":
+            self.results = []
             self._tool_calls(path, message)
         else:
             self.system += text

@@ -97,7 +97,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     images: int = 0
     system: str = ""
     user: str = ""  # the text of the last user message
-    results: list[Result] = []  # of the tools, if the conversation ends with them
+    results: list[Result] = []  # of the tools, since the model last spoke
     tools: list[Tool] = []
     choice: str = "auto"  # auto | none | any | =name
     parallel: bool = True

@@ -94,7 +94,7 @@ async def test_limits_stops_refusals_images_thinking_and_cache(client: AsyncAnth
         thought = await stream.get_final_message()
     assert [block.type for block in thought.content] == ["thinking", "text"]
     assert thought.content[0].to_dict()["signature"]
-    assert thought.usage.output_tokens > 128
+    assert thought.usage.output_tokens > 64
 
     long: Any = [{"type": "text", "text": "Be brief. " * 600, "cache_control": {"type": "ephemeral"}}]
     asked = [await client.messages.create(model=MODEL, max_tokens=9, messages=HELLO, system=long) for _ in range(2)]

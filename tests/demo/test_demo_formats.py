@@ -22,6 +22,7 @@ async def by_openai(http: httpx.AsyncClient, user: str, limit: int, *, after_too
         function = {"name": "get_weather", "arguments": json.dumps(ARGUMENTS)}
         messages.append({"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": function}]})
         messages.append({"role": "tool", "tool_call_id": "c", "content": '{"sky": "blue"}'})
+        messages.append({"role": "user", "content": "So?"})
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
     body = {"model": "m", "messages": messages, "tools": tools, "max_tokens": limit}
     answer = (await http.post("/v1/chat/completions", json=body)).json()
@@ -36,7 +37,7 @@ async def by_anthropic(http: httpx.AsyncClient, user: str, limit: int, *, after_
         use = {"type": "tool_use", "id": "c", "name": "get_weather", "input": ARGUMENTS}
         messages.append({"role": "assistant", "content": [use]})
         result = {"type": "tool_result", "tool_use_id": "c", "content": '{"sky": "blue"}'}
-        messages.append({"role": "user", "content": [result]})
+        messages.append({"role": "user", "content": [result, {"type": "text", "text": "So?"}]})
     tools = [{"name": "get_weather", "input_schema": SCHEMA}]
     body = {"model": "m", "system": SYSTEM, "messages": messages, "tools": tools, "max_tokens": limit}
     answer = (await http.post("/v1/messages", json=body, headers=VERSION)).json()
@@ -51,6 +52,7 @@ async def by_google(http: httpx.AsyncClient, user: str, limit: int, *, after_too
         contents.append({"role": "model", "parts": [{"functionCall": {"name": "get_weather", "args": ARGUMENTS}}]})
         response = {"name": "get_weather", "response": {"sky": "blue"}}
         contents.append({"role": "user", "parts": [{"functionResponse": response}]})
+        contents.append({"role": "user", "parts": [{"text": "So?"}]})
     body = {
         "systemInstruction": {"parts": [{"text": SYSTEM}]},
         "contents": contents,
