@@ -45,7 +45,7 @@ def run(data_dir: Path, index: int) -> None:
 
 
 async def _serve(settings: Settings, paths: Paths, index: int) -> None:
-    client = connect(settings.state.url if settings.state.url != "embedded" else f"unix://{paths.valkey_socket}")
+    client = connect(paths.state_url(settings.state.url))
     outputs = OutputEstimates()
     pipeline = Pipeline(compile_catalog(settings), _reserver(settings, client, outputs), SystemClock())
     server = ExtProcServer(pipeline, _options(settings, index))

@@ -63,6 +63,10 @@ class Paths(msgspec.Struct, frozen=True):
         wanted = self.data_dir / "valkey.sock"
         return wanted if len(str(wanted)) <= _UNIX_PATH_MAX else self.sockets / wanted.name
 
+    def state_url(self, configured: str) -> str:
+        """Where the shared state is: `state.url`, or the embedded Valkey's socket."""
+        return f"unix://{self.valkey_socket}" if configured == "embedded" else configured
+
     @property
     def envoy(self) -> Path:
         """Rendered Envoy configuration: bootstrap.json, cds.json, lds.json, rds.json."""

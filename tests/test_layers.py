@@ -14,6 +14,7 @@ SHELLS = {
     "extproc.settle.als": {"grpc"},
     "extproc.settle.journal": {"sqlite3"},
     "extproc.settle.main": {"uvloop", "sqlite3"},
+    "extproc.settle.alerts": {"aiohttp"},
     "extproc.budget.redis": {"redis"},
     "extproc.budget.learnt": {"redis"},
 }

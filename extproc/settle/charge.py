@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from extproc.budget.ledger import Crossing, LedgerUnavailable, Settlement, Settlements
+from extproc.budget.ledger import Caps, Crossing, LedgerUnavailable, Settlement, Settlements
 from extproc.budget.plan import NANO_PER_USD, caps_for
 from extproc.budget.windows import windows_at
 from extproc.settings import Team
@@ -80,18 +80,14 @@ class Charger:
         if charge.owes_nothing:
             return []
         team = self._team_of(charge.team_id)
-        zone = team.budget.timezone if team else "UTC"
         settlement = Settlement(
             team_id=charge.team_id,
             hold_id=charge.request_id,
             tokens=charge.tokens,
             nano_usd=charge.nano_usd if charge.tokens else 0,
-            windows=windows_at(round(charge.received_at * 1000), zone),
-            **(
-                {"caps": caps_for(team.budget, team.limits), "thresholds_pct": team.alert.thresholds_pct}
-                if team
-                else {}
-            ),
+            windows=windows_at(round(charge.received_at * 1000), team.budget.timezone if team else "UTC"),
+            caps=caps_for(team.budget, team.limits) if team else Caps(),
+            thresholds_pct=team.alert.thresholds_pct if team else (),
         )
         settled = await self._ledger.settle(settlement)
         return [alert_of(charge.team_id, crossing, time.time()) for crossing in settled.crossings]

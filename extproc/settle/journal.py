@@ -223,9 +223,9 @@ def _taken_out(connection: Connection, row: AuditRow) -> list[AuditRow]:
         return []
     where = "FROM audit WHERE request_id = ? AND error_code = ?"
     names = ", ".join(AuditRow.__struct_fields__)
-    found = connection.execute(f"SELECT {names} {where}", (row.request_id, UNRECONCILED)).fetchall()  # noqa: S608
+    found = connection.execute(f"SELECT {names} {where}", (row.request_id, UNRECONCILED)).fetchall()
     if found:
-        connection.execute(f"DELETE {where}", (row.request_id, UNRECONCILED))  # noqa: S608
+        connection.execute(f"DELETE {where}", (row.request_id, UNRECONCILED))
     return [audit_row(values) for values in found]
 
 
@@ -240,7 +240,10 @@ def _rollback(connection: Connection) -> None:
 
 
 def _sums(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[object, ...]]:
-    """What `rows` add to each sum, or with `sign` -1 take from it. Models are those that were used or chosen, never names that clients made up."""
+    """What `rows` add to each sum, or with `sign` -1 take from it.
+
+    Models are those that were used or chosen, never names that clients made up.
+    """
     sums: dict[tuple[object, ...], list[float]] = defaultdict(lambda: [0] * len(SUMMED))
     for row in rows:
         key = (row.team_id, row.model_used or row.model_routed, row.provider_used or "", row.status)

@@ -72,10 +72,10 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
     lost = await asyncio.to_thread(writer.close, _FLUSH_S)
-    await _charge_the_rest(charger)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await _charge_the_rest(charger)
     await client.aclose()
     log.info("stopped")
     return lost

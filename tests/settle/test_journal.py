@@ -54,7 +54,8 @@ def test_every_field_has_its_column(
     journal: sqlite3.Connection, table: str, kind: type[AuditRow] | type[AttemptRow]
 ) -> None:
     columns = {row[1] for row in journal.execute(f"PRAGMA table_info({table})")}
-    assert columns == {"id", *kind.__struct_fields__}
+    ours = {"id", "charged"} if table == "audit" else {"id"}
+    assert columns == ours | set(kind.__struct_fields__)
 
 
 def test_a_request_has_one_row_however_often_it_is_told(journal: sqlite3.Connection) -> None:
@@ -148,5 +149,5 @@ class TestMigrations:
     def test_a_file_of_a_newer_version_is_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "journal.db"
         connect(path, self.MORE).close()
-        with pytest.raises(JournalTooNewError, match="schema 2"):
+        with pytest.raises(JournalTooNewError, match=f"schema {len(self.MORE)}"):
             connect(path)

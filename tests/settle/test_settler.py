@@ -137,7 +137,8 @@ async def test_the_end_loses_nothing(settler: Settler) -> None:
         assert await asyncio.to_thread(settler.stop) == 0
     assert len(settler.rows()) == 400
     lines = [json.loads(line) for line in settler.log.splitlines()]
-    assert [line["event"] for line in lines] == ["serving", "stopped"]
+    # No ledger here: rows stay to be charged at the next start.
+    assert [line["event"] for line in lines] == ["serving", "rows wait to be charged", "stopped"]
     assert {line["process"] for line in lines} == {"settler"}
 
 
