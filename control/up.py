@@ -99,6 +99,7 @@ def _envoy(paths: Paths) -> Process:
             *("--log-level", "warning"),
             *("--component-log-level", "misc:error"),  # else every use of a young filter is told at length
             *("--log-format", _ENVOY_LOG),
+            *("--file-flush-interval-msec", "100"),  # of the request log
             "--disable-hot-restart",  # no shared memory, so that several Envoys can run on one machine
         ),
     )

@@ -83,6 +83,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data_dir / "runtime.json"
 
     @property
+    def request_log(self) -> Path:
+        """Envoy's own log of authenticated requests; what the settler missed is settled from it."""
+        return self.data_dir / "requests.log"
+
+    @property
     def journal(self) -> Path:
         """SQLite: audit rows and what is still to be settled."""
         return self.data_dir / "journal.db"

@@ -60,6 +60,7 @@ class Pipeline:
 
     async def decide(self, admission: Admission, body: bytes) -> Plan:
         """Read the body, choose the targets, hold what it may cost, shape the first attempt. Raises GatewayError."""
+        began_ns = self.clock.mono_ns()
         chat, wishes = read(admission, body)
         choice = _route(admission, chat, wishes)
         hold = await self._reserver.reserve(
@@ -89,6 +90,7 @@ class Pipeline:
             priority=wishes.priority,
             received_at=admission.received_at,
             stream=chat.stream,
+            decided_us=(self.clock.mono_ns() - began_ns) // 1000,
             targets=choice.targets,
         )
         return Plan(chat, decision, f"chatcmpl-{admission.request_id.replace('-', '')}", hold.headers)

@@ -15,6 +15,7 @@ SHELLS = {
     "extproc.settle.journal": {"sqlite3"},
     "extproc.settle.main": {"uvloop", "sqlite3"},
     "extproc.settle.alerts": {"aiohttp"},
+    "extproc.settle.follow": {"aiohttp"},
     "extproc.budget.redis": {"redis"},
     "extproc.budget.learnt": {"redis"},
 }

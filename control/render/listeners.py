@@ -24,11 +24,14 @@ from extproc.errors import (
 )
 from extproc.paths import Paths
 from extproc.settings import Settings
+from extproc.settle.logfile import LINE
 from extproc.wire import (
     H_FALLBACK,
+    H_REQUEST_ID,
     INTERNAL_PREFIX,
     LOG_ATTEMPT,
     LOG_REQUEST,
+    M_TEAM,
     METADATA,
     OWN_ANSWER,
     USAGE_METADATA,
@@ -65,7 +68,7 @@ def _ingress(settings: Settings, paths: Paths) -> Document:
         INGRESS_ROUTES,
         filters,
         paths,
-        access_log=[_access_log(LOG_REQUEST)],
+        access_log=[_access_log(LOG_REQUEST), _request_log(paths)],
         use_remote_address=True,
         # Every client is outside: Envoy's own control headers (x-envoy-*) and request ids are not taken from any.
         internal_address_config={"cidr_ranges": []},
@@ -266,6 +269,24 @@ def _access_log(name: str) -> Document:
     }
 
 
+def _request_log(paths: Paths) -> Document:
+    """The same in a file, of authenticated requests: what the settler was not there to take, it reads."""
+    return {
+        "name": "envoy.access_loggers.file",
+        "filter": {
+            "metadata_filter": {
+                "matcher": {"filter": METADATA, "path": [{"key": M_TEAM}], "value": {"present_match": True}},
+                "match_if_key_not_found": False,
+            }
+        },
+        "typed_config": any_of(
+            "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            path=str(paths.request_log),
+            log_format={"json_format": LINE, "omit_empty_values": True},
+        ),
+    }
+
+
 def _local_replies() -> Document:
     """Errors that Envoy answers itself, in OpenAI's shape. Only those that never reached the worker's mapping."""
     mappers = [
@@ -296,4 +317,10 @@ def _local_reply(status: int, error: GatewayError) -> Document:
             }
         },
         "body_format_override": {"json_format": error.payload(), "content_type": "application/json"},
+        "headers_to_add": [
+            {
+                "header": {"key": "x-gateway-request-id", "value": f"%REQ({H_REQUEST_ID})%"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
     }

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from extproc.budget.estimate import OutputEstimates
 from extproc.settle.estimate import OutputFromBytes
+from extproc.settle.recent import Recent
 from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.settle.settle import settle_attempt, settle_request
 from extproc.wire import LOG_ATTEMPT, LOG_REQUEST
@@ -27,7 +28,8 @@ class Sink(Protocol):
 class Intake:
     """Entries in, rows out."""
 
-    def __init__(self, sink: Sink, sizes: OutputFromBytes, outputs: OutputEstimates) -> None:
+    def __init__(self, sink: Sink, sizes: OutputFromBytes, outputs: OutputEstimates, recent: Recent) -> None:
+        self._recent = recent
         self._sink = sink
         self._sizes = sizes
         self._outputs = outputs
@@ -50,6 +52,7 @@ class Intake:
     def _request(self, entry: pb.HTTPAccessLogEntry) -> None:
         row = settle_request(entry, self._sizes.tokens)
         if row is not None:
+            self._recent.add(row.request_id)
             learn(row, self._sizes, self._outputs)
             self._sink.add(row)
         elif entry.response.response_code.value == 401:

@@ -29,9 +29,11 @@ from extproc.settle.als import AccessLogServer
 from extproc.settle.charge import Charger
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.expiry import Expiry
+from extproc.settle.follow import Follower
 from extproc.settle.intake import Intake, learn
 from extproc.settle.journal import NOT_NOW, connect, latest
 from extproc.settle.outbox import Outbox
+from extproc.settle.recent import Recent
 from extproc.settle.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,9 @@ async def _serve(settings: Settings, paths: Paths) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     writer = Writer(partial(connect, paths.journal), settings.retention)
     sizes, outputs = _learnt(paths.journal)
-    server = AccessLogServer(Intake(writer, sizes, outputs))
+    recent = Recent()
+    intake = Intake(writer, sizes, outputs, recent)
+    server = AccessLogServer(intake)
     socket = paths.settler_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)
@@ -67,7 +71,8 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     gc.freeze()  # what was loaded stays; collections look only at what entries make
     client = connect_state(paths.state_url(settings.state.url))
     charger, others = _charging(settings, paths, client, outputs)
-    tasks = [asyncio.create_task(work) for work in (charger.run(), *others)]
+    follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
+    tasks = [asyncio.create_task(work) for work in (charger.run(), follower.run(), *others)]
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)

@@ -18,6 +18,10 @@ _UNCHARGED: Final = (
     "SELECT id, request_id, team_id, input_tokens + output_tokens, cost_nano_usd, received_at, status,"
     " estimated_input_tokens FROM audit WHERE charged = 0 ORDER BY id LIMIT ?"
 )
+_KNOWN: Final = (
+    "SELECT request_id FROM audit WHERE request_id IN (SELECT value FROM json_each(?))"
+    " AND coalesce(error_code, '') != ?"
+)
 _DUE: Final = "SELECT id, team_id, body, tries FROM alert WHERE delivered = 0 AND next_at <= ? ORDER BY next_at LIMIT ?"
 
 
@@ -79,6 +83,12 @@ class Outbox:
                 "UPDATE audit SET charged = 1 WHERE request_id = ? AND error_code = ?",
                 [(row.request_id, UNRECONCILED) for row in rows],
             )
+
+    def known(self, request_ids: Iterable[str]) -> set[str]:
+        """Which of the ids have a row that is more than what is left of a hold."""
+        wanted = msgspec.json.encode(list(request_ids)).decode()
+        rows = self._connection().execute(_KNOWN, (wanted, UNRECONCILED))
+        return {row[0] for row in rows}
 
     def due(self, now_s: float, most: int) -> list[Alert]:
         """Alerts to deliver now."""

@@ -1,0 +1,140 @@
+"""The follower: settles from Envoy's request log whatever the access log service did not bring.
+
+In: the log file that Envoy appends to, and which requests are known. Out: entries of the others, to the intake; a small
+file. The service is quick but nobody acknowledges it: entries sent while the settler was down are gone. The file is
+Envoy's own, so it lacks only what Envoy had not flushed when it was killed. At the start, known is what the journal
+has; later, what the intake has taken. A line waits a moment, for the service brings it normally. Run by the settler.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import aiohttp
+
+from extproc.settle.logfile import entry, request_id
+from extproc.settle.recent import Recent
+from extproc.wire import LOG_REQUEST
+from protos.gen import accesslog_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+Take = Callable[[str, pb.HTTPAccessLogEntry], None]
+KnownOf = Callable[[Iterable[str]], set[str]]
+
+ROTATE_BYTES = 32 * 1024 * 1024
+WAIT_S = 2.0  # for the service to bring an entry: it flushes ten times a second
+_EVERY_S = 0.5
+_READ_BYTES = 4 * 1024 * 1024
+_ADMIN_S = 2.0
+
+
+class Follower:
+    """`known_of`: which of some ids the journal has; runs in a thread. `admin`: Envoy's socket, to reopen its logs."""
+
+    def __init__(self, path: Path, admin: Path, recent: Recent, known_of: KnownOf, take: Take) -> None:
+        self._path = path
+        self._old = path.with_suffix(".old")
+        self._admin = admin
+        self._recent = recent
+        self._known_of = known_of
+        self._take = take
+        self._file: BinaryIO | None = None
+        self._rest = b""
+        self._waiting: list[tuple[float, str, bytes]] = []  # (since, id, line)
+        self._settled = 0
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        await asyncio.to_thread(self._open_oldest)
+        while True:
+            try:
+                more = await self.step(time.monotonic())
+            except OSError as error:
+                log.warning("request log cannot be read", extra={"reason": str(error)})
+                more = False
+            if not more:
+                await asyncio.sleep(_EVERY_S)
+
+    async def step(self, now_s: float) -> bool:
+        """Read on, settle what has waited long enough. Returns whether there is more to read at once."""
+        lines = await asyncio.to_thread(self._read)
+        for line in lines:
+            found = request_id(line)
+            if found is not None and found not in self._recent:
+                self._waiting.append((now_s, found, line))
+        await self._settle(now_s)
+        if not lines:
+            await self._move_on()
+        return bool(lines)
+
+    async def _settle(self, now_s: float) -> None:
+        due = [item for item in self._waiting if item[0] <= now_s - WAIT_S]
+        if not due:
+            return
+        self._waiting = self._waiting[len(due) :]
+        missing = [(found, line) for _, found, line in due if found not in self._recent]
+        known = await asyncio.to_thread(self._known_of, [found for found, _ in missing]) if missing else set[str]()
+        for found, line in missing:
+            if found in known:
+                continue
+            try:
+                self._take(LOG_REQUEST, entry(line))
+                self._settled += 1
+            except ValueError as error:  # msgspec's errors are ValueErrors
+                log.error("unreadable line in the request log", extra={"request_id": found, "reason": str(error)})
+        if len(missing) > len(known):
+            log.info("settled from the request log", extra={"requests": len(missing) - len(known)})
+
+    # --- the file ------------------------------------------------------------------------------------------------
+
+    def _open_oldest(self) -> None:
+        for path in (self._old, self._path):
+            if path.exists():
+                self._file = path.open("rb")
+                return
+
+    def _read(self) -> list[bytes]:
+        """Whole lines that are new."""
+        if self._file is None:
+            self._open_oldest()
+            if self._file is None:
+                return []
+        data = self._rest + self._file.read(_READ_BYTES)
+        whole, newline, self._rest = data.rpartition(b"\n")
+        return whole.split(b"\n") if newline else []
+
+    async def _move_on(self) -> None:
+        """At the end of the file: from a finished one to the next; from one that grew large to a new one."""
+        if self._file is None or self._waiting:
+            return
+        if self._old.exists():
+            if self._path.exists():  # Envoy writes the new one
+                await asyncio.to_thread(self._drop_old)
+            else:
+                await self._reopen()
+        elif self._file.tell() > ROTATE_BYTES:
+            self._path.rename(self._old)
+            await self._reopen()
+
+    def _drop_old(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._old.unlink()
+        self._file, self._rest = None, b""
+
+    async def _reopen(self) -> None:
+        """Have Envoy write to a new file. It is asked again at the next step if it does not."""
+        connector = aiohttp.UnixConnector(path=str(self._admin))
+        timeout = aiohttp.ClientTimeout(total=_ADMIN_S)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.post("http://admin/reopen_logs") as answer,
+            ):
+                await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.warning("Envoy does not reopen its log", extra={"reason": type(error).__name__})
