@@ -113,6 +113,6 @@ def test_the_file_is_rotated_and_nothing_is_lost(simulators: tuple[Simulator, Si
             quietly(gateway, ask("hi"))
         wait_until(lambda: len(gateway.rows()) == 6, 10, "six rows")
         wait_until(lambda: log.stat().st_size > 0, 10, "lines in the new log")
-        assert not log.with_suffix(".old").exists()
+        wait_until(lambda: not log.with_suffix(".old").exists(), 10, "the old log to go")
     finally:
         assert gateway.stop() == 0
