@@ -95,10 +95,10 @@ def _own_cpu_us(runs: Iterable[Run]) -> float | None:
 def _scenario(scenario: Scenario, runs: Sequence[Run]) -> str:
     rounds = max(run.round for run in runs)
     lines = [f"{scenario.name}: {scenario.title} ({rounds} rounds of {runs[0].seconds:g} s)"]
-    head = f"{'':9}{'sent':>7}{'errors':>7}  "
+    head = f"{'':9}{'sent':>7}{'errors':>7}{'others':>8}  "
     for title in ("whole answer, ms", "first byte, ms", "added to Envoy alone, ms"):
         head += f"| {title:<26}"
-    lines += [head, f"{'':25}" + f"| {'p50':>8}{'p90':>8}{'p99':>8}  " * 3]
+    lines += [head, f"{'':23}{'cores':>8}  " + f"| {'p50':>8}{'p90':>8}{'p99':>8}  " * 3]
     for target in TARGETS:
         of = [run for run in runs if run.target == target and run.round]
         lines += [_row(target, of, runs)] if of else []
@@ -119,7 +119,8 @@ def _row(target: TargetName, of: Sequence[Run], runs: Sequence[Run]) -> str:
 
 
 def _counts(runs: Sequence[Run]) -> str:
-    return f"{sum(run.sent for run in runs):7}{sum(sum(run.errors.values()) for run in runs):7}"
+    busy = statistics.median(run.others_cores for run in runs)
+    return f"{sum(run.sent for run in runs):7}{sum(sum(run.errors.values()) for run in runs):7}{busy:8.2f}"
 
 
 def _latencies(found: Iterable[Latency | None]) -> str:
