@@ -13,7 +13,7 @@
     ├── RateLimitExceeded             429     rate_limit_exceeded     ours or the provider's; has retry_after_s
     ├── BudgetExceeded                429     budget_exceeded         has retry_after_s
     ├── ProviderRejected              4xx     by status               the provider refused the client's own input
-    ├── ProviderError                 502     provider_error          5xx, reset, unreadable answer, our credential refused
+    ├── ProviderError                 502     provider_error          5xx, reset, unreadable answer, our key refused
     ├── NoProviderAvailable           503     no_provider_available
     ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
     ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed

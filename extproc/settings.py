@@ -46,7 +46,7 @@ def _duration_s(value: object) -> object:
 def _key_digest(value: object) -> object:
     """A plain key or `sha256:<hex>` -> `sha256:<hex>`: from here on no process holds the key itself."""
     if not isinstance(value, str):
-        raise ValueError("a key must be a string")  # noqa: TRY004 - pydantic reports ValueError with the path
+        raise ValueError("a key must be a string")
     if value.startswith("sha256:"):
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
             raise ValueError("after sha256: there must be 64 lower-case hex digits")
@@ -86,7 +86,9 @@ class Listen(_Model):
 class State(_Model):
     """Shared state: `embedded`, or the URL of a Valkey/Redis server or cluster."""
 
-    url: str = Field(default="embedded", pattern=r"^(embedded|(redis|rediss|unix|redis\+cluster|rediss\+cluster)://.+)$")
+    url: str = Field(
+        default="embedded", pattern=r"^(embedded|(redis|rediss|unix|redis\+cluster|rediss\+cluster)://.+)$"
+    )
     on_outage: Literal["fail_open", "fail_closed"] = "fail_open"
 
 
@@ -350,7 +352,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is written twice", key_node.start_mark
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -443,6 +447,18 @@ def _cross_check(settings: Settings) -> list[str]:
             for at, name in enumerate(chosen)
             if name not in names
         ]
+    problems += _team_problems(settings)
+    for name, provider in settings.providers.items():
+        if provider.format == "bedrock":
+            problems.append(f"providers.{name}.format: bedrock is not served yet")
+        if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
+            problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
+    return problems
+
+
+def _team_problems(settings: Settings) -> list[str]:
+    """Ids and keys that must not repeat."""
+    problems = []
     owners: dict[str, str] = {}
     ids: set[str] = set()
     for index, team in enumerate(settings.teams):
@@ -454,11 +470,6 @@ def _cross_check(settings: Settings) -> list[str]:
                 problems.append(f"teams[{index}].keys[{at}]: the same key belongs to {owners[key]}")
             if key in settings.admin.keys:
                 problems.append(f"teams[{index}].keys[{at}]: the same key is an admin key")
-    for name, provider in settings.providers.items():
-        if provider.format == "bedrock":
-            problems.append(f"providers.{name}.format: bedrock is not served yet")
-        if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
-            problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
     return problems
 
 

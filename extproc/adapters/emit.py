@@ -30,7 +30,7 @@ class ClientStream:
         return self._lines(self._adapter.feed(data))
 
     def finish(self, error: GatewayError | None = None) -> tuple[bytes, Final]:
-        """The last bytes, and how it ended. Call once, when the provider's body ended. `error`: what broke it outside."""
+        """The last bytes, and how it ended. Call once, at the end of the provider's body. `error`: what broke it."""
         final = self._adapter.finish()
         if error is not None:
             final = msgspec.structs.replace(final, error=error, complete=False)

@@ -1,8 +1,8 @@
 """The walk's step `reserve`: what a request may cost is held before it is sent.
 
 In: a read request and its targets. Out: a `Hold`: the tokens held, the max_tokens to write, the `x-ratelimit-*`
-headers, how much of its budget the team has used; or a 429. One round trip to the ledger. Called by the pipeline; the settler
-gives back what was not used.
+headers, how much of its budget the team has used; or a 429. One round trip to the ledger. Called by the pipeline; the
+settler gives back what was not used.
 """
 
 import math

@@ -46,7 +46,7 @@ class Simulator:
         arguments = ["--listen", f"127.0.0.1:{self.port}", *(["--api-key", api_key] if api_key else [])]
         self.process = subprocess.Popen([GATEWAY, "demo", *arguments])
         self._http = httpx.Client(base_url=self.url, timeout=10)
-        wait_until(lambda: self._answers(), 20, "the simulator")
+        wait_until(self._answers, 20, "the simulator")
 
     def _answers(self) -> bool:
         try:
@@ -170,7 +170,7 @@ class Gateway:
         found: list[dict[str, Any]] = answer.json()["requests"]
         return found
 
-    def row(self, request_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
+    def row(self, request_id: str, timeout_s: float = 25.0) -> dict[str, Any]:
         """The audit row of one request; waits for it, and holds that there is exactly one."""
         found: list[dict[str, Any]] = []
 

@@ -64,6 +64,7 @@ def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, p
 
 
 def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: Simulator) -> None:
+    time.sleep(4)  # rows of the test before: from the log file they come after 2 s
     before = {row["request_id"] for row in gateway.rows()}
     pids = [one(gateway, f"gateway worker {index}").pid for index in range(2)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
@@ -76,7 +77,7 @@ def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: 
     def rows() -> list[dict[str, Any]]:
         return [row for row in gateway.rows() if row["request_id"] not in before]
 
-    wait_until(lambda: len(rows()) == 6, 10, "six rows")
+    wait_until(lambda: len(rows()) == 6, 20, "six rows")
     assert {row["status"] for row in rows()} == {"failed"}
     assert {row["team_id"] for row in rows()} == {"team-a"}
     for index, pid in enumerate(pids):

@@ -1,4 +1,4 @@
-"""Envoy's request log says what the access log service says: a row made of a line is the row that was made of the entry."""
+"""Envoy's request log says what the access log service says: a line makes the same row as the entry did."""
 
 import contextlib
 import os

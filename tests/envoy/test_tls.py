@@ -30,7 +30,8 @@ async def app(scope, receive, send):
         if not message.get("more_body"):
             break
     asked = json.loads(body)
-    text = {"version": scope["http_version"], "authorization": dict(scope["headers"]).get(b"authorization", b"").decode()}
+    authorization = dict(scope["headers"]).get(b"authorization", b"").decode()
+    text = {"version": scope["http_version"], "authorization": authorization}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     base = {"id": "c", "created": 1, "model": "m"}
     if asked.get("stream"):
