@@ -11,13 +11,14 @@ import msgspec
 from extproc.auth import authenticate
 from extproc.budget.reserve import Reserver
 from extproc.catalog import AUTO, Catalog, TeamView
-from extproc.chat import GatewayMetadata, gateway_metadata, parse_chat, prompt_hash, text_chars
+from extproc.chat import GatewayMetadata, gateway_metadata, parse_chat, prompt_hash
 from extproc.errors import InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
 from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision
 from extproc.routing.choose import Choice, choose
+from extproc.routing.classify import Complexity, classify
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 
 CHAT_PATH = "/v1/chat/completions"
@@ -62,7 +63,8 @@ class Pipeline:
         """Read the body, choose the targets, hold what it may cost, shape the first attempt. Raises GatewayError."""
         began_ns = self.clock.mono_ns()
         chat, wishes = read(admission, body)
-        choice = _route(admission, chat, wishes)
+        complexity = classify(chat) if chat.model == AUTO else None
+        choice = _route(admission, chat, wishes, complexity)
         hold = await self._reserver.reserve(
             admission.team.settings,
             chat,
@@ -73,7 +75,7 @@ class Pipeline:
         )
         settings = admission.team.settings
         if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
-            choice = _route(admission, chat, wishes, downgrade=True)
+            choice = _route(admission, chat, wishes, complexity, downgrade=True)
         if hold.max_tokens is not None:
             chat = msgspec.structs.replace(chat, max_tokens=hold.max_tokens)
         first = choice.targets[0]
@@ -107,9 +109,18 @@ def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadat
     return chat, wishes
 
 
-def _route(admission: Admission, chat: ChatRequest, wishes: GatewayMetadata, *, downgrade: bool = False) -> Choice:
-    chars = text_chars(chat) if chat.model == AUTO else 0
-    return choose(admission.catalog, admission.team, chat.model, chars, fallback=wishes.fallback, downgrade=downgrade)
+def _route(
+    admission: Admission,
+    chat: ChatRequest,
+    wishes: GatewayMetadata,
+    complexity: Complexity | None,
+    *,
+    downgrade: bool = False,
+) -> Choice:
+    """`complexity`: of a request for `auto`, None for a pinned model."""
+    return choose(
+        admission.catalog, admission.team, chat.model, complexity, fallback=wishes.fallback, downgrade=downgrade
+    )
 
 
 def check_request(headers: Mapping[str, str]) -> None:

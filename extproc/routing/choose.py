@@ -1,20 +1,16 @@
 """Which model, and who stands in for it: an ordered list of targets for one request. Pure.
 
-In: the client's `model`, what its team may use, the length of the conversation (for `auto`). Out: `Choice`.
+In: the client's `model`, what its team may use, how hard the request looks (for `auto`). Out: `Choice`.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from extproc.catalog import AUTO, TIERS, Catalog, TeamView
+from extproc.catalog import TIERS, Catalog, TeamView
 from extproc.errors import ModelNotAllowed, ModelNotFound
 from extproc.records import Target
-
-# `auto` goes by the length of the conversation: untrained, it holds its own against published learnt routers
-# (bench/README.md). Characters of all message texts.
-SIMPLE_BELOW_CHARS = 400
-MEDIUM_BELOW_CHARS = 3000
+from extproc.routing.classify import Complexity
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -25,11 +21,20 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def choose(
-    catalog: Catalog, team: TeamView, model: str, chars: int, *, fallback: bool = True, downgrade: bool = False
+    catalog: Catalog,
+    team: TeamView,
+    model: str,
+    complexity: Complexity | None,
+    *,
+    fallback: bool = True,
+    downgrade: bool = False,
 ) -> Choice:
-    """Targets for `model`. `downgrade`: `auto` goes one tier cheaper. Raises ModelNotFound, ModelNotAllowed."""
-    if model == AUTO:
-        name, reason = _auto(catalog, team, chars, downgrade=downgrade)
+    """Targets for `model`; for `auto`, of the tier of `complexity`, or with `downgrade` of the next cheaper one.
+
+    Raises ModelNotFound, ModelNotAllowed.
+    """
+    if complexity is not None:
+        name, reason = _auto(catalog, team, complexity, downgrade=downgrade)
     elif model not in catalog.targets:
         raise ModelNotFound(f"The model `{model}` does not exist or you do not have access to it.", param="model")
     elif model not in team.models:
@@ -41,9 +46,9 @@ def choose(
     return Choice(targets=tuple(allowed[: catalog.attempts]), reason=reason)
 
 
-def _auto(catalog: Catalog, team: TeamView, chars: int, *, downgrade: bool) -> tuple[str, str]:
+def _auto(catalog: Catalog, team: TeamView, complexity: Complexity, *, downgrade: bool) -> tuple[str, str]:
     """The first allowed model of the tier; without one, of the nearest harder tier, then of the nearest easier one."""
-    tier = 0 if chars < SIMPLE_BELOW_CHARS else 1 if chars < MEDIUM_BELOW_CHARS else 2
+    tier = TIERS.index(complexity.tier)
     reason = "downgraded" if downgrade and tier > 0 else f"{TIERS[tier]}_query"
     tier = max(0, tier - 1) if downgrade else tier
     for index in (*range(tier, len(TIERS)), *range(tier - 1, -1, -1)):
