@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from control import metrics, providers, requests, usage
+from control import metrics, prometheus, providers, requests, usage
 from control.auth import Caller, Keys
 from control.store import Store
 from control.web import answer, errors, query
@@ -67,8 +67,8 @@ class Api:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
-        text = await self._store.read(metrics.render)
-        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        families = await self._store.read(metrics.families)
+        return web.Response(body=prometheus.text(families).encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def requests(self, request: web.Request) -> web.Response:
         """Audit rows: all for an administrator, a team's own for the team."""

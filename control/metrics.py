@@ -1,18 +1,19 @@
-"""`GET /metrics`: Prometheus text, under OpenTelemetry's names where it has one.
+"""What the journal knows, as metric families: how much was used, how long it took, what could not be settled.
 
-In: the journal's sums since it began, and its counters: a few rows, however many requests there were. Out: text in
-the exposition format 0.0.4. The histograms of OpenTelemetry's GenAI conventions appear as summaries (`_sum`, `_count`).
-Source: opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics, prometheus.io/docs/instrumenting/exposition_formats.
+In: the journal's sums and histograms since it began, and its counters: a few rows, however many requests there were.
+Out: families, rendered by `prometheus` and sent by `otlp`.
+Source: opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from control.families import Distribution, Family, Sample
+from extproc.settle import histograms
 from extproc.settle.journal import EVER, SUMMED
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # Of the journal's counters, which are ours to show.
 _COUNTERS = {
@@ -20,6 +21,14 @@ _COUNTERS = {
     "unreadable_entries": "Access log entries that could not be settled.",
     "dropped_rows": "Rows lost because the journal could not be written for too long.",
 }
+_SUMS = {
+    "requests": ("gateway.requests", "", "Requests by how they ended."),
+    "cost_nano_usd": ("gateway.cost", "USD", "Cost of what was used, as far as prices are known."),
+    "unpriced": ("gateway.unpriced_requests", "", "Requests that used something whose price is not known."),
+    "cached_tokens": ("gateway.cached_input_tokens", "", "Input tokens read from a provider's cache."),
+    "reasoning_tokens": ("gateway.reasoning_tokens", "", "Output tokens spent on reasoning."),
+}
+_NANO = 1e9
 
 
 class Sums(msgspec.Struct, frozen=True):
@@ -41,94 +50,71 @@ class Sums(msgspec.Struct, frozen=True):
     @property
     def labels(self) -> dict[str, str]:
         """As each of its samples has them."""
-        return {
-            "gen_ai_operation_name": "chat",
-            "gen_ai_provider_name": self.provider,
-            "gen_ai_response_model": self.model,
-            "team": self.team_id,
-            "status": self.status,
-        }
+        return labels(self.team_id, self.model, self.provider) | {"status": self.status}
 
 
-def render(connection: sqlite3.Connection) -> str:
-    """The whole text. Raises sqlite3.Error."""
+def families(connection: sqlite3.Connection) -> list[Family]:
+    """All of them. Raises sqlite3.Error."""
+    return [*_histograms(connection), *_sums(connection), *_counters(connection)]
+
+
+def _histograms(connection: sqlite3.Connection) -> Iterator[Family]:
+    for known in histograms.ALL:
+        yield Family(
+            name=known.name,
+            unit=known.unit,
+            kind="histogram",
+            text=known.text,
+            bounds=known.bounds,
+            distributions=_distributions(connection, known),
+        )
+
+
+def _distributions(connection: sqlite3.Connection, known: histograms.Histogram) -> list[Distribution]:
+    counts: dict[tuple[str, str, str, str], list[int]] = {}
+    totals: dict[tuple[str, str, str, str], float] = defaultdict(float)
+    for team, model, provider, detail, bucket, count, total in connection.execute(
+        "SELECT team_id, model, provider, detail, bucket, count, total FROM histogram WHERE metric = ?"
+        " ORDER BY team_id, model, provider, detail",
+        (known.name,),
+    ):
+        key = (team, model, provider, detail)
+        counts.setdefault(key, [0] * (len(known.bounds) + 1))[bucket] = count
+        totals[key] += total
+    return [
+        Distribution(labels(*key[:3]) | {known.detail: key[3]}, found, totals[key]) for key, found in counts.items()
+    ]
+
+
+def _sums(connection: sqlite3.Connection) -> Iterator[Family]:
     rows = connection.execute(
         f"SELECT team_id, model, provider, status, {', '.join(SUMMED)} FROM sums WHERE bucket_s = ?"  # noqa: S608
         " ORDER BY team_id, model, provider, status",
         (EVER,),
     )
-    sums = [Sums(*row) for row in rows]
-    counters = dict(connection.execute("SELECT name, value FROM counter").fetchall())
-    return "".join(f"{line}\n" for line in _lines(sums, counters))
-
-
-def _lines(sums: list[Sums], counters: Mapping[str, int]) -> Iterator[str]:
-    yield from _family("gen_ai_client_token_usage", "summary", "Tokens of a request, as billed.", _tokens(sums))
-    yield from _family(
-        "gen_ai_server_request_duration_seconds",
-        "summary",
-        "Time from a request's arrival to the end of its answer.",
-        (
-            sample
+    sums: Sequence[Sums] = [Sums(*row) for row in rows]
+    for field, (name, unit, text) in _SUMS.items():
+        scale = _NANO if field == "cost_nano_usd" else 1
+        samples = [
+            Sample(
+                labels(each.team_id, each.model, each.provider) | {"status": each.status}, getattr(each, field) / scale
+            )
             for each in sums
-            for sample in (("_sum", each.labels, each.latency_ms / 1000), ("_count", each.labels, each.requests))
-        ),
-    )
-    yield from _family("gateway_requests", "counter", "Requests by how they ended.", _totals(sums, "requests"))
-    yield from _family(
-        "gateway_cost_usd",
-        "counter",
-        "Cost of what was used, as far as prices are known.",
-        (("_total", each.labels, each.cost_nano_usd / 1e9) for each in sums),
-    )
-    yield from _family(
-        "gateway_unpriced_requests",
-        "counter",
-        "Requests that used something whose price is not known.",
-        _totals(sums, "unpriced"),
-    )
-    yield from _family(
-        "gateway_cached_input_tokens",
-        "counter",
-        "Input tokens read from a provider's cache.",
-        _totals(sums, "cached_tokens"),
-    )
-    yield from _family(
-        "gateway_reasoning_tokens", "counter", "Output tokens spent on reasoning.", _totals(sums, "reasoning_tokens")
-    )
+        ]
+        yield Family(name=name, unit=unit, kind="counter", text=text, samples=samples)
+
+
+def _counters(connection: sqlite3.Connection) -> Iterator[Family]:
+    found = dict(connection.execute("SELECT name, value FROM counter").fetchall())
     for name, text in _COUNTERS.items():
-        yield from _family(f"gateway_{name}", "counter", text, [("_total", {}, counters.get(name, 0))])
+        yield Family(name=f"gateway.{name}", kind="counter", text=text, samples=[Sample({}, found.get(name, 0))])
 
 
-Sample = tuple[str, Mapping[str, str], float]
-
-
-def _tokens(sums: Iterable[Sums]) -> Iterator[Sample]:
-    for each in sums:
-        for kind, tokens in (("input", each.input_tokens), ("output", each.output_tokens)):
-            labels = each.labels | {"gen_ai_token_type": kind}
-            yield "_sum", labels, tokens
-            yield "_count", labels, each.requests
-
-
-def _totals(sums: Iterable[Sums], field: str) -> Iterator[Sample]:
-    return (("_total", each.labels, getattr(each, field)) for each in sums)
-
-
-def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
-    """In this format a counter's family is named with its suffix; a summary's is not."""
-    family = f"{name}_total" if kind == "counter" else name
-    yield f"# HELP {family} {text}"
-    yield f"# TYPE {family} {kind}"
-    for suffix, labels, value in samples:
-        yield f"{name}{suffix}{_labels(labels)} {value!r}"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+def labels(team_id: str, model: str, provider: str) -> dict[str, str]:
+    """Of every sample that is about requests: as many as there are configured teams, models and providers."""
+    return {
+        "gen_ai_operation_name": "chat",
+        "gen_ai_provider_name": provider,
+        "gen_ai_response_model": model,
+        "team": team_id,
+    }

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from extproc.settle import histograms
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 
 BUCKET_S: Final = 900  # of the sums: every time zone's midnight is a multiple of 15 minutes
@@ -115,6 +116,19 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE INDEX alert_due ON alert (next_at) WHERE delivered = 0;
     """,
+    """
+    CREATE TABLE histogram (
+        metric TEXT NOT NULL,
+        team_id TEXT NOT NULL,
+        model TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        bucket INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        total REAL NOT NULL,
+        PRIMARY KEY (metric, team_id, model, provider, detail, bucket)
+    ) WITHOUT ROWID;
+    """,
 )
 
 SUMMED: Final = (
@@ -140,6 +154,10 @@ _KEYS: Final = ("bucket_s", "team_id", "model", "provider", "status")
 _ADD_SUMS: Final = (
     f"INSERT INTO sums ({', '.join((*_KEYS, *SUMMED))}) VALUES ({', '.join('?' * (len(_KEYS) + len(SUMMED)))}) "  # noqa: S608
     f"ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in SUMMED)}"
+)
+_ADD_HISTOGRAM: Final = (
+    "INSERT INTO histogram VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET count = count + excluded.count, total = total + excluded.total"
 )
 _ADD_COUNTER: Final = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
 
@@ -202,6 +220,7 @@ def write(connection: Connection, batch: Batch) -> None:
         new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
         connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
         connection.executemany(_ADD_SUMS, [*_sums(new), *_sums(stale, sign=-1)])
+        connection.executemany(_ADD_HISTOGRAM, [*histograms.added(new), *histograms.added(stale, sign=-1)])
         connection.executemany(_ADD_COUNTER, batch.counts.items())
 
 

@@ -439,8 +439,11 @@ class TestMetrics:
             'gen_ai_operation_name="chat",gen_ai_provider_name="openai",gen_ai_response_model="gpt",team="team-search"'
         )
         for line in (
-            f'gen_ai_client_token_usage_sum{{{labels},status="success",gen_ai_token_type="input"}} 200',
-            f'gen_ai_client_token_usage_count{{{labels},status="success",gen_ai_token_type="output"}} 2',
+            f'gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="input"}} 300',
+            f'gen_ai_client_token_usage_count{{{labels},gen_ai_token_type="output"}} 3',
+            f'gen_ai_client_token_usage_bucket{{{labels},gen_ai_token_type="input",le="64"}} 0',
+            f'gen_ai_client_token_usage_bucket{{{labels},gen_ai_token_type="input",le="256"}} 3',
+            f'gen_ai_client_token_usage_bucket{{{labels},gen_ai_token_type="input",le="+Inf"}} 3',
             f'gen_ai_server_request_duration_seconds_count{{{labels},status="success"}} 2',
             f'gen_ai_server_request_duration_seconds_sum{{{labels},status="success"}} 1.8',
             f'gateway_requests_total{{{labels},status="failed"}} 1',
