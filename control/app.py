@@ -21,9 +21,12 @@ from control.auth import Caller, Keys
 from control.store import Store
 from control.web import answer, errors, query
 from extproc import logs, runtime
+from extproc.budget.redis import connect
 from extproc.errors import NotFound
 from extproc.paths import Paths
 from extproc.settings import Settings
+from extproc.snapshot.current import Current, Snapshot, compile_snapshot
+from extproc.snapshot.refresh import Refresher
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +36,13 @@ _HEALTH_KEPT_S = 1.0
 
 
 class Api:
-    """The handlers, bound to a configuration and a journal."""
+    """The handlers, bound to the configuration as it is now and a journal."""
 
-    def __init__(self, settings: Settings, store: Store, wall_s: Callable[[], float] = time.time) -> None:
-        self._settings = settings
+    def __init__(self, current: Current, store: Store, wall_s: Callable[[], float] = time.time) -> None:
+        self._current = current
         self._store = store
-        self._keys = Keys(settings)
-        self._teams = {team.id: team for team in settings.teams}
+        self._keys = Keys(current.snapshot.settings)
+        current.on_swap.append(self._swapped)
         self._wall_s = wall_s
         self._health: tuple[float, dict[str, Any]] | None = None  # when (monotonic), and what
         self._health_lock = asyncio.Lock()
@@ -80,7 +83,7 @@ class Api:
         """Usage of all teams."""
         self._caller(request).require_admin()
         query(request, ())
-        read = partial(usage.all_usage, settings=self._settings, now_s=self._wall_s())
+        read = partial(usage.all_usage, settings=self._current.snapshot.settings, now_s=self._wall_s())
         return answer(await self._store.read(read))
 
     async def team_usage(self, request: web.Request) -> web.Response:
@@ -88,7 +91,7 @@ class Api:
         caller, team_id = self._caller(request), request.match_info["id"]
         caller.require_team(team_id)
         query(request, ())
-        team = self._teams.get(team_id)
+        team = self._current.team(team_id)
         if team is None:
             raise NotFound(f"There is no team {team_id}.", param="id")
         return answer(await self._store.read(partial(usage.team_usage, team=team, now_s=self._wall_s())))
@@ -102,12 +105,15 @@ class Api:
             if self._health is None or time.monotonic() - self._health[0] >= _HEALTH_KEPT_S:
                 read = partial(
                     providers.select,
-                    providers=self._settings.providers,
+                    providers=self._current.snapshot.settings.providers,
                     now_s=self._wall_s(),
-                    down_from=self._settings.breaker.error_rate,
+                    down_from=self._current.snapshot.settings.breaker.error_rate,
                 )
                 self._health = (time.monotonic(), await self._store.read(read))
             return answer(self._health[1])
+
+    def _swapped(self, snapshot: Snapshot) -> None:
+        self._keys = Keys(snapshot.settings)
 
     def _caller(self, request: web.Request) -> Caller:
         return self._keys.caller(request.headers.get("Authorization", ""))
@@ -132,14 +138,21 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = Store(paths.journal)
-    runner = web.AppRunner(application(Api(settings, store)), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
+    client = connect(paths.state_url(settings.state.url))
+    current = Current(compile_snapshot(settings))
+    refresher = Refresher(current, client, paths)
+    await refresher.start()
+    runner = web.AppRunner(application(Api(current, store)), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
     await runner.setup()
     socket = paths.control_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)
     await web.UnixSite(runner, str(socket)).start()
+    refreshing = asyncio.create_task(refresher.run())
     log.info("serving")
     await stop.wait()
+    refreshing.cancel()
     await runner.cleanup()
+    await client.aclose()
     await asyncio.to_thread(store.close)
     log.info("stopped")

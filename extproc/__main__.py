@@ -17,12 +17,13 @@ from extproc.budget.learnt import follow
 from extproc.budget.outage import GuardedHolds, OutagePolicy
 from extproc.budget.redis import Client, RedisLedger, connect
 from extproc.budget.reserve import Reserver
-from extproc.catalog import compile_catalog
 from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipeline import Pipeline
 from extproc.server import ExtProcServer
 from extproc.settings import Settings
+from extproc.snapshot.current import Current, compile_snapshot
+from extproc.snapshot.refresh import Refresher
 from extproc.tokens import Estimator
 
 AUTO_FIRST_BYTE_MS = 30_000
@@ -47,7 +48,11 @@ def run(data_dir: Path, index: int) -> None:
 async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     client = connect(paths.state_url(settings.state.url))
     outputs = OutputEstimates()
-    pipeline = Pipeline(compile_catalog(settings), _reserver(settings, client, outputs), SystemClock())
+    current = Current(compile_snapshot(settings))
+    refresher = Refresher(current, client, paths)
+    await refresher.start()
+    pipeline = Pipeline(current.snapshot.catalog, _reserver(settings, client, outputs), SystemClock())
+    current.on_swap.append(lambda snapshot: pipeline.use(snapshot.catalog))
     server = ExtProcServer(pipeline, _options(settings, index))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,10 +62,11 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what requests make
-    learning = asyncio.create_task(follow(client, outputs))
+    beside = [asyncio.create_task(work) for work in (follow(client, outputs), refresher.run())]
     await stop.wait()
     await server.stop(settings.timeouts.drain)
-    learning.cancel()
+    for task in beside:
+        task.cancel()
     await client.aclose()
 
 

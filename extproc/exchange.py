@@ -185,7 +185,7 @@ class Exchange:
         self._plan = plan = await self._pipeline.decide(self._admission, event.body)
         self._live.add(plan)
         attempt = plan.first()
-        endpoint = self._admission.catalog.endpoints[attempt.target.provider]
+        endpoint = plan.endpoints[attempt.target.provider]
         deadline_ms = self._options.first_byte_ms if plan.chat.stream else self._options.whole_ms
         headers = [
             *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
@@ -205,7 +205,7 @@ class Exchange:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
         plan = self._live.find(headers.get(H_REQUEST_ID, ""))
         attempt = plan.following()
-        endpoint = self._pipeline.catalog.endpoints[attempt.target.provider]
+        endpoint = plan.endpoints[attempt.target.provider]
         wanted = [
             *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
             (H_CLUSTER, endpoint.cluster),

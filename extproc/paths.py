@@ -83,6 +83,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data_dir / "runtime.json"
 
     @property
+    def overrides(self) -> Path:
+        """The last changes at run time, for when the shared state is away."""
+        return self.data_dir / "overrides.json"
+
+    @property
     def request_log(self) -> Path:
         """Envoy's own log of authenticated requests; what the settler missed is settled from it."""
         return self.data_dir / "requests.log"

@@ -47,6 +47,10 @@ class Pipeline:
         self.clock = clock
         self._reserver = reserver
 
+    def use(self, catalog: Catalog) -> None:
+        """Go by `catalog` from the next request on."""
+        self.catalog = catalog
+
     def authenticate(self, headers: Mapping[str, str]) -> Admission:
         """Who sends this, before a byte of the body is read. Raises InvalidApiKey."""
         began_ns = self.clock.mono_ns()
@@ -95,7 +99,13 @@ class Pipeline:
             decided_us=(self.clock.mono_ns() - began_ns) // 1000,
             targets=choice.targets,
         )
-        return Plan(chat, decision, f"chatcmpl-{admission.request_id.replace('-', '')}", hold.headers)
+        return Plan(
+            chat,
+            decision,
+            f"chatcmpl-{admission.request_id.replace('-', '')}",
+            admission.catalog.endpoints,
+            hold.headers,
+        )
 
 
 def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadata]:

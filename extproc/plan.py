@@ -4,10 +4,12 @@ In: the pipeline's decision. Out: the provider request of each attempt, made whe
 client's original body (never from another provider's translation of it). Used by the exchange and by fallback attempts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extproc.adapters.base import Adapter
 from extproc.adapters.registry import adapter_for
+from extproc.catalog import Endpoint
 from extproc.errors import InvalidRequest, NoProviderAvailable
 from extproc.records import ChatRequest, Decision, ProviderRequest, Target
 
@@ -29,6 +31,7 @@ class Plan:
     chat: ChatRequest
     decision: Decision
     response_id: str
+    endpoints: Mapping[str, Endpoint]  # of the catalog the request began with
     limit_headers: tuple[tuple[str, str], ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
 

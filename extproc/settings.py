@@ -344,6 +344,14 @@ def parse(text: str, env: Mapping[str, str]) -> Settings:
     return settings
 
 
+def parse_team(raw: Mapping[str, Any]) -> Team:
+    """Check one team by itself. Raises SettingsError; paths begin below the team."""
+    try:
+        return Team.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, Team)) from None
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice in one mapping, which YAML forbids and PyYAML forgives."""
 
@@ -384,12 +392,12 @@ def _dotted(path: tuple[str | int, ...]) -> str:
     return out
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _explain(error: ValidationError, root: type[_Model] = Settings) -> list[str]:
     lines = []
     for item in error.errors(include_url=False, include_input=False):
         loc = item["loc"]
         if item["type"] == "extra_forbidden":
-            nearest = _nearest_key(loc)
+            nearest = _nearest_key(loc, root)
             hint = f"; did you mean {nearest}?" if nearest else ""
             lines.append(f"{_dotted(loc)}: unknown key{hint}")
         else:
@@ -398,9 +406,9 @@ def _explain(error: ValidationError) -> list[str]:
     return lines
 
 
-def _nearest_key(loc: tuple[str | int, ...]) -> str | None:
+def _nearest_key(loc: tuple[str | int, ...], root: type[_Model]) -> str | None:
     """The known key nearest to the unknown one at `loc`, found by walking the types along the path."""
-    schema = Settings.model_json_schema()
+    schema = root.model_json_schema()
     node: dict[str, Any] = schema
     for part in loc[:-1]:
         node = _resolve(schema, node)

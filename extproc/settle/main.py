@@ -35,6 +35,8 @@ from extproc.settle.journal import NOT_NOW, connect, latest
 from extproc.settle.outbox import Outbox
 from extproc.settle.recent import Recent
 from extproc.settle.writer import Writer
+from extproc.snapshot.current import Current, compile_snapshot
+from extproc.snapshot.refresh import Refresher
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +72,12 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what entries make
     client = connect_state(paths.state_url(settings.state.url))
-    charger, others = _charging(settings, paths, client, outputs)
+    current = Current(compile_snapshot(settings))
+    refresher = Refresher(current, client, paths, keep=True)
+    await refresher.start()
+    charger, others = _charging(current, paths, client, outputs)
     follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
-    tasks = [asyncio.create_task(work) for work in (charger.run(), follower.run(), *others)]
+    tasks = [asyncio.create_task(work) for work in (charger.run(), follower.run(), refresher.run(), *others)]
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
@@ -87,17 +92,16 @@ async def _serve(settings: Settings, paths: Paths) -> int:
 
 
 def _charging(
-    settings: Settings, paths: Paths, client: Client, outputs: OutputEstimates
+    current: Current, paths: Paths, client: Client, outputs: OutputEstimates
 ) -> tuple[Charger, list[Coroutine[Any, Any, None]]]:
     """The charger, and what runs beside it; each with a connection to the journal of its own."""
-    teams = {team.id: team for team in settings.teams}
     ledger = RedisLedger(client)
     others = [
-        Expiry(Outbox(paths.journal), ledger, lambda: teams).run(),
-        Alerts(Outbox(paths.journal), teams.get).run(),
+        Expiry(Outbox(paths.journal), ledger, lambda: current.snapshot.teams).run(),
+        Alerts(Outbox(paths.journal), current.team).run(),
         publish(client, outputs),
     ]
-    return Charger(Outbox(paths.journal), ledger, teams.get), others
+    return Charger(Outbox(paths.journal), ledger, current.team), others
 
 
 async def _charge_the_rest(charger: Charger) -> None:

@@ -22,6 +22,7 @@ from extproc import runtime
 from extproc.paths import Paths
 from extproc.settings import parse
 from extproc.settle.journal import Batch, connect, write
+from extproc.snapshot.current import Current, compile_snapshot
 from tests.settle.builders import attempt, audit
 
 NOW_S = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()
@@ -37,6 +38,10 @@ teams:
   - {id: team-search, keys: [sk-search], budget: {daily_tokens: 1000, monthly_tokens: 10000, daily_usd: 0.001}}
   - {id: team-support, keys: [sk-support], budget: {timezone: Asia/Kolkata}}
 """
+
+
+def current() -> Current:
+    return Current(compile_snapshot(parse(SETTINGS, {})))
 
 
 class Control:
@@ -66,7 +71,7 @@ async def control() -> AsyncIterator[Control]:
     with tempfile.TemporaryDirectory(prefix="control-") as folder:
         control = Control(Path(folder))
         store = Store(control.journal)
-        runner = web.AppRunner(application(Api(parse(SETTINGS, {}), store, lambda: NOW_S)), access_log=None)
+        runner = web.AppRunner(application(Api(current(), store, lambda: NOW_S)), access_log=None)
         await runner.setup()
         await web.UnixSite(runner, str(control.socket)).start()
         yield control
@@ -103,7 +108,7 @@ async def test_who_may_see_what(control: Control, path: str, who: str) -> None:
 
 
 def test_every_route_is_in_the_role_matrix() -> None:
-    routes = {route.path for route in Api(parse(SETTINGS, {}), Store(Path("nowhere"))).routes()}
+    routes = {route.path for route in Api(current(), Store(Path("nowhere"))).routes()}
     listed = {path.partition("?")[0].replace("team-search", "{id}") for path in ROLES}
     assert routes <= listed
 
@@ -543,6 +548,7 @@ def test_the_process_serves_and_ends(tmp_path: Path) -> None:
         code = f"from pathlib import Path; from control.app import run; run(Path({folder!r}))"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
+        assert json.loads(process.stderr.readline())["event"].startswith("run-time changes cannot be read")
         assert json.loads(process.stderr.readline())["event"] == "serving"
         assert asyncio.run(ask(paths.control_socket, "/readyz")) == (200, '{"status":"ready"}')
         process.send_signal(signal.SIGTERM)

@@ -1,0 +1,115 @@
+"""Keeps a process's snapshot fresh: new settings from the runtime file, changed teams from the shared state.
+
+In: the runtime file (replaced by rename when gateway.yaml is reloaded) and `shared`. Out: `Current`, swapped. Looks
+twice a second, so that a change is in force everywhere within a second; a look is one `stat` and one round trip. While
+the shared state is away the last changes stay in force, and a process that starts meanwhile finds them in
+`data_dir`/overrides.json, which the settler (one beside each Envoy) keeps.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+
+from extproc import runtime
+from extproc.budget.redis import Client
+from extproc.paths import Paths
+from extproc.settings import Settings
+from extproc.snapshot import shared
+from extproc.snapshot.current import Current, compile_snapshot
+from extproc.snapshot.overrides import NONE, Overrides
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.4
+
+_Stamp = tuple[int, int] | None
+
+
+class Refresher:
+    """`keep`: write what was read to `data_dir`, for processes that start while the shared state is away."""
+
+    def __init__(self, current: Current, client: Client, paths: Paths, *, keep: bool = False) -> None:
+        self._current = current
+        self._client = client
+        self._paths = paths
+        self._keep = keep
+        self._stamp = _stamp(paths.runtime)
+        self._away = False
+        self._looking = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Take over what was changed before this process began; to be awaited before it serves."""
+        await self.step()
+        if self._away:
+            await self._compile(self._current.snapshot.configured, kept(self._paths.overrides))
+        else:
+            await self._write()
+
+    async def run(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.step()
+
+    async def step(self) -> None:
+        """Look once."""
+        async with self._looking:
+            await self._look_at_file()
+            await self._look_at_state()
+
+    async def _look_at_file(self) -> None:
+        stamp = _stamp(self._paths.runtime)
+        if stamp is None or stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            settings = await asyncio.to_thread(runtime.read, self._paths.runtime)
+        except (OSError, ValueError) as error:
+            log.error("runtime file cannot be read", extra={"reason": str(error)})
+            return
+        await self._compile(settings, self._current.snapshot.overrides)
+        log.info("configuration reloaded")
+
+    async def _look_at_state(self) -> None:
+        try:
+            overrides = await shared.read(self._client, self._current.snapshot.overrides.version)
+        except (shared.SharedStateUnavailable, msgspec.DecodeError, ValueError) as error:
+            if not self._away:
+                log.warning("run-time changes cannot be read; the last ones stay", extra={"reason": str(error)})
+            self._away = True
+            return
+        self._away = False
+        if overrides is not None:
+            await self._compile(self._current.snapshot.configured, overrides)
+            log.info("run-time changes in force", extra={"version": overrides.version})
+            await self._write()
+
+    async def _compile(self, configured: Settings, overrides: Overrides) -> None:
+        # It takes a while with many teams: not on the event loop.
+        self._current.swap(await asyncio.to_thread(compile_snapshot, configured, overrides))
+
+    async def _write(self) -> None:
+        if self._keep:
+            data = msgspec.json.encode(self._current.snapshot.overrides)
+            await asyncio.to_thread(runtime.replace_file, self._paths.overrides, data)
+
+
+def kept(path: Path) -> Overrides:
+    """What `keep` wrote; none, if there is no such file or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Overrides)
+    except FileNotFoundError:
+        return NONE
+    except (OSError, msgspec.DecodeError) as error:
+        log.error("kept run-time changes cannot be read", extra={"reason": str(error)})
+        return NONE
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -1,0 +1,135 @@
+"""Changes reach a process through a real Valkey and through the runtime file; without either it goes by what it has."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from extproc import runtime
+from extproc.budget.redis import Client, connect
+from extproc.paths import Paths
+from extproc.settings import parse
+from extproc.snapshot import shared
+from extproc.snapshot.current import Current, compile_snapshot
+from extproc.snapshot.overrides import TeamOverride
+from extproc.snapshot.refresh import Refresher
+from tests.budget.conftest import Valkey
+
+CONFIG = """
+providers: {openai: {format: openai, base_url: "http://127.0.0.1:9"}}
+models: [{name: gpt, provider: openai}]
+teams: [{id: a, keys: [sk-a], budget: {daily_tokens: 1000}}]
+"""
+NOWHERE = "unix:///nonexistent/v.sock"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    paths = Paths.of(tmp_path)
+    runtime.write(parse(CONFIG, {}), paths.runtime)
+    return paths
+
+
+@pytest.fixture
+async def client(valkey: Valkey) -> AsyncIterator[Client]:
+    client = connect(valkey.url, timeout_s=5)
+    await client.delete(shared.KEY, shared.LOG_KEY)
+    yield client
+    await client.aclose()
+
+
+def limit(current: Current) -> int | None:
+    team = current.team("a")
+    assert team
+    return team.budget.daily_tokens
+
+
+def process(paths: Paths) -> Current:
+    return Current(compile_snapshot(runtime.read(paths.runtime)))
+
+
+async def change(client: Client, against: int, daily_tokens: int | None) -> int:
+    override = TeamOverride(changes={"budget": {"daily_tokens": daily_tokens}})
+    return await shared.change(client, against, "a", override, {"to": daily_tokens})
+
+
+async def test_a_change_is_seen(client: Client, paths: Paths) -> None:
+    current = process(paths)
+    refresher = Refresher(current, client, paths)
+    await refresher.start()
+    assert limit(current) == 1000
+    assert await change(client, 0, 5) == 1
+    await refresher.step()
+    assert limit(current) == 5
+    snapshot = current.snapshot
+    await refresher.step()
+    assert current.snapshot is snapshot, "nothing changed, nothing is compiled"
+
+
+async def test_of_two_changes_at_once_one_is_told_to_look_again(client: Client) -> None:
+    assert await change(client, 0, 5) == 1
+    assert await change(client, 0, 6) == 0
+    overrides = await shared.read(client)
+    assert overrides
+    assert overrides.teams["a"].changes == {"budget": {"daily_tokens": 5}}
+    assert await client.xlen(shared.LOG_KEY) == 1, "what was not changed is not logged"
+
+
+async def test_an_empty_override_is_forgotten(client: Client) -> None:
+    await change(client, 0, 5)
+    assert await shared.change(client, 1, "a", TeamOverride(), {}) == 2
+    assert await shared.read(client) == shared.Overrides(2, {})
+
+
+async def test_without_the_state_the_last_changes_stay(client: Client, paths: Paths, valkey: Valkey) -> None:
+    settler = process(paths)
+    keeper = Refresher(settler, client, paths, keep=True)
+    await keeper.start()
+    await change(client, 0, 5)
+    await keeper.step()
+    away = connect(NOWHERE)
+    worker = process(paths)
+    refresher = Refresher(worker, away, paths)
+    await refresher.start()
+    assert limit(worker) == 5, "it began while the state was away"
+    await refresher.step()
+    assert limit(worker) == 5
+
+
+async def test_a_state_that_was_emptied_leaves_the_file(client: Client, paths: Paths) -> None:
+    current = process(paths)
+    refresher = Refresher(current, client, paths, keep=True)
+    await change(client, 0, 5)
+    await refresher.start()
+    await client.delete(shared.KEY)
+    await refresher.step()
+    assert limit(current) == 1000
+    away = process(paths)
+    await Refresher(away, connect(NOWHERE), paths).start()
+    assert limit(away) == 1000
+
+
+async def test_what_is_not_ours_changes_nothing(client: Client, paths: Paths) -> None:
+    current = process(paths)
+    await client.hset(shared.KEY, mapping={"version": "7", "team:a": "not JSON"})
+    refresher = Refresher(current, client, paths)
+    await refresher.start()
+    assert limit(current) == 1000
+
+
+async def test_a_new_runtime_file_is_taken_and_changes_stay_over_it(client: Client, paths: Paths) -> None:
+    current = process(paths)
+    refresher = Refresher(current, client, paths)
+    await refresher.start()
+    runtime.write(parse(CONFIG.replace("1000", "2000"), {}), paths.runtime)
+    await refresher.step()
+    assert limit(current) == 2000
+    await change(client, 0, 5)
+    await refresher.step()
+    runtime.write(parse(CONFIG.replace("1000", "3000"), {}), paths.runtime)
+    await refresher.step()
+    assert limit(current) == 5
+    paths.runtime.write_text("half a fi")
+    await refresher.step()
+    assert limit(current) == 5
+    assert current.snapshot.configured.teams[0].budget.daily_tokens == 3000
