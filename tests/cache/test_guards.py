@@ -13,8 +13,29 @@ NEAR_MISSES = pairs("near_misses")
 PARAPHRASES = pairs("paraphrases")
 TEXTS = st.text(max_size=80) | st.lists(
     st.sampled_from(
-        ["What", "is", "not", "the", "`x`", "3", "km", "from", "Paris", "to", "Rome", "on", "May", "5,", "1999?", "II"]
-        + ["I'd", "can't", "than", "second", "\u00b0C"]
+        [
+            "What",
+            "is",
+            "not",
+            "the",
+            "`x`",
+            "3",
+            "km",
+            "from",
+            "Paris",
+            "to",
+            "Rome",
+            "on",
+            "May",
+            "5,",
+            "1999?",
+            "II",
+            "I'd",
+            "can't",
+            "than",
+            "second",
+            "°C",
+        ]
     )
 ).map(" ".join)
 
