@@ -1,0 +1,61 @@
+"""The meaning of a text as 256 numbers, without a neural network: the weighted mean of its word pieces' vectors.
+
+In: any text. Out: a float32 vector of length 1; texts that say alike things lie close (cosine). It is a shortlist and
+a feature, never a verdict: word order and negation are lost. The table is MiniLM distilled (`train.distill`), 8 MB,
+mapped into memory and so shared by all workers of a machine. Called by `extproc.routing.classify` and the semantic
+cache.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extproc.embedding.wordpiece import WordPiece
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+DIMENSIONS = 256
+ROW = np.dtype([("scale", "<f4"), ("parts", "i1", DIMENSIONS)])  # a word piece: scale · parts
+
+MAX_CHARS = 4096  # of a longer text the first and the last half of this are read: bounded time, and both ends speak
+
+Vector = NDArray[np.float32]
+
+
+class StaticEmbedder:
+    """The table and its vocabulary. `load` once, `embed` from any thread."""
+
+    def __init__(self, table: NDArray[np.void], pieces: WordPiece) -> None:
+        self._parts = table["parts"]
+        self._scale = np.ascontiguousarray(table["scale"])
+        self._pieces = pieces
+
+    @classmethod
+    @cache
+    def load(cls) -> Self:
+        """The table that comes with the gateway. The first call takes about 50 ms, later ones nothing."""
+        words = (DATA / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+        return cls(np.load(DATA / "static.npy", mmap_mode="r"), WordPiece(words))
+
+    def __len__(self) -> int:
+        return len(self._scale)
+
+    def embed(self, text: str) -> Vector:
+        """The vector of `text`, shape (256,), length 1; all zeros when there is nothing to read in it."""
+        ids = self._pieces.ids(bounded(text))
+        if not ids:
+            return np.zeros(DIMENSIONS, np.float32)
+        # einsum, not @: BLAS would wake threads for it, and its sums differ from machine to machine.
+        total = np.einsum("i,ij->j", self._scale[ids], self._parts[ids].astype(np.float32))
+        length = np.sqrt(np.einsum("i,i->", total, total))
+        return cast("Vector", total / length if length > 0 else total)
+
+
+def bounded(text: str) -> str:
+    """`text`, or both ends of it when it is long."""
+    if len(text) <= MAX_CHARS:
+        return text
+    half = MAX_CHARS // 2
+    return f"{text[:half]} {text[-half:]}"

@@ -1,0 +1,80 @@
+"""Text -> ids of word pieces, as BERT's uncased tokenizer cuts them. Pure.
+
+In: any text. Out: ids into the vocabulary, without [CLS] and [SEP]. A dictionary and a few regular expressions: most
+words are in the vocabulary whole, so this is faster than handing the text to a library and reading its answer back.
+Called by `extproc.embedding.static`. Source: google-research/bert `tokenization.py`.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+UNKNOWN = 100  # [UNK]
+MAX_WORD_CHARS = 100  # a longer word is unknown, as in BERT
+
+_DROPPED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]")
+_IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ceaf\U0002f800-\U0002fa1f"
+_ASCII_PUNCTUATION = "!-/:-@\\[-`{-~"
+_ASCII_WORDS = re.compile(rf"[{_ASCII_PUNCTUATION}]|[^\s{_ASCII_PUNCTUATION}]+")
+
+
+def _class_of_punctuation() -> str:
+    """The punctuation beyond ASCII, for a character class (the first plane only: what lies above is inscriptions)."""
+    return "".join(re.escape(chr(code)) for code in range(0x80, 0x10000) if unicodedata.category(chr(code))[0] == "P")
+
+
+class WordPiece:
+    """A vocabulary, ready to cut text."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        """`pieces` in the order of their ids; one that goes on a word begins with ##."""
+        listed = [(piece, at) for at, piece in enumerate(pieces)]
+        self._first = {piece: at for piece, at in listed if not piece.startswith("##")}
+        self._next = {piece[2:]: at for piece, at in listed if piece.startswith("##")}
+        self._first_reach, self._next_reach = _reach(self._first), _reach(self._next)
+        single = rf"{_ASCII_PUNCTUATION}{_class_of_punctuation()}{_IDEOGRAPHS}"
+        self._words = re.compile(rf"[{single}]|[^\s{single}]+")
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of `text`, in order."""
+        cut = _ASCII_WORDS if text.isascii() else self._words
+        out: list[int] = []
+        for word in cut.findall(_normal(text)):
+            whole = self._first.get(word)
+            if whole is None:
+                out += self._pieces(word)
+            else:
+                out.append(whole)
+        return out
+
+    def _pieces(self, word: str) -> list[int]:
+        """The longest piece from the left, again and again; [UNK] when a rest is in no vocabulary."""
+        if len(word) > MAX_WORD_CHARS:
+            return [UNKNOWN]
+        out: list[int] = []
+        known, reach, at = self._first, self._first_reach, 0
+        while at < len(word):
+            for end in range(min(len(word), at + reach.get(word[at : at + 2], 1)), at, -1):
+                found = known.get(word[at:end])
+                if found is not None:
+                    break
+            else:
+                return [UNKNOWN]
+            out.append(found)
+            known, reach, at = self._next, self._next_reach, end
+        return out
+
+
+def _reach(pieces: Mapping[str, int]) -> dict[str, int]:
+    """The length of the longest piece that begins with these two characters: no longer one needs to be looked for."""
+    out: dict[str, int] = {}
+    for piece in pieces:
+        out[piece[:2]] = max(out.get(piece[:2], 1), len(piece))
+    return out
+
+
+def _normal(text: str) -> str:
+    """Lower case, without accents and control characters."""
+    if not text.isascii():
+        text = "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
+    return _DROPPED.sub("", text).lower()
