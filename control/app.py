@@ -1,7 +1,8 @@
 """The control API: usage, providers' health, audit rows, metrics, over HTTP on a unix socket behind Envoy.
 
-In: requests that Envoy's route table sends here. Out: JSON, or Prometheus text. Everything is read from the journal;
-nothing here is on the way of a chat request. Started by `gateway up` as `gateway control`.
+In: requests that Envoy's route table sends here. Out: JSON, or Prometheus text. Read from the ledger and the journal;
+changes go to the shared state. Nothing here is on the way of a chat request. Started by `gateway up` as `gateway
+control`.
 """
 
 import asyncio
@@ -18,10 +19,13 @@ from aiohttp import web
 
 from control import metrics, prometheus, providers, requests, usage
 from control.auth import Caller, Keys
+from control.changes import Changes
+from control.standings import standings
 from control.store import Store
+from control.teams import TeamsApi
 from control.web import answer, errors, query
 from extproc import logs, runtime
-from extproc.budget.redis import connect
+from extproc.budget.redis import Client, RedisLedger, connect
 from extproc.errors import NotFound
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -38,9 +42,19 @@ _HEALTH_KEPT_S = 1.0
 class Api:
     """The handlers, bound to the configuration as it is now and a journal."""
 
-    def __init__(self, current: Current, store: Store, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        current: Current,
+        store: Store,
+        refresher: Refresher,
+        client: Client,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
         self._current = current
         self._store = store
+        self._ledger = ledger = RedisLedger(client)
+        changes = Changes(client, ledger, current, refresher)
+        self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
@@ -57,6 +71,7 @@ class Api:
             web.get("/v1/usage", self.usage),
             web.get("/v1/teams/{id}/usage", self.team_usage),
             web.get("/v1/providers/health", self.providers_health),
+            *self._teams.routes(),
         ]
 
     async def healthz(self, _: web.Request) -> web.Response:
@@ -83,7 +98,9 @@ class Api:
         """Usage of all teams."""
         self._caller(request).require_admin()
         query(request, ())
-        read = partial(usage.all_usage, settings=self._current.snapshot.settings, now_s=self._wall_s())
+        teams, now_s = self._current.snapshot.settings.teams, self._wall_s()
+        known = await standings(self._ledger, teams, now_s)
+        read = partial(usage.all_usage, teams=teams, standings=known, now_s=now_s)
         return answer(await self._store.read(read))
 
     async def team_usage(self, request: web.Request) -> web.Response:
@@ -94,7 +111,9 @@ class Api:
         team = self._current.team(team_id)
         if team is None:
             raise NotFound(f"There is no team {team_id}.", param="id")
-        return answer(await self._store.read(partial(usage.team_usage, team=team, now_s=self._wall_s())))
+        known = await standings(self._ledger, [team], now_s := self._wall_s())
+        read = partial(usage.team_usage, team=team, standing=known.get(team.id), now_s=now_s)
+        return answer(await self._store.read(read))
 
     async def providers_health(self, request: web.Request) -> web.Response:
         """How providers answered lately; for any valid key."""
@@ -142,7 +161,9 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    runner = web.AppRunner(application(Api(current, store)), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
+    runner = web.AppRunner(
+        application(Api(current, store, refresher, client)), access_log=None, shutdown_timeout=_LAST_REQUESTS_S
+    )
     await runner.setup()
     socket = paths.control_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -20,6 +20,7 @@ class Caller(msgspec.Struct, frozen=True):
     """The owner of a key. `team_id` None: an administrator."""
 
     team_id: str | None
+    key: str = ""  # the beginning of the key's digest, by which it can be told from others
 
     @property
     def is_admin(self) -> bool:
@@ -41,8 +42,8 @@ class Keys:
     """All keys of the configuration, by digest."""
 
     def __init__(self, settings: Settings) -> None:
-        teams = {key: Caller(team.id) for team in settings.teams for key in team.keys}
-        self._callers: Mapping[str, Caller] = teams | {key: Caller(None) for key in settings.admin.keys}
+        teams = {key: Caller(team.id, shown(key)) for team in settings.teams for key in team.keys}
+        self._callers: Mapping[str, Caller] = teams | {key: Caller(None, shown(key)) for key in settings.admin.keys}
 
     def caller(self, authorization: str) -> Caller:
         """The owner of the bearer key in an Authorization header. Raises InvalidApiKey."""
@@ -55,3 +56,8 @@ class Keys:
         if caller is None:
             raise InvalidApiKey(_WRONG)
         return caller
+
+
+def shown(digest: str) -> str:
+    """`sha256:<hex>` of a key as it may be seen: enough to tell keys apart, too little to find one."""
+    return digest[: len("sha256:") + 12]

@@ -1,18 +1,23 @@
-"""`GET /v1/teams/{id}/usage` and `GET /v1/usage`: what was used today and this month, and of which limit.
+"""`GET /v1/teams/{id}/usage` and `GET /v1/usage`: what was used and is held today and this month, and of which limit.
 
-In: the settings, the moment, and what `used` reads from the journal's sums. Out: JSON objects. Tokens are input plus
-output, as billed. Days and months are those of the team's own time zone.
+In: the teams as they are now; the ledger's counters; from the journal's sums the models. Out: JSON objects. Tokens are
+input plus output, as billed. Days and months are those of the team's own time zone. Where the ledger is away, the
+journal's sums stand in (`source: audit`): this gateway's own rows alone, nothing held, no top-ups.
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from extproc.settings import Settings, Team
+from extproc.budget.ledger import Account, Minute, Standing
+from extproc.budget.plan import nano_usd, used_pct
+from extproc.budget.windows import Window, windows_at
+from extproc.logs import rfc3339
+from extproc.settings import Team
 
 _TOP_MODELS = 10
 
@@ -26,22 +31,14 @@ class ModelUse(msgspec.Struct, frozen=True):
     cost_usd: float
 
 
-class Use(msgspec.Struct, frozen=True):
-    """What a team used within some time."""
-
-    tokens: int = 0
-    nano_usd: int = 0
-    held_tokens: int = 0  # reserved by requests in flight
-
-
-def used(connection: sqlite3.Connection, team_id: str, since_s: float) -> Use:
+def used(connection: sqlite3.Connection, team_id: str, since_s: float) -> Account:
     """What `team_id` used of requests received since `since_s` (a multiple of 15 minutes). Raises sqlite3.Error."""
-    tokens, nano_usd = connection.execute(
+    tokens, cost = connection.execute(
         "SELECT total(input_tokens + output_tokens), total(cost_nano_usd) FROM sums"
         " WHERE bucket_s >= ? AND team_id = ?",
         (max(1, since_s), team_id),
     ).fetchone()
-    return Use(int(tokens), int(nano_usd))
+    return Account(used_tokens=int(tokens), used_nano_usd=int(cost))
 
 
 def used_models(connection: sqlite3.Connection, team_id: str, since_s: float) -> list[ModelUse]:
@@ -54,26 +51,35 @@ def used_models(connection: sqlite3.Connection, team_id: str, since_s: float) ->
     return [ModelUse(*row) for row in rows]
 
 
-def team_usage(connection: sqlite3.Connection, team: Team, now_s: float) -> dict[str, Any]:
-    """The answer for one team."""
+def audited(connection: sqlite3.Connection, team: Team, now_s: float) -> Standing:
+    """How the team stands by the journal's sums alone."""
     day_s, month_s = window_starts(now_s, team.budget.timezone)
+    return Standing(used(connection, team.id, day_s), used(connection, team.id, month_s), Minute())
+
+
+def team_usage(connection: sqlite3.Connection, team: Team, standing: Standing | None, now_s: float) -> dict[str, Any]:
+    """The answer for one team. `standing`: the ledger's, None when it is away."""
     budget = team.budget
-    day, month = used(connection, team.id, day_s), used(connection, team.id, month_s)
-    models = used_models(connection, team.id, month_s)
+    windows = windows_at(round(now_s * 1000), budget.timezone)
+    known = standing or audited(connection, team, now_s)
+    _, month_s = window_starts(now_s, budget.timezone)
     return {
         "team_id": team.id,
-        "daily": _window(day, budget.daily_tokens, budget.daily_usd),
-        "monthly": _window(month, budget.monthly_tokens, budget.monthly_usd),
-        "top_models": models[:_TOP_MODELS],
-        "auto_downgrade_active": False,
+        "daily": _window(known.daily, budget.daily_tokens, budget.daily_usd, windows.daily),
+        "monthly": _window(known.monthly, budget.monthly_tokens, budget.monthly_usd, windows.monthly),
+        "top_models": used_models(connection, team.id, month_s)[:_TOP_MODELS],
+        "auto_downgrade_active": team.auto_downgrade and used_pct(team, known) >= team.alert.thresholds_pct[0],
+        "source": "audit" if standing is None else "ledger",
     }
 
 
-def all_usage(connection: sqlite3.Connection, settings: Settings, now_s: float) -> dict[str, Any]:
+def all_usage(
+    connection: sqlite3.Connection, teams: Sequence[Team], standings: Mapping[str, Standing], now_s: float
+) -> dict[str, Any]:
     """The answer for all teams: each one's, and their sums. A limit of all is known if each team has one."""
-    teams = [team_usage(connection, team, now_s) for team in settings.teams]
+    each = [team_usage(connection, team, standings.get(team.id), now_s) for team in teams]
     models: dict[str, ModelUse] = {}
-    for team in settings.teams:
+    for team in teams:
         _, month_s = window_starts(now_s, team.budget.timezone)
         for use in used_models(connection, team.id, month_s):
             so_far = models.get(use.model, ModelUse(use.model, 0, 0, 0.0))
@@ -82,26 +88,39 @@ def all_usage(connection: sqlite3.Connection, settings: Settings, now_s: float) 
             )
     top = sorted(models.values(), key=lambda use: (-use.tokens, use.model))
     return {
-        "daily": _sum(team["daily"] for team in teams),
-        "monthly": _sum(team["monthly"] for team in teams),
+        "daily": _sum(team["daily"] for team in each),
+        "monthly": _sum(team["monthly"] for team in each),
         "top_models": top[:_TOP_MODELS],
-        "auto_downgrade_active": any(team["auto_downgrade_active"] for team in teams),
-        "teams": teams,
+        "auto_downgrade_active": any(team["auto_downgrade_active"] for team in each),
+        "source": "ledger" if all(team["source"] == "ledger" for team in each) else "audit",
+        "teams": each,
     }
 
 
-def _window(use: Use, limit_tokens: int | None, limit_usd: float | None) -> dict[str, Any]:
-    used_usd = use.nano_usd / 1e9
-    shares = [_pct(use.tokens, limit_tokens), _pct(used_usd, limit_usd)]
-    return {
-        "used_tokens": use.tokens,
-        "limit_tokens": limit_tokens,
-        "held_tokens": use.held_tokens,
-        "used_usd": used_usd,
-        "limit_usd": limit_usd,
-        # Of the limit that is nearer.
-        "pct_used": max((share for share in shares if share is not None), default=None),
-    }
+def _window(account: Account, limit_tokens: int | None, limit_usd: float | None, window: Window) -> dict[str, Any]:
+    """One window. Limits are those in force, top-ups included."""
+    tokens = None if limit_tokens is None else limit_tokens + account.topup_tokens
+    limit_nano = nano_usd(limit_usd)
+    usd = None if limit_nano is None else (limit_nano + account.topup_nano_usd) / 1e9
+    return _amounts(
+        {
+            "used_tokens": account.used_tokens,
+            "limit_tokens": tokens,
+            "held_tokens": account.held_tokens,
+            "topup_tokens": account.topup_tokens,
+            "used_usd": account.used_nano_usd / 1e9,
+            "limit_usd": usd,
+            "held_usd": account.held_nano_usd / 1e9,
+            "topup_usd": account.topup_nano_usd / 1e9,
+            "unpriced_tokens": account.unpriced_tokens,
+        }
+    ) | {"resets_at": rfc3339(window.end_ms / 1000)}
+
+
+def _amounts(amounts: dict[str, Any]) -> dict[str, Any]:
+    shares = [_pct(amounts[f"used_{unit}"], amounts[f"limit_{unit}"]) for unit in ("tokens", "usd")]
+    # Of the limit that is nearer.
+    return amounts | {"pct_used": max((share for share in shares if share is not None), default=None)}
 
 
 def _sum(windows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -111,9 +130,7 @@ def _sum(windows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         values = [window[name] for window in listed]
         return None if None in values else sum(values)
 
-    limit_usd = total("limit_usd")
-    use = Use(total("used_tokens"), round(total("used_usd") * 1e9), total("held_tokens"))
-    return _window(use, total("limit_tokens"), limit_usd)
+    return _amounts({name: total(name) for name in listed[0] if name not in ("pct_used", "resets_at")})
 
 
 def _pct(part: float, limit: float | None) -> float | None:

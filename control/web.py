@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -62,6 +63,14 @@ def _translated(request: web.Request, error: web.HTTPException) -> GatewayError:
     if error.status == 413:
         return RequestTooLarge("The request body is too large.")
     return InvalidRequest("The request cannot be read.") if error.status < 500 else GatewayError("The gateway failed.")
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The request's body. Raises InvalidRequest unless it is a JSON object."""
+    try:
+        return msgspec.json.decode(await request.read(), type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body must be a JSON object: {error}.") from None
 
 
 def query(request: web.Request, known: Collection[str]) -> dict[str, str]:

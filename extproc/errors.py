@@ -17,6 +17,7 @@
     ├── NoProviderAvailable           503     no_provider_available
     ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
     ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed
+    ├── StateUnavailable              503     state_unavailable       the shared state is away: nothing can be changed
     └── ProviderTimeout               504     provider_timeout
 
 In: a failure anywhere in the walk, raised. Out: `body()`, OpenAI's shape, written by the exchange only.
@@ -137,6 +138,10 @@ class AuditUnavailable(GatewayError):
 
 class LimitsUnavailable(GatewayError):
     status, code, type = 503, "limits_unavailable", "server_error"
+
+
+class StateUnavailable(GatewayError):
+    status, code, type = 503, "state_unavailable", "server_error"
 
 
 class ProviderTimeout(GatewayError):

@@ -138,6 +138,24 @@ def max_tokens_to_write(estimate: Estimate, admitted: Admitted, *, strict: bool)
     return None
 
 
+def used_pct(team: Team, standing: Standing) -> float:
+    """What the team has used of its budgets, holds not counted: the highest share, 0-100 and beyond."""
+    caps = caps_for(team.budget, team.limits)
+    shares = [
+        _share(standing.daily.used_tokens, caps.daily_tokens, standing.daily.topup_tokens),
+        _share(standing.monthly.used_tokens, caps.monthly_tokens, standing.monthly.topup_tokens),
+        _share(standing.daily.used_nano_usd, caps.daily_nano_usd, standing.daily.topup_nano_usd),
+        _share(standing.monthly.used_nano_usd, caps.monthly_nano_usd, standing.monthly.topup_nano_usd),
+    ]
+    return max(shares)
+
+
+def _share(used: int, limit: int | None, top_up: int) -> float:
+    if limit is None:
+        return 0.0
+    return 100.0 * used / (limit + top_up) if limit + top_up > 0 else 100.0
+
+
 def rate_limit_headers(reservation: Reservation, standing: Standing) -> list[Header]:
     """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, after this request, like OpenAI's.
 

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import msgspec
 
 from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
-from extproc.budget.ledger import Holds, Refused, Standing
+from extproc.budget.ledger import Holds, Refused
 from extproc.budget.plan import (
     Estimate,
     Header,
-    caps_for,
     estimate_for,
     max_tokens_to_write,
     rate_limit_headers,
     refusal,
     reservation_for,
+    used_pct,
 )
 from extproc.chat import texts
 from extproc.records import ChatRequest, Priority, Target
@@ -69,7 +69,7 @@ class Reserver:
             output_tokens=answer.output_tokens,
             max_tokens=max_tokens_to_write(estimate, answer, strict=team.budget.strict),
             headers=tuple(rate_limit_headers(reservation, answer.standing)),
-            used_pct=_used_pct(team, answer.standing),
+            used_pct=used_pct(team, answer.standing),
         )
 
     def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target]) -> Estimate:
@@ -110,21 +110,3 @@ def _cost(estimate: Estimate) -> float:
     if estimate.input_nano_usd is None or estimate.output_pico_usd_per_token is None:
         return math.inf
     return estimate.input_nano_usd + estimate.output_tokens * estimate.output_pico_usd_per_token / 1000
-
-
-def _used_pct(team: Team, standing: Standing) -> float:
-    """What the team has used of its budgets, holds not counted: the highest share, 0-100 and beyond."""
-    caps = caps_for(team.budget, team.limits)
-    shares = [
-        _share(standing.daily.used_tokens, caps.daily_tokens, standing.daily.topup_tokens),
-        _share(standing.monthly.used_tokens, caps.monthly_tokens, standing.monthly.topup_tokens),
-        _share(standing.daily.used_nano_usd, caps.daily_nano_usd, standing.daily.topup_nano_usd),
-        _share(standing.monthly.used_nano_usd, caps.monthly_nano_usd, standing.monthly.topup_nano_usd),
-    ]
-    return max(shares)
-
-
-def _share(used: int, limit: int | None, top_up: int) -> float:
-    if limit is None:
-        return 0.0
-    return 100.0 * used / (limit + top_up) if limit + top_up > 0 else 100.0

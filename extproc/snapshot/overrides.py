@@ -50,14 +50,15 @@ def apply(settings: Settings, overrides: Overrides) -> tuple[Settings, list[str]
     if not overrides.teams:
         return settings, []
     problems: list[str] = []
-    teams = [_overridden(team, overrides.teams.get(team.id), problems) for team in settings.teams]
+    teams = [overridden(team, overrides.teams.get(team.id), problems) for team in settings.teams]
     teams = _without_shared_keys(teams, settings, problems)
     known = {team.id for team in teams}
     problems += [f"team {team_id}: not in the configuration" for team_id in overrides.teams if team_id not in known]
     return settings.model_copy(update={"teams": teams}), problems
 
 
-def _overridden(team: Team, override: TeamOverride | None, problems: list[str]) -> Team:
+def overridden(team: Team, override: TeamOverride | None, problems: list[str]) -> Team:
+    """`team` with `override`, or without its changes, and lines in `problems`, where they do not fit."""
     if override is None:
         return team
     try:

@@ -6,7 +6,7 @@ changed what. Out: Overrides, log entries. Every call raises SharedStateUnavaila
 
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from redis.exceptions import RedisClusterException, RedisError
@@ -17,9 +17,10 @@ from extproc.snapshot.overrides import Overrides, TeamOverride
 KEY = "{gw:overrides}"
 LOG_KEY = f"{KEY}:log"
 LOG_KEPT = 100_000  # entries; about 50 MB
+ONCE_KEPT_MS = 40 * 86_400_000  # longer than any window, so that a repetition is known as one
 _VERSION = "version"
 _TEAM = "team:"
-_CHANGE = (resources.files("extproc.snapshot") / "change.lua").read_text()
+_CHANGE, _RECORD = ((resources.files("extproc.snapshot") / f"{name}.lua").read_text() for name in ("change", "record"))
 _AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
@@ -41,6 +42,24 @@ async def change(client: Client, against: int, team_id: str, override: TeamOverr
     value = b"" if override == TeamOverride() else msgspec.json.encode(override)
     arguments = (against, f"{_TEAM}{team_id}", value, msgspec.json.encode(entry), LOG_KEPT)
     return int(await _run(client, "EVAL", _CHANGE, 1, KEY, *arguments))
+
+
+async def record_once(client: Client, entry_id: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Log `entry`; or, if one of that id was logged before, return that and log nothing."""
+    keys = (LOG_KEY, f"{LOG_KEY}:{entry_id}")
+    known = await _run(client, "EVAL", _RECORD, 2, *keys, msgspec.json.encode(entry), LOG_KEPT, ONCE_KEPT_MS)
+    return None if known is None else cast(dict[str, Any], msgspec.json.decode(known))
+
+
+async def entries(client: Client, before: str | None, most: int) -> list[tuple[str, dict[str, Any]]]:
+    """Log entries and their ids, newest first; `before`: only those older than the entry of that id."""
+    newest = "+" if before is None else f"({before}"
+    found = await _run(client, "XREVRANGE", LOG_KEY, newest, "-", "COUNT", most)
+    return [(entry_id.decode(), msgspec.json.decode(_entry(fields))) for entry_id, fields in found]
+
+
+def _entry(fields: Any) -> bytes:
+    return cast(bytes, fields[b"entry"] if isinstance(fields, dict) else fields[1])
 
 
 async def _run(client: Client, *command: str | int | bytes) -> Any:

@@ -1,0 +1,187 @@
+"""Changes of teams at run time: limits patched, changes taken back, one-off top-ups. Each is logged with who did it.
+
+In: an administrator's wish. Out: the shared state changed, from which every worker, settler and control of every
+replica has it within a second. A change and its log entry are one; a top-up is logged first, so that none can be made
+that the log does not know.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import msgspec
+
+from extproc.budget.ledger import Accounts, LedgerUnavailable, TopUp, Unit, WindowKind
+from extproc.budget.plan import NANO_PER_USD, caps_for
+from extproc.budget.redis import MAX_AMOUNT, Client
+from extproc.budget.windows import Window, Windows, windows_at
+from extproc.errors import InvalidRequest, NotFound, StateUnavailable
+from extproc.logs import rfc3339
+from extproc.settings import SettingsError, Team
+from extproc.snapshot import shared
+from extproc.snapshot.current import Current
+from extproc.snapshot.overrides import Overrides, TeamOverride, merged, overridden, patched
+from extproc.snapshot.refresh import Refresher
+
+CHANGEABLE = ("budget", "limits", "auto_downgrade", "alert", "models")
+_TRIES = 10
+_LONGEST_KEY_CHARS = 200
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A one-off top-up, as its maker wants it."""
+
+    window: WindowKind
+    unit: Literal["tokens", "usd"]
+    amount: int | float
+
+    @property
+    def ledger_unit(self) -> Unit:
+        """The unit the ledger counts in."""
+        return "tokens" if self.unit == "tokens" else "nano_usd"
+
+    @property
+    def ledger_amount(self) -> int:
+        """The amount in that unit."""
+        return round(self.amount * (1 if self.unit == "tokens" else NANO_PER_USD))
+
+
+_Step = Callable[[TeamOverride], TeamOverride]
+
+
+class Changes:
+    """Bound to the shared state and to this process's own snapshot, which shows a change as soon as it is made."""
+
+    def __init__(self, client: Client, ledger: Accounts, current: Current, refresher: Refresher) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._current = current
+        self._refresher = refresher
+
+    async def patch(self, team_id: str, wish: Mapping[str, Any], who: str, now_s: float) -> None:
+        """Lay `wish` over the team. Raises InvalidRequest naming the field, NotFound, StateUnavailable."""
+        for name in wish:
+            if name in ("id", "keys"):
+                raise InvalidRequest(f"{name}: cannot be changed here.", param=name)
+
+        def after(override: TeamOverride) -> TeamOverride:
+            return msgspec.structs.replace(override, changes=merged(override.changes, wish))
+
+        await self._change(team_id, "team.update", after, who, now_s)
+
+    async def reset(self, team_id: str, who: str, now_s: float) -> None:
+        """Take all patches back: the team is as gateway.yaml says. Keys stay as they are. Raises as `patch`."""
+
+        def after(override: TeamOverride) -> TeamOverride:
+            return msgspec.structs.replace(override, changes={})
+
+        await self._change(team_id, "team.reset", after, who, now_s)
+
+    async def _change(self, team_id: str, action: str, after: _Step, who: str, now_s: float) -> None:
+        try:
+            for _ in range(_TRIES):
+                overrides = cast(Overrides, await shared.read(self._client))
+                old = overrides.teams.get(team_id, TeamOverride())
+                new = after(old)
+                base = self._configured(team_id)
+                before, then = overridden(base, old, []), _checked(base, new)
+                entry: dict[str, Any] = {"at": rfc3339(now_s), "who": who, "action": action, "team_id": team_id}
+                entry |= {"before": _differing(before, then), "after": _differing(then, before)}
+                if await shared.change(self._client, overrides.version, team_id, new, entry):
+                    await self._refresher.step()
+                    return
+        except shared.SharedStateUnavailable:
+            raise StateUnavailable(
+                "The shared state cannot be reached; the change may not have been made. Try again."
+            ) from None
+        raise StateUnavailable("Others were changing teams all the while. Try again.", retry_after_s=1)
+
+    async def log(self, before: str | None, most: int) -> list[tuple[str, dict[str, Any]]]:
+        """What was changed, newest first, and the ids of the entries. Raises StateUnavailable."""
+        try:
+            return await shared.entries(self._client, before, most)
+        except shared.SharedStateUnavailable:
+            raise StateUnavailable("The shared state, where changes are logged, cannot be reached.") from None
+
+    def _configured(self, team_id: str) -> Team:
+        found = [team for team in self._current.snapshot.configured.teams if team.id == team_id]
+        if not found:
+            raise NotFound(f"There is no team {team_id}.", param="id")
+        return found[0]
+
+    async def top_up(self, team: Team, grant: Grant, key: str, who: str, now_s: float) -> dict[str, Any]:
+        """Make `grant` once, however often it is asked for under the same `key`. Raises InvalidRequest,
+        StateUnavailable."""
+        _check_grant(team, grant, key)
+        window: Window = getattr(windows_at(round(now_s * 1000), team.budget.timezone), grant.window)
+        wish = msgspec.to_builtins(grant)
+        entry = {"at": rfc3339(now_s), "who": who, "action": "team.topup", "team_id": team.id, "topup": wish}
+        entry |= {"window_id": window.id, "window_end_ms": window.end_ms, "idempotency_key": key}
+        try:
+            earlier = await shared.record_once(self._client, f"{team.id}:{key}", entry)
+            if earlier is not None and earlier["topup"] != wish:
+                raise InvalidRequest("This idempotency-key was used for another top-up.", param="idempotency-key")
+            # A repetition after midnight still means the day it was first asked for in.
+            window = Window(earlier["window_id"], earlier["window_end_ms"]) if earlier else window
+            made = await self._ledger.top_up(
+                TopUp(
+                    team_id=team.id,
+                    grant_id=key,
+                    window=grant.window,
+                    windows=Windows(daily=window, monthly=window),
+                    unit=grant.ledger_unit,
+                    amount=grant.ledger_amount,
+                )
+            )
+        except (shared.SharedStateUnavailable, LedgerUnavailable):
+            raise StateUnavailable(
+                "The shared state cannot be reached; the top-up may not have been made. Try again with the same key."
+            ) from None
+        return {"team_id": team.id, **wish, "window_id": window.id, "repeated": not made}
+
+
+def _checked(base: Team, override: TeamOverride) -> Team:
+    try:
+        patched(base, override.changes)
+    except SettingsError as error:
+        param = error.problems[0].partition(":")[0]
+        raise InvalidRequest("; ".join(error.problems) + ".", param=param) from None
+    return overridden(base, override, [])
+
+
+def _check_grant(team: Team, grant: Grant, key: str) -> None:
+    if not 0 < len(key) <= _LONGEST_KEY_CHARS or not key.isprintable():
+        raise InvalidRequest("The header idempotency-key is needed: any text, new for each top-up.", param=_KEY)
+    least = 1 if grant.unit == "tokens" else 1 / NANO_PER_USD
+    whole = grant.unit == "usd" or isinstance(grant.amount, int)
+    if not (whole and least <= grant.amount and grant.ledger_amount <= MAX_AMOUNT):
+        wanted = "a whole number of tokens" if grant.unit == "tokens" else "an amount of USD"
+        raise InvalidRequest(f"amount must be {wanted} above 0.", param="amount")
+    if getattr(caps_for(team.budget, team.limits), f"{grant.window}_{grant.ledger_unit}") is None:
+        raise InvalidRequest(f"Team {team.id} has no {grant.window} limit in {grant.unit} to add to.", param="window")
+
+
+_KEY = "idempotency-key"
+
+
+def shown(team: Team) -> dict[str, Any]:
+    """A team's settings as they may be seen: no key, no secret."""
+    values = team.model_dump(mode="json", exclude={"id", "keys"})
+    values["alert"]["secret"] = None if team.alert.secret is None else "***"
+    return values
+
+
+def _differing(one: Team, other: Team) -> dict[str, Any]:
+    """What of `one` is not as in `other`, by path; a secret that was changed is only said to be."""
+    mine, theirs = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    return {
+        path: "***" if path == "alert.secret" and value is not None else value
+        for path, value in mine.items()
+        if theirs.get(path) != value and path != "keys"
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,128 @@
+"""A team's limits changed while two gateways on one state serve it: in force on every worker of both."""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from extproc.budget.redis import connect
+from extproc.snapshot import shared
+from extproc.snapshot.overrides import TeamOverride
+from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, free_port, wait_until
+
+IN_FORCE_S = 10.0  # it takes less than one; a busy machine may take longer
+REQUESTS = 6  # enough to meet both workers
+
+
+@pytest.fixture(scope="module")
+def gateways(
+    simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, Gateway]]:
+    running: list[Gateway] = []
+    for name in ("one", "two"):
+        folder = tmp_path_factory.mktemp(name)
+        config = base_config(folder / "data", *simulators)
+        config["listen"]["port"] = free_port()
+        config["teams"] = [
+            {"id": "a", "keys": ["sk-a"], "budget": {"daily_tokens": 1_000_000}, "auto_downgrade": True},
+            {"id": "b", "keys": ["sk-b", "sk-b2"]},
+        ]
+        if running:
+            config["state"] = {"url": f"unix://{running[0].data_dir}/valkey.sock"}
+        running.append(Gateway(config, folder))
+    yield running[0], running[1]
+    for gateway in reversed(running):
+        assert gateway.stop() == 0, gateway.log()[-3000:]
+
+
+def admin(gateway: Gateway, method: str, path: str, body: Any = None, **headers: str) -> Any:
+    answer = gateway.http.request(method, path, json=body, headers=bearer(ADMIN_KEY) | headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def codes(gateway: Gateway, key: str = "sk-a") -> set[str | None]:
+    """How some requests, together more than there are workers, are answered."""
+    found: set[str | None] = set()
+    for _ in range(REQUESTS):
+        try:
+            gateway.client(key).chat.completions.create(**ask("hi"), max_tokens=16)
+        except openai.APIStatusError as error:
+            found.add(error.code)
+        else:
+            found.add(None)
+    return found
+
+
+def in_force(gateways: tuple[Gateway, Gateway], code: str | None, key: str = "sk-a") -> None:
+    for gateway in gateways:
+        wait_until(lambda gateway=gateway: codes(gateway, key) == {code}, IN_FORCE_S, f"{code} everywhere")
+
+
+def test_a_limit_changed_on_one_gateway_holds_on_both_and_a_top_up_is_room_on_both(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    one, two = gateways
+    in_force(gateways, None)
+    used = admin(one, "GET", "/v1/teams/a/usage")["daily"]["used_tokens"]
+    admin(one, "PATCH", "/v1/teams/a", {"budget": {"daily_tokens": used}})
+    in_force(gateways, "budget_exceeded")
+    usage = admin(two, "GET", "/v1/teams/a/usage")
+    assert usage["source"] == "ledger"
+    assert (usage["daily"]["limit_tokens"], usage["auto_downgrade_active"]) == (used, True)
+    grant = {"window": "daily", "unit": "tokens", "amount": 100_000}
+    for _ in range(2):
+        admin(two, "POST", "/v1/teams/a/topups", grant, **{"idempotency-key": "more"})
+    in_force(gateways, None)
+    usage = admin(one, "GET", "/v1/teams/a/usage")
+    assert (usage["daily"]["limit_tokens"], usage["auto_downgrade_active"]) == (used + 100_000, False)
+    admin(two, "DELETE", "/v1/teams/a/overrides")
+    wait_until(
+        lambda: admin(one, "GET", "/v1/teams/a/usage")["daily"]["limit_tokens"] == 1_100_000, IN_FORCE_S, "the file"
+    )
+    actions = [entry["action"] for entry in admin(one, "GET", "/v1/audit")["entries"]]
+    assert actions == ["team.reset", "team.topup", "team.update"]
+
+
+def test_models_and_rates(gateways: tuple[Gateway, Gateway]) -> None:
+    one, _ = gateways
+    admin(one, "PATCH", "/v1/teams/b", {"models": ["claude"]})
+    in_force(gateways, "model_not_allowed", "sk-b")
+    assert [model.id for model in gateways[1].client("sk-b").models.list()] == ["claude"]
+    admin(one, "PATCH", "/v1/teams/b", {"models": ["*"], "limits": {"requests_per_minute": 0}})
+    in_force(gateways, "rate_limit_exceeded", "sk-b")
+    admin(one, "PATCH", "/v1/teams/b", {"limits": {"requests_per_minute": None}})
+    in_force(gateways, None, "sk-b")
+
+
+def test_a_revoked_key_is_refused_everywhere_and_the_other_is_not(gateways: tuple[Gateway, Gateway]) -> None:
+    digest = "sha256:" + hashlib.sha256(b"sk-b2").hexdigest()
+
+    async def revoke() -> None:
+        client = connect(f"unix://{gateways[0].data_dir}/valkey.sock", timeout_s=5)
+        overrides = await shared.read(client)
+        assert overrides
+        assert await shared.change(client, overrides.version, "b", TeamOverride(keys_revoked=(digest,)), {})
+        await client.aclose()
+
+    asyncio.run(revoke())
+    in_force(gateways, "invalid_api_key", "sk-b2")
+    in_force(gateways, None, "sk-b")
+
+
+def test_the_state_killed_a_change_stays_and_new_workers_have_it(gateways: tuple[Gateway, Gateway]) -> None:
+    one, _ = gateways
+    admin(one, "PATCH", "/v1/teams/a", {"models": ["claude"]})
+    in_force(gateways, "model_not_allowed")
+    for title in ("valkey-server", "gateway worker"):
+        for process in one.processes(title):
+            process.kill()
+    in_force(gateways, "model_not_allowed")
+    admin_models = admin(one, "GET", "/v1/teams/a")["models"]
+    assert admin_models == ["claude"]
+    wait_until(
+        lambda: admin(one, "GET", "/v1/teams/a/usage")["source"] == "ledger", IN_FORCE_S, "the ledger to be back"
+    )
