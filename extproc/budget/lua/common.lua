@@ -2,96 +2,143 @@
 --
 -- KEYS[1] is "gw:{team}": the hash tag puts all keys of a team into one slot, so the keys below are derived from it.
 --   :daily:<id>, :monthly:<id>   hash, a calendar window: used, held, top-ups, alerts sent, top-ups granted
---   :hold:<id>                   hash, a hold: open, or what is kept of it so that nothing is charged twice
+--   :hold:<id>                   string, a hold: open, or what is kept of it so that nothing is charged twice
 --   :leases                      zset, open holds by the end of their lease
 --   :unreconciled                zset, holds charged because their lease ended, until their audit row is written
---   :minute, :minute_tokens      zset "<tokens>:<hold>" by time of the last 60 s, and the sum of its tokens
+--   :minute, :minute_sums        zset "<tokens>:<hold>" by time of the last 60 s; string "requests|tokens|newest"
 -- A hold's own amounts are below 2^53 (the caller checks), so doubles carry them exactly; the counters are 64 bit.
+-- A call from Lua costs more than what the script computes: so what belongs together lies in one value, is read once,
+-- and expiry is set with the write or only where a key may be new.
 
 local MINUTE_MS = 60000
+local REFRESH_MS = 15000 -- the zset's expiry is pushed on this often, and is far longer
+local EXACT = 9007199254740992 -- 2^53
 local FIELDS = {'used_tokens', 'held_tokens', 'topup_tokens', 'used_nano_usd', 'held_nano_usd', 'topup_nano_usd',
                 'unpriced_tokens'}
 
 local base = KEYS[1]
 local leases, unreconciled = base .. ':leases', base .. ':unreconciled'
-local minute, minute_tokens = base .. ':minute', base .. ':minute_tokens'
+local minute, minute_sums = base .. ':minute', base .. ':minute_sums'
 
-local function daily(id) return base .. ':daily:' .. id end
-local function monthly(id) return base .. ':monthly:' .. id end
 local function hold_key(id) return base .. ':hold:' .. id end
 
 -- A number as Redis reads integers; tostring() would give 1e+15.
 local function integer(number) return string.format('%.0f', number) end
 
-local function read(window) return redis.call('HMGET', window, unpack(FIELDS)) end
+-- A window: its key, the end of its life, and its counters in the order of FIELDS, as digits or false.
+local function window(kind, id, until_ms)
+  local key = base .. ':' .. kind .. ':' .. id
+  return {key = key, until_ms = until_ms, counts = redis.call('HMGET', key, unpack(FIELDS))}
+end
+local function daily(of) return window('daily', of.daily, of.daily_until) end
+local function monthly(of) return window('monthly', of.monthly, of.monthly_until) end
 
--- Adds `amount` (a number) to one counter of the hold's day and month. `hold` has the window ids and their ends.
-local function post(hold, field, amount)
-  if amount == 0 then return end
-  redis.call('HINCRBY', daily(hold.daily), field, integer(amount))
-  redis.call('PEXPIREAT', daily(hold.daily), hold.daily_until)
-  redis.call('HINCRBY', monthly(hold.monthly), field, integer(amount))
-  redis.call('PEXPIREAT', monthly(hold.monthly), hold.monthly_until)
+-- Adds `changes` (field -> number) to a window. One write for all that doubles carry exactly; the rest one by one.
+local function post(into, changes)
+  local set, fresh = {}, true
+  for i, field in ipairs(FIELDS) do
+    local count, change = into.counts[i], changes[field]
+    fresh = fresh and not count
+    if change and change ~= 0 then
+      local sum = (tonumber(count or 0)) + change
+      if sum < EXACT and sum > -EXACT then
+        into.counts[i] = integer(sum)
+        set[#set + 1] = field
+        set[#set + 1] = into.counts[i]
+      else
+        redis.call('HINCRBY', into.key, field, integer(change))
+        into.counts[i] = redis.call('HGET', into.key, field)
+      end
+    end
+  end
+  if #set > 0 then redis.call('HSET', into.key, unpack(set)) end
+  if fresh then redis.call('PEXPIREAT', into.key, into.until_ms) end
 end
 
--- nano_usd nil: the price is not known, which is counted apart and never as 0.
-local function post_used(hold, tokens, nano_usd, sign)
-  post(hold, 'used_tokens', sign * tokens)
-  if nano_usd then post(hold, 'used_nano_usd', sign * nano_usd) else post(hold, 'unpriced_tokens', sign * tokens) end
+-- Into `changes`: what was used, or with sign -1 was not. nano_usd nil: the price is not known, which is counted apart
+-- and never as 0.
+local function add_used(changes, tokens, nano_usd, sign)
+  local cost, amount = 'used_nano_usd', nano_usd
+  if not nano_usd then cost, amount = 'unpriced_tokens', tokens end
+  changes.used_tokens = (changes.used_tokens or 0) + sign * tokens
+  changes[cost] = (changes[cost] or 0) + sign * amount
 end
 
-local function post_held(hold, tokens, nano_usd, sign)
-  post(hold, 'held_tokens', sign * tokens)
-  post(hold, 'held_nano_usd', sign * (nano_usd or 0))
+local function add_held(changes, hold, sign)
+  changes.held_tokens = sign * hold.tokens
+  changes.held_nano_usd = sign * (hold.nano_usd or 0)
 end
 
--- The hold as a table, amounts as numbers; nil if there is none.
-local function read_hold(id)
-  local flat = redis.call('HGETALL', hold_key(id))
-  if #flat == 0 then return nil end
-  local hold = {}
-  for i = 1, #flat, 2 do hold[flat[i]] = flat[i + 1] end
-  hold.tokens, hold.nano_usd = tonumber(hold.tokens), tonumber(hold.nano_usd)
-  return hold
+-- A hold <-> its text. Amounts are numbers; those of a closed hold are empty, as is an unknown price.
+local HOLD = '^(%a+)|(%d*)|(%d*)|(%d*)|(%d*)|([^|]*)|(%d*)|([^|]*)|(%d*)$'
+local function parse_hold(text)
+  if not text then return nil end
+  local state, tokens, nano_usd, output, at_ms, day, day_until, month, month_until = string.match(text, HOLD)
+  return {state = state, tokens = tonumber(tokens), nano_usd = tonumber(nano_usd), output_tokens = output, at_ms = at_ms,
+          daily = day, daily_until = day_until, monthly = month, monthly_until = month_until}
+end
+local function hold_text(state, of, tokens, nano_usd, output_tokens, at_ms)
+  return table.concat({state, tokens or '', nano_usd or '', output_tokens or '', at_ms or '',
+                       of.daily or '', of.daily_until or '', of.monthly or '', of.monthly_until or ''}, '|')
 end
 
--- Ends a hold. What is left answers repetitions until `keep_ms` has passed.
-local function close(id, state, hold, keep_ms)
+-- Ends a hold. What is left answers repetitions until `keep_ms` has passed. `of` has its windows.
+local function close(id, state, of, keep_ms)
   redis.call('ZREM', leases, id)
-  redis.call('DEL', hold_key(id))
-  redis.call('HSET', hold_key(id), 'state', state, 'daily', hold.daily or '', 'monthly', hold.monthly or '')
-  redis.call('PEXPIRE', hold_key(id), keep_ms)
+  redis.call('SET', hold_key(id), hold_text(state, of), 'PX', keep_ms)
 end
 
--- Drops what is older than a minute. Returns requests, tokens, and ms until the last of them has left.
-local function read_minute(now_ms)
-  local newest = redis.call('ZRANGE', minute, -1, -1, 'WITHSCORES')
-  if not newest[1] then return 0, 0, 0 end
-  local left_ms = newest[2] + MINUTE_MS - now_ms
-  if left_ms <= 0 then
-    redis.call('DEL', minute, minute_tokens)
-    return 0, 0, 0
+-- The last minute as its sums say; `newest` is when its last request came.
+local function parse_minute(sums)
+  local requests, tokens, newest = string.match(sums or '', '^(%d+)|(%d+)|(%d+)$')
+  return {requests = tonumber(requests) or 0, tokens = tonumber(tokens) or 0, newest = tonumber(newest) or 0}
+end
+
+local function write_minute(of)
+  local sums = table.concat({integer(of.requests), integer(of.tokens), integer(of.newest)}, '|')
+  redis.call('SET', minute_sums, sums, 'PX', 2 * MINUTE_MS)
+end
+
+local function reset_ms(of, now_ms) return of.requests > 0 and of.newest + MINUTE_MS - now_ms or 0 end
+
+-- Drops what is older than a minute; `changed` tells that the sums are to be written.
+local function drop_old(of, now_ms)
+  if of.requests == 0 then return end
+  if of.newest + MINUTE_MS <= now_ms then
+    redis.call('DEL', minute)
+    of.requests, of.tokens, of.changed = 0, 0, true
+    return
   end
-  local old = redis.call('ZRANGEBYSCORE', minute, '-inf', integer(now_ms - MINUTE_MS))
-  if #old > 0 then
-    local tokens = 0
-    for _, entry in ipairs(old) do tokens = tokens + string.match(entry, '^%d+') end
-    redis.call('ZREMRANGEBYSCORE', minute, '-inf', integer(now_ms - MINUTE_MS))
-    redis.call('DECRBY', minute_tokens, integer(tokens))
+  local until_ms = integer(now_ms - MINUTE_MS)
+  local old = redis.call('ZRANGEBYSCORE', minute, '-inf', until_ms)
+  if #old == 0 then return end
+  for _, entry in ipairs(old) do of.tokens = of.tokens - string.match(entry, '^%d+') end
+  of.requests, of.changed = of.requests - #old, true
+  redis.call('ZREMRANGEBYSCORE', minute, '-inf', until_ms)
+end
+
+-- The server's clock may differ from the callers': entries leave by drop_old, the expiry only tidies up.
+local function add_to_minute(of, id, now_ms, tokens)
+  redis.call('ZADD', minute, integer(now_ms), integer(tokens) .. ':' .. id)
+  if of.requests == 0 or math.floor(of.newest / REFRESH_MS) ~= math.floor(now_ms / REFRESH_MS) then
+    redis.call('PEXPIRE', minute, 2 * MINUTE_MS)
   end
-  return redis.call('ZCARD', minute), tonumber(redis.call('GET', minute_tokens) or 0), left_ms
+  of.newest = of.requests == 0 and now_ms or math.max(of.newest, now_ms)
+  of.requests, of.tokens = of.requests + 1, of.tokens + tokens
+  write_minute(of)
 end
 
--- The server's clock may differ from the callers': entries leave by read_minute, the expiry only tidies up.
-local function add_to_minute(id, at_ms, tokens)
-  redis.call('ZADD', minute, at_ms, integer(tokens) .. ':' .. id)
-  redis.call('INCRBY', minute_tokens, integer(tokens))
-  redis.call('PEXPIRE', minute, 2 * MINUTE_MS)
-  redis.call('PEXPIRE', minute_tokens, 2 * MINUTE_MS)
-end
-
-local function remove_from_minute(id, tokens)
-  local removed = redis.call('ZREM', minute, integer(tokens) .. ':' .. id) == 1
-  if removed then redis.call('DECRBY', minute_tokens, integer(tokens)) end
-  return removed
+-- Puts `tokens` in the place of what a hold took of the last minute; nil takes it out, the request too.
+local function correct_minute(sums, id, hold, tokens)
+  if not sums or tokens == hold.tokens then return end
+  if redis.call('ZREM', minute, integer(hold.tokens) .. ':' .. id) == 0 then return end
+  local of = parse_minute(sums)
+  of.tokens = of.tokens - hold.tokens + (tokens or 0)
+  if tokens then
+    redis.call('ZADD', minute, hold.at_ms, integer(tokens) .. ':' .. id)
+    if of.requests == 1 then redis.call('PEXPIRE', minute, 2 * MINUTE_MS) end -- it was empty, so it is new
+  else
+    of.requests = of.requests - 1
+  end
+  write_minute(of)
 end

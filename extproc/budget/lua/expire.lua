@@ -7,22 +7,26 @@
 local now_ms, most = ARGV[1], tonumber(ARGV[2])
 for i = 3, #ARGV do redis.call('ZREM', unreconciled, ARGV[i]) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now_ms, 'LIMIT', 0, most)) do
-  local hold = read_hold(id)
+  local text = redis.call('GET', hold_key(id))
+  local hold = parse_hold(text)
   redis.call('ZREM', leases, id)
   if hold and hold.state == 'held' then
-    post_held(hold, hold.tokens, hold.nano_usd, -1)
-    post_used(hold, hold.tokens, hold.nano_usd, 1)
-    redis.call('HSET', hold_key(id), 'state', 'expired')
+    local changes = {}
+    add_held(changes, hold, -1)
+    add_used(changes, hold.tokens, hold.nano_usd, 1)
+    post(daily(hold), changes)
+    post(monthly(hold), changes)
+    redis.call('SET', hold_key(id), (string.gsub(text, '^held', 'expired')), 'PXAT', hold.monthly_until)
     redis.call('ZADD', unreconciled, now_ms, id)
     redis.call('PEXPIREAT', unreconciled, hold.monthly_until)
   end
 end
 local rows = {}
 for _, id in ipairs(redis.call('ZRANGE', unreconciled, 0, most - 1)) do
-  local row = redis.call('HMGET', hold_key(id), 'tokens', 'nano_usd', 'output_tokens', 'at_ms', 'daily', 'monthly')
-  if row[1] then
-    table.insert(row, 1, id)
-    table.insert(rows, row)
+  local hold = parse_hold(redis.call('GET', hold_key(id)))
+  if hold and hold.tokens then
+    table.insert(rows, {id, integer(hold.tokens), hold.nano_usd and integer(hold.nano_usd) or '', hold.output_tokens,
+                        hold.at_ms, hold.daily, hold.monthly})
   else
     redis.call('ZREM', unreconciled, id)
   end

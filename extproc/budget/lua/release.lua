@@ -3,14 +3,16 @@
 -- A hold that does not exist is closed as well: a reserve still on its way (its caller gave up waiting) then takes none.
 -- Returns what the hold was: held, expired, none, released or settled; the last two are left as they are.
 local id, keep_ms = ARGV[1], ARGV[2]
-local hold = read_hold(id)
+local found = redis.call('MGET', hold_key(id), minute_sums)
+local hold = parse_hold(found[1])
 local was = hold and hold.state or 'none'
 if was == 'settled' or was == 'released' then return was end
-if was == 'held' then
-  post_held(hold, hold.tokens, hold.nano_usd, -1)
-elseif was == 'expired' then
-  post_used(hold, hold.tokens, hold.nano_usd, -1)
+if hold then
+  local changes = {}
+  if was == 'held' then add_held(changes, hold, -1) else add_used(changes, hold.tokens, hold.nano_usd, -1) end
+  post(daily(hold), changes)
+  post(monthly(hold), changes)
+  correct_minute(found[2], id, hold, nil)
 end
-if hold then remove_from_minute(id, hold.tokens) end
 close(id, 'released', hold or {}, keep_ms)
 return was

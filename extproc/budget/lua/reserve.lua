@@ -12,17 +12,24 @@ local windows = {daily = ARGV[9], daily_until = ARGV[10], monthly = ARGV[11], mo
 local daily_tokens, monthly_tokens, daily_usd, monthly_usd = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
 local requests_limit, tokens_limit = tonumber(ARGV[17]), tonumber(ARGV[18])
 
-local requests, tokens, reset_ms = read_minute(now_ms)
+local found = redis.call('MGET', hold_key(id), minute_sums)
+local known, last = parse_hold(found[1]), parse_minute(found[2])
+drop_old(last, now_ms)
+local day, month = daily(windows), monthly(windows)
 
 local function answer(name, granted, refused, request_wait_ms, tokens_wait_ms)
-  return {name, granted, refused, {requests, tokens, reset_ms, request_wait_ms, tokens_wait_ms},
-          read(daily(windows.daily)), read(monthly(windows.monthly))}
+  return {name, granted, refused,
+          {last.requests, last.tokens, reset_ms(last, now_ms), request_wait_ms, tokens_wait_ms},
+          day.counts, month.counts}
+end
+local function unchanged(...)
+  if last.changed then write_minute(last) end
+  return answer(...)
 end
 
-local known = read_hold(id)
 if known then
-  if known.state ~= 'held' then return answer('closed', 0, {}, 0, 0) end
-  return answer('admitted', tonumber(known.output_tokens), {}, 0, 0)
+  if known.state ~= 'held' then return unchanged('closed', 0, {}, 0, 0) end
+  return unchanged('admitted', tonumber(known.output_tokens), {}, 0, 0)
 end
 
 -- limit + top-up - used - held. Counters may pass 2^53 (nano-USD: $9.0M), where doubles skip integers; so the last nine
@@ -49,20 +56,20 @@ local function clamp_usd(limit, left)
   elseif output_pico_usd > 0 then clamp(limit, math.floor(left * 1000 / output_pico_usd)) end
 end
 
-local day, month = read(daily(windows.daily)), read(monthly(windows.monthly))
-if requests_limit and requests + 1 > requests_limit then table.insert(refused, 'requests_per_minute') end
-if tokens_limit then clamp('tokens_per_minute', tokens_limit - tokens - input) end
-if daily_tokens ~= '' then clamp('daily_tokens', room(daily_tokens, day[1], day[2], day[3]) - input) end
-if monthly_tokens ~= '' then clamp('monthly_tokens', room(monthly_tokens, month[1], month[2], month[3]) - input) end
-if input_usd and daily_usd ~= '' then clamp_usd('daily_nano_usd', room(daily_usd, day[4], day[5], day[6])) end
-if input_usd and monthly_usd ~= '' then clamp_usd('monthly_nano_usd', room(monthly_usd, month[4], month[5], month[6])) end
+local d, m = day.counts, month.counts
+if requests_limit and last.requests + 1 > requests_limit then table.insert(refused, 'requests_per_minute') end
+if tokens_limit then clamp('tokens_per_minute', tokens_limit - last.tokens - input) end
+if daily_tokens ~= '' then clamp('daily_tokens', room(daily_tokens, d[1], d[2], d[3]) - input) end
+if monthly_tokens ~= '' then clamp('monthly_tokens', room(monthly_tokens, m[1], m[2], m[3]) - input) end
+if input_usd and daily_usd ~= '' then clamp_usd('daily_nano_usd', room(daily_usd, d[4], d[5], d[6])) end
+if input_usd and monthly_usd ~= '' then clamp_usd('monthly_nano_usd', room(monthly_usd, m[4], m[5], m[6])) end
 
 -- When enough of the last minute will have left for one request, and for the least this one needs. Looks at no more
 -- than the 256 oldest requests: a refusal stays cheap, and the client only asks once more.
 local function waits()
   local request_ms, tokens_ms, left = 0, 0, 0
-  local over = requests_limit and requests_limit > 0 and requests + 1 - requests_limit or 0
-  local short = tokens_limit and tokens + input + least - tokens_limit or 0
+  local over = requests_limit and requests_limit > 0 and last.requests + 1 - requests_limit or 0
+  local short = tokens_limit and last.tokens + input + least - tokens_limit or 0
   local oldest = redis.call('ZRANGE', minute, 0, 255, 'WITHSCORES')
   for i = 1, #oldest, 2 do
     local leaves_ms = oldest[i + 1] + MINUTE_MS - now_ms
@@ -72,19 +79,19 @@ local function waits()
   end
   return request_ms, tokens_ms
 end
-if #refused > 0 then return answer('refused', 0, refused, waits()) end
+if #refused > 0 then return unchanged('refused', 0, refused, waits()) end
 
 local held_tokens, held_usd = input + granted, input_usd and input_usd + math.ceil(granted * output_pico_usd / 1000)
-post_held(windows, held_tokens, held_usd, 1)
-redis.call('HSET', hold_key(id), 'state', 'held', 'tokens', integer(held_tokens),
-  'nano_usd', held_usd and integer(held_usd) or '', 'output_tokens', integer(granted), 'at_ms', integer(now_ms),
-  'daily', windows.daily, 'daily_until', windows.daily_until,
-  'monthly', windows.monthly, 'monthly_until', windows.monthly_until)
-redis.call('PEXPIREAT', hold_key(id), windows.monthly_until)
+-- Where the month holds something already, so do the leases, which then have an expiry of this month or a later one.
+local leases_may_be_new = not m[2] or m[2] == '0'
+local changes = {}
+add_held(changes, {tokens = held_tokens, nano_usd = held_usd}, 1)
+post(day, changes)
+post(month, changes)
+redis.call('SET', hold_key(id),
+  hold_text('held', windows, integer(held_tokens), held_usd and integer(held_usd), integer(granted), integer(now_ms)),
+  'PXAT', windows.monthly_until)
 redis.call('ZADD', leases, lease_until, id)
-redis.call('PEXPIREAT', leases, windows.monthly_until)
-if requests_limit or tokens_limit then
-  add_to_minute(id, integer(now_ms), held_tokens)
-  requests, tokens, reset_ms = requests + 1, tokens + held_tokens, math.max(reset_ms, MINUTE_MS)
-end
+if leases_may_be_new then redis.call('PEXPIREAT', leases, windows.monthly_until) end
+if requests_limit or tokens_limit then add_to_minute(last, id, now_ms, held_tokens) elseif last.changed then write_minute(last) end
 return answer('admitted', granted, {}, 0, 0)

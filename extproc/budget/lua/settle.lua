@@ -9,19 +9,22 @@ local given = {daily = ARGV[5], daily_until = ARGV[6], monthly = ARGV[7], monthl
 local limits = {daily_tokens = ARGV[9], monthly_tokens = ARGV[10], daily_nano_usd = ARGV[11], monthly_nano_usd = ARGV[12]}
 local FIRST_THRESHOLD = 13
 
-local hold = read_hold(id)
+local found = redis.call('MGET', hold_key(id), minute_sums)
+local hold = parse_hold(found[1])
 local was = hold and hold.state or 'none'
-local charged = hold
-if was == 'held' then
-  post_held(hold, hold.tokens, hold.nano_usd, -1)
-  if remove_from_minute(id, hold.tokens) then add_to_minute(id, hold.at_ms, tokens) end
-elseif was == 'expired' then
-  post_used(hold, hold.tokens, hold.nano_usd, -1)
-elseif was ~= 'settled' then
-  charged = given
-end
+local charged = (was == 'none' or was == 'released') and given or hold
+local day, month = daily(charged), monthly(charged)
 if was ~= 'settled' then
-  post_used(charged, tokens, nano_usd, 1)
+  local changes = {}
+  add_used(changes, tokens, nano_usd, 1)
+  if was == 'held' then
+    add_held(changes, hold, -1)
+    correct_minute(found[2], id, hold, tokens)
+  elseif was == 'expired' then
+    add_used(changes, hold.tokens, hold.nano_usd, -1)
+  end
+  post(day, changes)
+  post(month, changes)
   close(id, 'settled', charged, keep_ms)
 end
 
@@ -30,20 +33,20 @@ local crossings = {}
 local function look(kind, window, unit, threshold)
   local limit = tonumber(limits[kind .. '_' .. unit])
   if not limit then return end
-  local key = window(charged[kind])
-  local counts = redis.call('HMGET', key, 'used_' .. unit, 'topup_' .. unit)
-  limit = limit + (counts[2] or 0)
-  if limit <= 0 or (counts[1] or 0) * 100 < limit * threshold then return end
+  local first = unit == 'tokens' and 1 or 4
+  local used, topup = window.counts[first], window.counts[first + 2]
+  limit = limit + (topup or 0)
+  if limit <= 0 or (used or 0) * 100 < limit * threshold then return end
   local flag = 'alert:' .. unit .. ':' .. threshold
-  redis.call('HSETNX', key, flag, id)
-  if redis.call('HGET', key, flag) == id then
-    table.insert(crossings, {kind, charged[kind], unit, threshold, counts[1], integer(limit)})
+  redis.call('HSETNX', window.key, flag, id)
+  if redis.call('HGET', window.key, flag) == id then
+    table.insert(crossings, {kind, charged[kind], unit, threshold, used, integer(limit)})
   end
 end
 for i = FIRST_THRESHOLD, #ARGV do
   for _, unit in ipairs({'tokens', 'nano_usd'}) do
-    look('daily', daily, unit, ARGV[i])
-    look('monthly', monthly, unit, ARGV[i])
+    look('daily', day, unit, ARGV[i])
+    look('monthly', month, unit, ARGV[i])
   end
 end
 return {was, crossings}
