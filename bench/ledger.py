@@ -1,7 +1,7 @@
 """What a reserve and a settle cost: client CPU, round trip, and the server's own time.
 
-Run: `python -m bench.ledger [calls]`. Starts a Valkey of its own on a unix socket, makes `calls` pairs one after the
-other, prints microseconds per call. No limits are near: the common path.
+Run: `python -m bench.ledger [calls]`. Starts a Valkey of its own on a unix socket, makes `calls` pairs by one caller
+and by 16 at once, prints microseconds per call. No limits are near: the common path.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from extproc.budget.ledger import Settlement
 from extproc.budget.plan import Estimate, caps_for, rate_limit_headers, reservation_for
 from extproc.budget.redis import RedisLedger, connect
 from extproc.budget.windows import windows_at
+from extproc.pipe import open_state
 from extproc.settings import Budget, Limits, Team
 
 TEAM = Team(
@@ -31,6 +32,7 @@ TEAM = Team(
     budget=Budget(daily_tokens=10**12, monthly_tokens=10**13, daily_usd=10**6, monthly_usd=10**6),
     limits=Limits(requests_per_minute=10**6, tokens_per_minute=10**12),
 )
+Row = tuple[str, int, float, float, float]  # name, callers, then microseconds: CPU, p50, p99
 ESTIMATE = Estimate(input_tokens=400, output_tokens=500, input_nano_usd=60_000, output_pico_usd_per_token=600_000)
 
 
@@ -42,19 +44,22 @@ async def main(calls: int) -> None:
         str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "",
         cwd=directory, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    client = connect(f"unix://{socket}", timeout_s=5)
+    client, pipe = connect(f"unix://{socket}", timeout_s=5), open_state(f"unix://{socket}", timeout_s=5)
     try:
         await _until_it_answers(Redis(unix_socket_path=str(socket)))
-        await _measure(RedisLedger(client), calls // 10)  # warms up
-        await client.execute_command("CONFIG", "RESETSTAT")
-        rows = await _measure(RedisLedger(client), calls)
-        stats = await client.info("commandstats")
-        print(f"{'microseconds per call':24}{'client CPU':>12}{'p50':>8}{'p99':>8}")
-        for name, cpu_us, p50_us, p99_us in rows:
-            print(f"{name:24}{cpu_us:12.0f}{p50_us:8.0f}{p99_us:8.0f}")
-        print(f"server, both scripts    {stats['cmdstat_evalsha']['usec_per_call']:12.0f}")
+        print(f"{'microseconds per call':24}{'at once':>8}{'client CPU':>12}{'p50':>8}{'p99':>8}")
+        for name, state in {"redis-py": client, "pipe": pipe}.items():
+            for at_once in (1, 16):
+                await _measure(RedisLedger(state), calls // 10, at_once)  # warms up
+                await client.execute_command("CONFIG", "RESETSTAT")
+                print(f"{name}")
+                for row in await _measure(RedisLedger(state), calls, at_once):
+                    print("{:24}{:8}{:12.0f}{:8.0f}{:8.0f}".format(*row))
+                stats = await client.info("commandstats")
+                print(f"{'server, both scripts':32}{stats['cmdstat_evalsha']['usec_per_call']:12.0f}")
     finally:
         await client.aclose()
+        await pipe.aclose()
         server.kill()
         await server.wait()
         shutil.rmtree(directory, ignore_errors=True)
@@ -72,7 +77,7 @@ async def _until_it_answers(client: Redis) -> None:
     raise SystemExit("valkey-server did not start")
 
 
-async def _measure(ledger: RedisLedger, calls: int) -> list[tuple[str, float, float, float]]:
+async def _measure(ledger: RedisLedger, calls: int, at_once: int) -> list[Row]:
     now_ms = time.time_ns() // 1_000_000
     windows, caps = windows_at(now_ms), caps_for(TEAM.budget, TEAM.limits)
     run = time.monotonic_ns()
@@ -97,18 +102,26 @@ async def _measure(ledger: RedisLedger, calls: int) -> list[tuple[str, float, fl
             )
         )
 
-    return [await _time("plan + reserve + headers", reserve, calls), await _time("settle", settle, calls)]
+    return [
+        await _time("plan + reserve + headers", reserve, calls, at_once),
+        await _time("settle", settle, calls, at_once),
+    ]
 
 
-async def _time(name: str, call: Callable[[int], Awaitable[None]], calls: int) -> tuple[str, float, float, float]:
+async def _time(name: str, call: Callable[[int], Awaitable[None]], calls: int, at_once: int) -> Row:
     took_us = []
+    left = iter(range(calls))
+
+    async def caller() -> None:
+        for i in left:
+            began = time.perf_counter()
+            await call(i)
+            took_us.append((time.perf_counter() - began) * 1e6)
+
     cpu = time.process_time()
-    for i in range(calls):
-        began = time.perf_counter()
-        await call(i)
-        took_us.append((time.perf_counter() - began) * 1e6)
+    await asyncio.gather(*(caller() for _ in range(at_once)))
     cpu_us = (time.process_time() - cpu) / calls * 1e6
-    return name, cpu_us, statistics.median(took_us), statistics.quantiles(took_us, n=100)[98]
+    return name, at_once, cpu_us, statistics.median(took_us), statistics.quantiles(took_us, n=100)[98]
 
 
 if __name__ == "__main__":

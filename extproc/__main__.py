@@ -15,10 +15,11 @@ from extproc import logs, runtime
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import follow
 from extproc.budget.outage import GuardedHolds, OutagePolicy
-from extproc.budget.redis import Client, RedisLedger, connect
+from extproc.budget.redis import RedisLedger, State
 from extproc.budget.reserve import Reserver
 from extproc.exchange import Options
 from extproc.paths import Paths
+from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
 from extproc.server import ExtProcServer
 from extproc.settings import Settings
@@ -46,7 +47,7 @@ def run(data_dir: Path, index: int) -> None:
 
 
 async def _serve(settings: Settings, paths: Paths, index: int) -> None:
-    client = connect(paths.state_url(settings.state.url))
+    client = open_state(paths.state_url(settings.state.url))
     outputs = OutputEstimates()
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
@@ -70,7 +71,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await client.aclose()
 
 
-def _reserver(settings: Settings, client: Client, outputs: OutputEstimates) -> Reserver:
+def _reserver(settings: Settings, client: State, outputs: OutputEstimates) -> Reserver:
     policy = OutagePolicy(settings.state.on_outage, shares=settings.workers)
     lease_s = settings.budgets.hold_lease or settings.timeouts.request + LEASE_MARGIN_S
     return Reserver(GuardedHolds(RedisLedger(client), policy), Estimator(), outputs, round(lease_s * 1000))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-IO = {"grpc", "redis", "aiohttp", "sqlite3", "uvloop", "valkey"}
+IO = {"grpc", "redis", "hiredis", "aiohttp", "sqlite3", "uvloop", "valkey"}
 # Module (or package, with a trailing dot) -> the I/O library it is the shell of.
 SHELLS = {
     "extproc.server": {"grpc"},
@@ -17,6 +17,7 @@ SHELLS = {
     "extproc.settle.alerts": {"aiohttp"},
     "extproc.settle.follow": {"aiohttp"},
     "extproc.budget.redis": {"redis"},
+    "extproc.pipe": {"redis", "hiredis"},
     "extproc.budget.learnt": {"redis"},
     "extproc.snapshot.shared": {"redis"},
 }

@@ -11,7 +11,7 @@ from contextlib import suppress
 from redis.exceptions import RedisError
 
 from extproc.budget.estimate import OutputEstimates
-from extproc.budget.redis import Client
+from extproc.budget.redis import State
 
 log = logging.getLogger(__name__)
 
@@ -20,29 +20,29 @@ EVERY_S = 5.0
 _KEPT_S = 7 * 86_400
 
 
-async def publish(client: Client, outputs: OutputEstimates) -> None:
+async def publish(client: State, outputs: OutputEstimates) -> None:
     """Write what `outputs` holds, now and every few seconds, until cancelled."""
     last = b""
     while True:
         dump = outputs.dump()
         if dump != last:
             with suppress(RedisError, OSError):
-                await client.set(KEY, dump, ex=_KEPT_S)
+                await client.execute_command("SET", KEY, dump, "EX", _KEPT_S)
                 last = dump
         await asyncio.sleep(EVERY_S)
 
 
-async def follow(client: Client, outputs: OutputEstimates) -> None:
+async def follow(client: State, outputs: OutputEstimates) -> None:
     """Take over what was published, now and every few seconds, until cancelled."""
     while True:
         await take(client, outputs)
         await asyncio.sleep(EVERY_S)
 
 
-async def take(client: Client, outputs: OutputEstimates) -> None:
+async def take(client: State, outputs: OutputEstimates) -> None:
     """Take over what was published, once."""
     try:
-        dump = await client.get(KEY)
+        dump = await client.execute_command("GET", KEY)
         if isinstance(dump, bytes):
             outputs.load(dump)
     except (RedisError, OSError, ValueError) as error:

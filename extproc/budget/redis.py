@@ -11,7 +11,7 @@ The server must not evict (`maxmemory-policy noeviction`): an evicted counter is
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
@@ -43,6 +43,7 @@ from extproc.budget.ledger import (
 from extproc.budget.windows import Window, Windows
 
 Client = Redis | RedisCluster
+Argument = str | bytes | int | float
 
 TIMEOUT_S = 0.25
 MAX_CONNECTIONS = 16  # per process; more callers wait, at most TIMEOUT_S
@@ -80,6 +81,16 @@ def connect(url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = MA
     return Redis(connection_pool=pool)
 
 
+class State(Protocol):
+    """What the ledger needs of a client: redis-py's, or `extproc.pipe`."""
+
+    async def execute_command(self, *command: Argument) -> Any:
+        """The reply. Raises RedisError."""
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+
+
 class _Script:
     """One Lua file with `common.lua` before it, and the hash the server knows it by."""
 
@@ -97,7 +108,7 @@ _RESERVE, _SETTLE, _RELEASE, _EXPIRE, _USAGE, _GRANT = (
 class RedisLedger:
     """See the module. `client` is shared, not owned: close it where it was made."""
 
-    def __init__(self, client: Client, *, prefix: str = "gw", closed_kept_ms: int = CLOSED_KEPT_MS) -> None:
+    def __init__(self, client: State, *, prefix: str = "gw", closed_kept_ms: int = CLOSED_KEPT_MS) -> None:
         self._client = client
         self._prefix = prefix
         self._closed_kept_ms = closed_kept_ms

@@ -20,9 +20,9 @@ from extproc import logs, runtime
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import publish
 from extproc.budget.ledger import LedgerUnavailable
-from extproc.budget.redis import Client, RedisLedger
-from extproc.budget.redis import connect as connect_state
+from extproc.budget.redis import RedisLedger, State
 from extproc.paths import Paths
+from extproc.pipe import open_state
 from extproc.settings import Settings
 from extproc.settle.alerts import Alerts
 from extproc.settle.als import AccessLogServer
@@ -71,7 +71,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what entries make
-    client = connect_state(paths.state_url(settings.state.url))
+    client = open_state(paths.state_url(settings.state.url))
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
@@ -92,7 +92,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
 
 
 def _charging(
-    current: Current, paths: Paths, client: Client, outputs: OutputEstimates
+    current: Current, paths: Paths, client: State, outputs: OutputEstimates
 ) -> tuple[Charger, list[Coroutine[Any, Any, None]]]:
     """The charger, and what runs beside it; each with a connection to the journal of its own."""
     ledger = RedisLedger(client)

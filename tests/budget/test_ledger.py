@@ -21,7 +21,7 @@ from extproc.budget.redis import CLOSED_KEPT_MS, MAX_AMOUNT, RedisLedger, connec
 from extproc.budget.windows import windows_at
 
 from .builders import DAY_MS, HOUR_MS, NOON_MS, reservation, settlement
-from .conftest import Valkey, gathered
+from .conftest import OpenLedger, Valkey, gathered
 
 WINDOWS = windows_at(NOON_MS)
 
@@ -330,16 +330,13 @@ class TestTogether:
         "limit", [{"daily_tokens": 50 * 100}, {"requests_per_minute": 50}, {"tokens_per_minute": 50 * 100}]
     )
     async def test_200_at_once_at_a_limit_for_50_give_exactly_50(
-        self, valkey: Valkey, team: str, limit: dict[str, int]
+        self, valkey: Valkey, open_ledger: OpenLedger, team: str, limit: dict[str, int]
     ) -> None:
-        clients = [connect(valkey.url, timeout_s=30) for _ in range(2)]
-        gateways = [RedisLedger(client) for client in clients]
+        gateways = [open_ledger(valkey.url, timeout_s=30) for _ in range(2)]
         asked = [reservation(team, f"hold-{i}", min_output_tokens=90, **limit) for i in range(200)]
         answers = await gathered([gateways[i % 2].reserve(ask) for i, ask in enumerate(asked)])
         assert sum(isinstance(answer, Admitted) for answer in answers) == 50
         assert (await standing(gateways[0], team)).daily.held_tokens == 5000
-        for client in clients:
-            await client.aclose()
 
     async def test_clamping_together_leaves_not_one_token_over(self, ledger: RedisLedger, team: str) -> None:
         asked = [reservation(team, f"hold-{i}", daily_tokens=777) for i in range(40)]
@@ -354,9 +351,9 @@ class TestTogether:
 
 
 class TestServer:
-    async def test_reserve_is_one_round_trip(self, own_valkey: Valkey, team: str) -> None:
+    async def test_reserve_is_one_round_trip(self, own_valkey: Valkey, open_ledger: OpenLedger, team: str) -> None:
         client = connect(own_valkey.url, timeout_s=10)
-        ledger = RedisLedger(client)
+        ledger = open_ledger(own_valkey.url, timeout_s=10)
         await ledger.reserve(reservation(team, "first"))
         await client.config_resetstat()
         for i in range(20):
@@ -366,18 +363,20 @@ class TestServer:
         assert sent == {"cmdstat_evalsha": 20}
         await client.aclose()
 
-    async def test_a_flushed_script_is_sent_again(self, own_valkey: Valkey, team: str) -> None:
+    async def test_a_flushed_script_is_sent_again(self, own_valkey: Valkey, open_ledger: OpenLedger, team: str) -> None:
         client = connect(own_valkey.url, timeout_s=10)
-        ledger = RedisLedger(client)
+        ledger = open_ledger(own_valkey.url, timeout_s=10)
         await ledger.reserve(reservation(team, "a"))
         await client.script_flush()
         await ledger.reserve(reservation(team, "b"))
         assert (await standing(ledger, team)).daily.held_tokens == 200
         await client.aclose()
 
-    async def test_a_restart_loses_nothing_and_needs_no_new_client(self, own_valkey: Valkey, team: str) -> None:
+    async def test_a_restart_loses_nothing_and_needs_no_new_client(
+        self, own_valkey: Valkey, open_ledger: OpenLedger, team: str
+    ) -> None:
         client = connect(own_valkey.url, timeout_s=10)
-        ledger = RedisLedger(client)
+        ledger = open_ledger(own_valkey.url, timeout_s=10)
         await gathered([ledger.reserve(reservation(team, str(i))) for i in range(8)])
         own_valkey.kill()
         with pytest.raises(LedgerUnavailable):
@@ -388,29 +387,27 @@ class TestServer:
         assert (await standing(ledger, team)).daily == Account(used_tokens=8 * 42)
         await client.aclose()
 
-    async def test_a_reserve_that_got_no_answer_can_be_repeated(self, own_valkey: Valkey, team: str) -> None:
-        client = connect(own_valkey.url)
-        ledger = RedisLedger(client)
+    async def test_a_reserve_that_got_no_answer_can_be_repeated(
+        self, own_valkey: Valkey, open_ledger: OpenLedger, team: str
+    ) -> None:
+        ledger = open_ledger(own_valkey.url)
         await ledger.reserve(reservation(team, "a"))
         own_valkey.signal(signal.SIGSTOP)
         with pytest.raises(LedgerUnavailable):
             await ledger.reserve(reservation(team, "b"))
         own_valkey.signal(signal.SIGCONT)
-        patient_client = connect(own_valkey.url, timeout_s=30)
-        patient = RedisLedger(patient_client)
+        patient = open_ledger(own_valkey.url, timeout_s=30)
         assert isinstance(await patient.reserve(reservation(team, "b")), Admitted)
         assert (await standing(patient, team)).daily.held_tokens == 200
-        await client.aclose()
-        await patient_client.aclose()
 
-    async def test_nothing_to_connect_to(self) -> None:
-        client = connect("unix:///nonexistent/valkey.sock")
+    async def test_nothing_to_connect_to(self, open_ledger: OpenLedger) -> None:
+        ledger = open_ledger("unix:///nonexistent/valkey.sock")
         with pytest.raises(LedgerUnavailable, match="nonexistent"):
-            await RedisLedger(client).usage("team", NOON_MS, WINDOWS)
+            await ledger.usage("team", NOON_MS, WINDOWS)
 
-    async def test_every_key_goes_away_by_itself(self, own_valkey: Valkey, team: str) -> None:
+    async def test_every_key_goes_away_by_itself(self, own_valkey: Valkey, open_ledger: OpenLedger, team: str) -> None:
         client = connect(own_valkey.url, timeout_s=10)
-        ledger = RedisLedger(client)
+        ledger = open_ledger(own_valkey.url, timeout_s=10)
         rates = {"requests_per_minute": 100, "tokens_per_minute": 10_000}
         for hold in ("open", "settled", "released", "expired"):
             lease_ms = 1 if hold == "expired" else HOUR_MS

@@ -33,8 +33,9 @@ from extproc.budget.ledger import (
     TopUp,
 )
 from extproc.budget.plan import caps_for, fit
-from extproc.budget.redis import EXPIRE_AT_MOST, RedisLedger, connect
+from extproc.budget.redis import EXPIRE_AT_MOST, RedisLedger
 from extproc.budget.windows import Windows, windows_at
+from extproc.pipe import open_state
 from extproc.settings import Budget, Limits
 
 from .conftest import Valkey
@@ -135,7 +136,7 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def begin(self, zone: str, budget: dict[str, Any], limits: dict[str, Any]) -> None:
         self.runner = asyncio.Runner()
-        self.client = connect(self.url, timeout_s=30)
+        self.client = open_state(self.url, timeout_s=30)
         self.ledger = RedisLedger(self.client)
         self.team = f"stateful-{os.getpid()}-{next(_teams)}"
         self.zone = zone

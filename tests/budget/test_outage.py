@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 
 from extproc.budget.ledger import Account, Admitted, LedgerUnavailable, Minute, Refused, Reservation, Standing
 from extproc.budget.outage import RETRY_AFTER_MS, GuardedHolds, OutagePolicy
-from extproc.budget.redis import RedisLedger, connect
 from extproc.budget.windows import windows_at
 from extproc.errors import LimitsUnavailable
 
 from .builders import DAY_MS, NOON_MS, reservation, settlement
-from .conftest import Valkey
+from .conftest import OpenLedger, Valkey
 
 EMPTY = Minute()
 
@@ -110,10 +109,9 @@ async def test_a_ledger_that_failed_is_left_alone_for_a_while() -> None:
     assert away.tried == 2
 
 
-async def test_an_outage_from_beginning_to_end(own_valkey: Valkey, team: str) -> None:
+async def test_an_outage_from_beginning_to_end(own_valkey: Valkey, open_ledger: OpenLedger, team: str) -> None:
     """Admitted before, during and after: the ledger ends with every token, within the limit."""
-    client = connect(own_valkey.url, timeout_s=10)
-    ledger = RedisLedger(client)
+    ledger = open_ledger(own_valkey.url, timeout_s=10)
     guarded = GuardedHolds(ledger, OutagePolicy("fail_open", 2))
     now_ms, admitted, local = NOON_MS, [], 0
     for i in range(60):
@@ -131,4 +129,3 @@ async def test_an_outage_from_beginning_to_end(own_valkey: Valkey, team: str) ->
     daily = (await ledger.usage(team, now_ms, windows_at(now_ms))).standing.daily
     assert local == 8, "one share of two: (2000 - 500) / 2 tokens, the last hold clamped"
     assert (daily.used_tokens, daily.held_tokens) == (sum(tokens for _, tokens in admitted), 0)
-    await client.aclose()

@@ -22,8 +22,8 @@ local minute, minute_sums = base .. ':minute', base .. ':minute_sums'
 
 local function hold_key(id) return base .. ':hold:' .. id end
 
--- A number as Redis reads integers; tostring() would give 1e+15.
-local function integer(number) return string.format('%.0f', number) end
+-- A number below 2^53 as Redis reads integers; tostring() would give 1e+15.
+local function integer(number) return string.format('%d', number) end
 
 -- A window: its key, the end of its life, and its counters in the order of FIELDS, as digits or false.
 local function window(kind, id, until_ms)
