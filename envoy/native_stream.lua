@@ -3,15 +3,20 @@
 -- In: the stream's bytes, split anywhere. Out: the same bytes, but
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
---   2. with an error event at the end, if the provider ended the stream without `[DONE]`.
+--   2. with an error event at the end, if the provider ended the stream without `[DONE]`;
+-- and, for the audit row, the last finish_reason that passed, as dynamic metadata `gw.usage`.
 -- A chunk that is made of whole events and needs neither is passed untouched, which is the common case. An event that is
 -- still incomplete waits for its end, so no byte is later than the event it belongs to. Runs when the worker has marked
 -- the answer as a native stream (dynamic metadata `gw`, key `native`).
 
+local FINISH = '"finish_reason"'
+local FINISH_VALUE = '^%s*:%s*"([%w_]+)"'
+local SPLIT = 64 -- bytes kept of what passed: a `[DONE]` or a finish_reason may be split over chunks
 local MAX_WAIT = 1048576 -- bytes of one unfinished event; beyond it the stream is passed as it is
 local EMPTY_CHOICES = '"choices"%s*:%s*%[%s*%]'
 local USAGE = '"usage"%s*:%s*{'
 local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
+local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes of it
 local CUT = '$cut_event'
 
 -- The index of the last byte of the first event at or behind `from`, or nil: it ends with two line ends of one kind.
@@ -41,6 +46,17 @@ local function without_usage(text)
   return table.concat(kept), text:sub(start)
 end
 
+-- The last finish_reason in `text` that is not null, or nil.
+local function finish_reason(text)
+  local reason
+  local _, at = text:find(FINISH, 1, true)
+  while at do
+    reason = text:match(FINISH_VALUE, at + 1) or reason
+    _, at = text:find(FINISH, at, true)
+  end
+  return reason
+end
+
 function envoy_on_response(handle)
   local gw = handle:streamInfo():dynamicMetadata():get("gw")
   if not gw or not gw["native"] then
@@ -51,9 +67,13 @@ function envoy_on_response(handle)
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""
     local joined = rest .. text
-    done = done or joined:find("[DONE]", 1, true) ~= nil or joined:find(ERROR) ~= nil
+    done = done or joined:find("[DONE]", 1, true) and joined:find(DONE) or joined:find(ERROR)
+    local reason = finish_reason(joined)
+    if reason then -- at once: a client may leave before the end
+      handle:streamInfo():dynamicMetadata():set("gw.usage", "finish_reason", reason)
+    end
     if not hide then
-      rest = text:sub(-6) -- a `[DONE]` may be split over two chunks
+      rest = joined:sub(-SPLIT)
     elseif rest ~= "" or text:sub(-2) ~= "\n\n" or text:find(EMPTY_CHOICES) then
       local kept
       kept, rest = without_usage(joined)

@@ -31,16 +31,16 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end. Values that JSON does not know become their `repr`."""
-        line: dict[str, Any] = {
-            "at": rfc3339(record.created),
-            "level": record.levelname.lower(),
-            "process": self._process,
-            "event": record.getMessage(),
-        }
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=repr).decode("utf-8", "replace")
+            extra["exception"] = self.formatException(record.exc_info)
+        return line(record.created, record.levelname.lower(), self._process, record.getMessage(), **extra)
+
+
+def line(at_s: float, level: str, process: str, event: str, /, **extra: Any) -> str:
+    """One line, without its end: the fields that every line has, then the others."""
+    fields = {"at": rfc3339(at_s), "level": level, "process": process, "event": event} | extra
+    return msgspec.json.encode(fields, enc_hook=repr).decode("utf-8", "replace")
 
 
 def rfc3339(at_s: float) -> str:

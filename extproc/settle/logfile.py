@@ -41,7 +41,7 @@ class _Line(msgspec.Struct):
     team: str | None = None
     decision: str | None = None
     outcome: str | None = None
-    usage: dict[str, float] | None = None
+    usage: dict[str, float | str] | None = None
     code: int | None = None
     details: str | None = None
     flags: str | None = None
@@ -80,8 +80,12 @@ def entry(line: bytes) -> pb.HTTPAccessLogEntry:
     for key, value in ((M_TEAM, read.team), (M_DECISION, read.decision), (M_OUTCOME, read.outcome)):
         if value is not None:
             metadata[METADATA].fields[key].string_value = value
-    for key, number in (read.usage or {}).items():
-        metadata[USAGE_METADATA].fields[key].number_value = number
+    for key, used in (read.usage or {}).items():
+        field = metadata[USAGE_METADATA].fields[key]
+        if isinstance(used, str):
+            field.string_value = used
+        else:
+            field.number_value = used
     result.response.response_code.value = read.code or 0
     result.response.response_body_bytes = read.bytes or 0
     result.response.response_code_details = read.details or ""

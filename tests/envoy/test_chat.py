@@ -84,7 +84,7 @@ class TestEveryFormat:
         assert headers["x-gateway-cache"] in ("miss", "bypass")
         assert headers["content-type"].startswith("text/event-stream")
         row = gateway.row(headers["x-gateway-request-id"])
-        assert (row["status"], row["model_used"]) == ("success", model)
+        assert (row["status"], row["model_used"], row["finish_reason"]) == ("success", model, "stop")
         assert row["output_tokens"] > 0
         assert row["first_byte_ms"] <= row["latency_ms"]
 

@@ -45,7 +45,19 @@ def test_odd_bytes_are_the_same_answer(gateway: Gateway, primary: Simulator, mod
     row = gateway.row(headers["x-gateway-request-id"])
     assert row["status"] == "success"
     assert row["output_tokens"] == primary.recent()[-2]["completion_tokens"]
-    assert not row["estimated"]
+    assert (row["finish_reason"], row["estimated"]) == ("stop", False)
+
+
+@pytest.mark.parametrize("fault", [{"one_byte_chunks": True}, {"crlf": True}, {"chunk_interval_ms": 5}], ids=str)
+def test_a_client_that_asks_for_usage_gets_every_byte(
+    gateway: Gateway, primary: Simulator, fault: dict[str, Any]
+) -> None:
+    """Nothing is hidden then, so Envoy looks at what passes without holding any of it back."""
+    asked = ask(f"A long story {marker(**fault)}", stream=True, stream_options={"include_usage": True})
+    answer = gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
+    assert '"error"' not in answer.text
+    assert answer.text.rstrip().endswith("data: [DONE]")
+    assert gateway.row(answer.headers["x-gateway-request-id"])["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize("model", MODELS)

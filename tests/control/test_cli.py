@@ -1,0 +1,226 @@
+"""The `gateway` command as an operator meets it: one clear line for whatever is wrong, and the right exit code."""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from control.cli import demo_config, main
+
+GATEWAY = str(Path(sys.executable).with_name("gateway"))
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {
+        "providers": {
+            "openai": {"format": "openai", "base_url": "https://api.openai.com/v1", "credential": "${OPENAI_KEY}"},
+            "demo": {"format": "demo"},
+        },
+        "models": [
+            {"name": "gpt-4o", "provider": "openai", "tier": "hard", "context": 1000},
+            {"name": "mock", "provider": "demo", "price": {"input": 1, "output": 2}, "context": 1000},
+        ],
+        "teams": [{"id": "search", "keys": ["sk-search"]}],
+    } | changes
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.yaml"
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of `gateway ARGUMENTS…`, in this process."""
+    result = CliRunner().invoke(main, list(arguments), env={"OPENAI_KEY": "sk-live-4711"} | (env or {}))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def check(file: Path, settings: dict[str, Any], *options: str) -> tuple[int, str, str]:
+    file.write_text(yaml.safe_dump(settings))
+    return run("check", str(file), *options)
+
+
+class TestCheck:
+    def test_it_explains_what_a_file_does(self, file: Path) -> None:
+        settings = config(
+            equivalents=[{"models": ["gpt-4o", "mock"]}],
+            routing={"auto": {"hard": ["gpt-4o"]}},
+            admin={"keys": ["sk-admin"]},
+        )
+        settings["teams"][0] |= {"budget": {"daily_tokens": 1000, "strict": True}, "models": ["gpt-*"]}
+        code, out, err = check(file, settings)
+        assert (code, err) == (0, "")
+        for text in ("https://api.openai.com/v1", "built-in simulator", "then mock", "daily_tokens 1,000", "strict"):
+            assert text in out
+        assert "hard  gpt-4o" in out
+        assert "routing.auto.simple: has no model" in out
+
+    def test_for_programs(self, file: Path) -> None:
+        code, out, _ = check(file, config(), "--json")
+        explained = json.loads(out)
+        assert code == 0
+        assert [model["name"] for model in explained["models"]] == ["gpt-4o", "mock"]
+        assert explained["teams"][0]["models"] == ["gpt-4o", "mock"]
+
+    def test_it_shows_no_key_and_no_credential(self, file: Path) -> None:
+        settings = config(admin={"keys": ["sk-admin"]}, state={"url": "redis://:hunter2@db:6379"})
+        for options in ((), ("--json",)):
+            _, out, err = check(file, settings, *options)
+            assert not [
+                secret for secret in ("sk-live-4711", "sk-search", "sk-admin", "hunter2") if secret in out + err
+            ]
+
+    @pytest.mark.parametrize(
+        ("changes", "warning"),
+        [
+            ({"admin": {"keys": []}}, "admin.keys: none"),
+            ({"routing": {"attempts": 2}}, "without equivalents there is no failover"),
+            ({"teams": [{"id": "a", "keys": ["k"], "models": ["claude*"]}]}, "teams[0].models[0]: claude* matches no"),
+            ({"models": [{"name": "mock", "provider": "demo"}]}, "models[0].price: mock has no input and no output"),
+            ({"models": [{"name": "mock", "provider": "demo"}]}, "providers.openai: no model uses it"),
+            ({"models": [{"name": "mock", "provider": "demo"}]}, "models[0].context: mock has none"),
+        ],
+    )
+    def test_what_is_probably_not_meant(self, file: Path, changes: dict[str, Any], warning: str) -> None:
+        code, out, _ = check(file, config(**changes))
+        assert code == 0
+        assert warning in out
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"routnig": {}}, "routnig: unknown key; did you mean routing?"),
+            ({"routing": {"atempts": 2}}, "routing.atempts: unknown key; did you mean attempts?"),
+            (
+                {"teams": [{"id": "a", "keys": ["k"], "budget": {"daily_token": 1}}]},
+                "teams[0].budget.daily_token: unknown key; did you mean daily_tokens?",
+            ),
+            (
+                {"providers": {"p": {"format": "demo", "base_ulr": "x"}}},
+                "providers.p.base_ulr: unknown key; did you mean",
+            ),
+            ({"xyzzy": 1}, "xyzzy: unknown key\n"),
+            ({"models": [{"name": "m", "provider": "opnai"}]}, "no provider is named opnai; did you mean openai?"),
+            ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
+            ({"workers": 0}, "workers: input should be greater than or equal to 1"),
+            ({"cache": {"ttl": "soon"}}, "cache.ttl: not a duration"),
+            ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),
+            ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: list should have at least 1 item"),
+            ({"teams": [{"id": "a", "keys": ["k"]}, {"id": "b", "keys": ["k"]}]}, "the same key belongs to a"),
+            ({"teams": [{"id": "a", "keys": ["${NOT_SET_ANYWHERE}"]}]}, "environment variable NOT_SET_ANYWHERE is not"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line_that_names_the_key(self, file: Path, changes: dict[str, Any], line: str) -> None:
+        code, out, err = check(file, config(**changes))
+        assert (code, out) == (2, "")
+        assert line in err
+        assert all(text.startswith(f"{file}: ") for text in err.splitlines())
+
+    def test_every_problem_is_told_at_once(self, file: Path) -> None:
+        _, _, err = check(file, config(workers=0, cache={"ttl": "soon"}, xyzzy=1))
+        assert len(err.splitlines()) == 3
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("a: [", "not YAML"),
+            ("", "must be a mapping"),
+            ("a: 1\na: 2", "'a' is written twice"),
+            ("\xff", "cannot be"),
+        ],
+    )
+    def test_what_is_no_configuration(self, file: Path, text: str, says: str) -> None:
+        file.write_bytes(text.encode("latin-1"))
+        code, _, err = run("check", str(file))
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert says in err
+
+    def test_a_file_that_is_not_there(self, file: Path) -> None:
+        assert run("check", str(file))[::2] == (2, f"{file}: cannot be read: No such file or directory\n")
+
+    def test_the_demo_configuration_is_as_it_should_be(self) -> None:
+        code, out, err = run("check", str(demo_config()))
+        assert (code, err) == (0, "")
+        assert "warnings" not in out
+
+
+def test_render_prints_everything_but_credentials(file: Path) -> None:
+    file.write_text(yaml.safe_dump(config()))
+    code, out, _ = run("render", str(file))
+    rendered = json.loads(out)
+    assert code == 0
+    assert {"bootstrap.json", "cds.json", "lds.json", "rds-ingress.json", "secrets/openai.json"} <= rendered.keys()
+    assert "sk-live-4711" not in out
+    assert "***" in out
+
+
+class TestUpRefuses:
+    """Before anything runs: one line, and an exit code that is not 0."""
+
+    @pytest.fixture
+    def port(self) -> Iterator[int]:
+        """A port that is taken."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            number: int = taken.getsockname()[1]
+            yield number
+
+    def up(self, file: Path, settings: dict[str, Any], *options: str) -> tuple[int, str]:
+        """Exit code and stderr; stdout must stay empty, it is for the ready line."""
+        file.write_text(yaml.safe_dump(settings))
+        env = os.environ | {"OPENAI_KEY": "sk-live-4711"}
+        command = [GATEWAY, "up", "--config", str(file), *options]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=60)
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    def test_a_taken_port(self, file: Path, port: int) -> None:
+        settings = config(data_dir=str(file.parent / "data"), listen={"port": port})
+        assert self.up(file, settings) == (1, f"error: port {port} on 127.0.0.1 is taken\n")
+        assert not (file.parent / "data" / "runtime.json").exists()
+
+    def test_a_taken_port_given_on_the_command_line(self, file: Path, port: int) -> None:
+        settings = config(data_dir=str(file.parent / "data"))
+        assert self.up(file, settings, "--port", str(port))[0] == 1
+
+    def test_an_address_of_another_machine(self, file: Path) -> None:
+        code, err = self.up(file, config(data_dir=str(file.parent / "data"), listen={"host": "192.0.2.1"}))
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert "192.0.2.1 cannot be opened" in err
+
+    def test_a_key_that_is_not_in_the_environment(self, file: Path) -> None:
+        settings = config(teams=[{"id": "a", "keys": ["${TEAM_KEY_OF_NOBODY}"]}])
+        line = f"{file}: teams[0].keys[0]: the environment variable TEAM_KEY_OF_NOBODY is not set\n"
+        assert self.up(file, settings) == (2, line)
+
+    def test_a_wrong_configuration(self, file: Path) -> None:
+        code, err = self.up(file, config(worker=3))
+        assert (code, err) == (2, f"{file}: worker: unknown key; did you mean workers?\n")
+
+    def test_a_data_dir_of_a_running_gateway(self, file: Path) -> None:
+        data = file.parent / "data"
+        data.mkdir()
+        with (data / "lock").open("w") as lock:
+            lock.write("4711\n")
+            lock.flush()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            code, err = self.up(file, config(data_dir=str(data)), "--port", "65001")
+        assert (code, err) == (1, f"error: data_dir {data} is in use by another gateway (process 4711)\n")
+
+    def test_a_data_dir_that_cannot_be_one(self, file: Path) -> None:
+        (file.parent / "data").write_text("a file")
+        code, err = self.up(file, config(data_dir=str(file.parent / "data")), "--port", "65002")
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert f"data_dir {file.parent / 'data'} cannot be used" in err

@@ -1,0 +1,83 @@
+"""What README tells a newcomer to type, typed: `make run`, the curl, the SDK snippet, the configuration."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.envoy.harness import GATEWAY, free_port
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
+# No provider's key: the built-in simulator answers, and nothing leaves this machine.
+ENV = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+
+
+def block(language: str, containing: str) -> str:
+    """The one code block of README that is meant."""
+    found = [text for text in re.findall(rf"^```{language}\n(.*?)^```$", README, re.S | re.M) if containing in text]
+    assert len(found) == 1, f"{len(found)} blocks of {language} with {containing}"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`make run` of the demo configuration, with its data elsewhere; and the port it serves on."""
+    folder = tmp_path_factory.mktemp("readme")
+    file = folder / "gateway.yaml"
+    file.write_text((ROOT / "gateway.demo.yaml").read_text() + f"\ndata_dir: {folder / 'data'}\n")
+    number = str(free_port())
+    assert "    make run " in README
+    assert "CONFIG=gateway.yaml PORT=9000 make run" in README
+    env = ENV | {"CONFIG": str(file), "PORT": number}
+    make = subprocess.Popen(
+        ["make", "-s", "run"], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    assert make.stdout is not None
+    assert make.stdout.readline() == f"ready http://127.0.0.1:{number}\n"
+    yield number
+    os.killpg(make.pid, signal.SIGINT)
+    make.wait(30)
+
+
+def typed(command: list[str], port: str) -> str:
+    arguments = [part.replace("127.0.0.1:8080", f"127.0.0.1:{port}") for part in command]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60, env=ENV)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_curl(port: str) -> None:
+    assert '"object":"chat.completion"' in typed(["sh", "-c", block("sh", "curl")], port).replace('": ', '":')
+
+
+def test_the_sdk(port: str) -> None:
+    assert len(typed([sys.executable, "-c", block("python", "from openai import OpenAI")], port).split()) > 3
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(block("yaml", "providers:"))
+    env = ENV | dict.fromkeys(re.findall(r"\$\{(\w+)\}", file.read_text()), "x-123456")
+    for command in ("check", "render"):
+        done = subprocess.run([GATEWAY, command, str(file)], capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_make_target_it_names_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make ([a-z]+)", README)) <= targets
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
+def test_every_file_it_names_is_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = re.findall(r"`((?:extproc|control|envoy|docs|tests|bench|protos)/[\w./-]+)`", text)
+    assert named
+    missing = [name for name in named if not (ROOT / name).exists() and not list(ROOT.glob(name + "*"))]
+    assert not missing
