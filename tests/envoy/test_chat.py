@@ -1,5 +1,6 @@
 """The official OpenAI SDK through a real Envoy: the same answer, whichever format the provider speaks."""
 
+import gzip
 import json
 from typing import Any
 
@@ -228,6 +229,36 @@ def test_bad_input_is_a_400_that_names_the_parameter(gateway: Gateway, body: byt
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "invalid_request_error", param)
     assert error["message"]
     assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "refused"
+
+
+def test_a_compressed_request_is_refused_not_guessed(gateway: Gateway) -> None:
+    body = gzip.compress(json.dumps(ask("hi")).encode())
+    answer = gateway.http.post("/v1/chat/completions", content=body, headers=bearer() | {"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "content-encoding")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_whichever_provider_answers_the_shape_is_the_same(gateway: Gateway, stream: bool) -> None:
+    """Translated answers have the same fields as each other; of OpenAI's own they lack some, and add a count."""
+    shapes = []
+    for model in MODELS:
+        asked = ask("Tell me a story", model, stream=stream)
+        text = gateway.http.post("/v1/chat/completions", json=asked, headers=bearer()).text
+        events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")]
+        shapes.append(shape([json.loads(event) for event in events] if stream else [json.loads(text)]))
+    native, *translated = shapes
+    assert translated[0] == translated[1]
+    assert translated[0] - native <= {".usage.prompt_tokens_details.cache_write_tokens"}
+
+
+def shape(documents: list[Any], path: str = "") -> set[str]:
+    """Every path to a value in the documents."""
+    found = set()
+    for document in documents:
+        for name, value in document.items() if isinstance(document, dict) else ():
+            found.add(f"{path}.{name}")
+            found |= shape(value if isinstance(value, list) else [value], f"{path}.{name}")
+    return found
 
 
 def test_unknown_paths_and_methods(gateway: Gateway) -> None:

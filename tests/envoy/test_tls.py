@@ -52,6 +52,7 @@ config = Config()
 config.bind = [f"localhost:{sys.argv[1]}"]
 config.certfile, config.keyfile = sys.argv[2], sys.argv[3]
 config.alpn_protocols = sys.argv[4].split(",")
+config.keep_alive_max_requests = int(sys.argv[5])  # then `connection: close`; in HTTP/2 GOAWAY with a request in flight
 config.accesslog = None
 asyncio.run(serve(app, config))
 """
@@ -82,21 +83,22 @@ def gateway(
     folder = tmp_path_factory.mktemp("gw")
     config = base_config(folder / "data", *simulators)
     servers = []
-    for name, certificate, alpn in (
-        ("h2", "good", "h2,http/1.1"),
-        ("h1", "good", "http/1.1"),
-        ("stranger", "stranger", "h2,http/1.1"),
-        ("other", "other", "h2,http/1.1"),
+    for name, certificate, alpn, kept_alive in (
+        ("h2", "good", "h2,http/1.1", 1000),
+        ("h1", "good", "http/1.1", 5),
+        ("goaway", "good", "h2", 5),
+        ("stranger", "stranger", "h2,http/1.1", 1000),
+        ("other", "other", "h2,http/1.1", 1000),
     ):
         port = free_port()
         pem = authority[certificate]
-        arguments = [str(port), str(pem), str(pem.with_suffix(".key")), alpn]
+        arguments = [str(port), str(pem), str(pem.with_suffix(".key")), alpn, str(kept_alive)]
         servers.append(subprocess.Popen([sys.executable, str(authority["script"]), *arguments]))
         base_url = f"https://localhost:{port}/v1"
         config["providers"][name] = {"format": "openai", "base_url": base_url, "credential": "sk-tls"}
         config["models"].append({"name": name, "provider": name})
         wait_until(lambda port=port: connects(port), 15, f"the {name} server")
-    config["equivalents"].append({"models": ["stranger", "h2"]})
+    config["equivalents"] += [{"models": ["stranger", "h2"]}, {"models": ["goaway", "gpt"]}]
     running = Gateway(config, folder, {"SSL_CERT_FILE": str(authority["ca"])})
     yield running
     assert running.stop() == 0, running.log()[-3000:]
@@ -125,6 +127,16 @@ def test_the_best_version_the_provider_offers(gateway: Gateway, model: str, vers
     chunks: Any = list(gateway.client().chat.completions.create(**ask("hi", model), stream=True))
     assert json.loads(chunks[0].choices[0].delta.content)["version"] == version
     assert len(chunks) == 1, "the usage chunk is hidden"
+
+
+def test_a_connection_that_a_provider_closes_after_a_few_requests_costs_none(gateway: Gateway) -> None:
+    for _ in range(24):
+        assert gateway.client().chat.completions.create(**ask("hi", "h1")).model == "h1"
+
+
+def test_a_connection_that_goes_away_under_a_request_costs_an_attempt(gateway: Gateway) -> None:
+    models = [gateway.client().chat.completions.create(**ask("hi", "goaway")).model for _ in range(24)]
+    assert set(models) == {"goaway", "gpt"}
 
 
 def test_a_certificate_of_another_host_is_refused(gateway: Gateway) -> None:

@@ -98,6 +98,18 @@ def test_every_log_line_has_the_same_form(config: dict[str, Any], tmp_path: Path
     assert [line.split(" ")[0] for line in others] == ["configuration", "providers", "try"]
 
 
+def test_a_stream_that_never_ends_is_cut(config: dict[str, Any], tmp_path: Path) -> None:
+    gateway = Gateway(config | {"timeouts": {"request": "2s"}}, tmp_path)
+    asked = ask(f"A story {marker(chunks=500, chunk_interval_ms=20)}", stream=True)
+    with pytest.raises(httpx.RemoteProtocolError):
+        gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
+    wait_until(gateway.rows, 10, "a row")
+    row = gateway.rows()[0]
+    assert (row["status"], row["error_code"]) == ("failed", "provider_timeout")
+    assert row["output_tokens"] > 0
+    assert gateway.stop() == 0
+
+
 def test_a_second_gateway_on_the_same_data_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
     gateway = Gateway(config, tmp_path)
     command = [GATEWAY, "up", "--config", str(gateway.file), "--port", str(free_port())]
