@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from aiohttp import web
 from control import metrics, prometheus, providers, requests, usage
 from control.auth import Caller, Keys
 from control.changes import Changes
+from control.families import Family
+from control.otlp import MetricsSender
 from control.standings import standings
 from control.store import Store
 from control.teams import TeamsApi
@@ -83,9 +85,13 @@ class Api:
         await self._store.read(lambda connection: connection.execute("SELECT 1 FROM counter LIMIT 1").fetchall())
         return answer({"status": "ready"})
 
+    async def families(self) -> tuple[Sequence[Family], float]:
+        """All metrics, and since when they count. Raises AuditUnavailable."""
+        return await self._store.read(lambda connection: (metrics.families(connection), metrics.began_s(connection)))
+
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
-        families = await self._store.read(metrics.families)
+        families, _began_s = await self.families()
         return web.Response(body=prometheus.text(families).encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def requests(self, request: web.Request) -> web.Response:
@@ -161,18 +167,19 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    runner = web.AppRunner(
-        application(Api(current, store, refresher, client)), access_log=None, shutdown_timeout=_LAST_REQUESTS_S
-    )
+    api = Api(current, store, refresher, client)
+    runner = web.AppRunner(application(api), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
     await runner.setup()
     socket = paths.control_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)
     await web.UnixSite(runner, str(socket)).start()
-    refreshing = asyncio.create_task(refresher.run())
+    sender = MetricsSender(api.families, lambda: current.snapshot.settings.telemetry)
+    behind = [asyncio.create_task(work) for work in (refresher.run(), sender.run())]
     log.info("serving")
     await stop.wait()
-    refreshing.cancel()
+    for task in behind:
+        task.cancel()
     await runner.cleanup()
     await client.aclose()
     await asyncio.to_thread(store.close)

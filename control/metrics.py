@@ -19,6 +19,7 @@ from extproc.settle.journal import EVER, SUMMED
 _COUNTERS = {
     "unauthenticated_requests": "Requests refused for want of a valid key.",
     "unreadable_entries": "Access log entries that could not be settled.",
+    "dropped_traces": "Requests whose trace was never sent, as the collector was away for too long.",
     "dropped_rows": "Rows lost because the journal could not be written for too long.",
 }
 _SUMS = {
@@ -104,6 +105,12 @@ def _sums(connection: sqlite3.Connection) -> Iterator[Family]:
         yield Family(name=name, unit=unit, kind="counter", text=text, samples=samples)
 
 
+def began_s(connection: sqlite3.Connection) -> float:
+    """When the journal began to count, in seconds since the epoch. Raises sqlite3.Error."""
+    (at,) = connection.execute("SELECT value FROM mark WHERE name = 'began_at_s'").fetchone()
+    return float(at)
+
+
 def _counters(connection: sqlite3.Connection) -> Iterator[Family]:
     found = dict(connection.execute("SELECT name, value FROM counter").fetchall())
     for name, text in _COUNTERS.items():
@@ -113,8 +120,8 @@ def _counters(connection: sqlite3.Connection) -> Iterator[Family]:
 def labels(team_id: str, model: str, provider: str) -> dict[str, str]:
     """Of every sample that is about requests: as many as there are configured teams, models and providers."""
     return {
-        "gen_ai_operation_name": "chat",
-        "gen_ai_provider_name": provider,
-        "gen_ai_response_model": model,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.response.model": model,
         "team": team_id,
     }

@@ -46,7 +46,11 @@ def _number(value: float) -> str:
 def _labels(labels: Labels) -> str:
     if not labels:
         return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+    return "{" + ",".join(f'{_name(name)}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _name(label: str) -> str:
+    return label.replace(".", "_")
 
 
 def _escaped(value: str) -> str:

@@ -18,6 +18,8 @@ from extproc.logs import rfc3339
 from extproc.records import Status
 from extproc.settle.journal import audit_row
 from extproc.settle.rows import AuditRow
+from extproc.telemetry.spans import steps_of
+from extproc.telemetry.trace_context import context
 
 PARAMETERS = ("team_id", "since", "status", "model", "limit", "cursor")
 MOST_ROWS = 1_000
@@ -124,7 +126,10 @@ def present(row: AuditRow, attempts: list[dict[str, Any]]) -> dict[str, Any]:
     """A row as clients see it: money in USD, times in RFC 3339."""
     shown = msgspec.structs.asdict(row)
     cost = shown.pop("cost_nano_usd")
+    del shown["traceparent"]
     return shown | {
+        "trace_id": context(row.request_id, row.traceparent).trace_id,
+        "steps_us": steps_of(row),
         "cost_usd": None if cost is None else cost / 1e9,
         "price_known": cost is not None,
         "received_at": rfc3339(row.received_at),

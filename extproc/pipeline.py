@@ -19,6 +19,8 @@ from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision
 from extproc.routing.choose import Choice, choose
 from extproc.routing.classify import Complexity, classify
+from extproc.telemetry.steps import Steps
+from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 
 CHAT_PATH = "/v1/chat/completions"
@@ -33,10 +35,16 @@ class Admission(msgspec.Struct, frozen=True):
     path: str  # without its query
     received_at: float  # seconds since the epoch
     began_ns: int
+    traceparent: str | None = None
 
     def refused(self) -> Decision:
         """What is known of a request that was refused before it was decided."""
-        return Decision(request_id=self.request_id, team_id=self.team.id, received_at=self.received_at)
+        return Decision(
+            request_id=self.request_id,
+            team_id=self.team.id,
+            received_at=self.received_at,
+            traceparent=self.traceparent,
+        )
 
 
 class Pipeline:
@@ -61,14 +69,17 @@ class Pipeline:
             path=headers.get(":path", "").partition("?")[0],
             received_at=self.clock.wall_s(),
             began_ns=began_ns,
+            traceparent=headers.get("traceparent", "")[:LONGEST] or None,
         )
 
     async def decide(self, admission: Admission, body: bytes) -> Plan:
         """Read the body, choose the targets, hold what it may cost, shape the first attempt. Raises GatewayError."""
-        began_ns = self.clock.mono_ns()
+        steps = Steps(self.clock)
         chat, wishes = read(admission, body)
+        steps.done("read")
         complexity = classify(chat) if chat.model == AUTO else None
         choice = _route(admission, chat, wishes, complexity)
+        steps.done("route")
         hold = await self._reserver.reserve(
             admission.team.settings,
             chat,
@@ -80,6 +91,7 @@ class Pipeline:
         settings = admission.team.settings
         if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
             choice = _route(admission, chat, wishes, complexity, downgrade=True)
+        steps.done("reserve")
         if hold.max_tokens is not None:
             chat = msgspec.structs.replace(chat, max_tokens=hold.max_tokens)
         first = choice.targets[0]
@@ -96,7 +108,9 @@ class Pipeline:
             priority=wishes.priority,
             received_at=admission.received_at,
             stream=chat.stream,
-            decided_us=(self.clock.mono_ns() - began_ns) // 1000,
+            decided_us=steps.total_us,
+            steps_us=steps.us,
+            traceparent=admission.traceparent,
             targets=choice.targets,
         )
         return Plan(

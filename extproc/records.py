@@ -106,6 +106,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     received_at: float = 0.0  # seconds since the epoch
     stream: bool = False
     decided_us: int = 0  # gateway time spent until the decision
+    steps_us: dict[str, int] = {}  # the same, by step, in order
+    traceparent: str | None = None  # the client's
     targets: tuple[Target, ...] = ()  # the attempts, in order
 
 

@@ -65,8 +65,13 @@ def _known_zone(value: str) -> str:
     return value
 
 
+def _without_last_slash(value: str) -> str:
+    return value.rstrip("/")
+
+
 Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0)]
 KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
+Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
 Tokens = Annotated[int, Field(ge=0)]
 Usd = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -271,7 +276,14 @@ class Breaker(_Model):
 
 
 class Telemetry(_Model):
-    otlp_endpoint: str | None = None
+    """Traces and metrics to a collector, by OTLP over HTTP."""
+
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)] | None = (
+        Field(default=None, description="base URL, such as http://collector:4318; without it nothing is sent")
+    )
+    otlp_headers: dict[str, str] = Field(default={}, repr=False, description="such as a collector's API key")
+    service_name: str = "llm-gateway"
+    metrics_interval: Duration = 60.0
     content: bool = False
 
 

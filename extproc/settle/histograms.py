@@ -14,7 +14,7 @@ import msgspec
 
 from extproc.settle.rows import AuditRow
 
-Detail = Literal["gen_ai_token_type", "status", "stage"]
+Detail = Literal["gen_ai.token.type", "status", "stage"]
 _SERVED: Final = ("success", "fallback")
 
 
@@ -34,7 +34,7 @@ TOKEN_USAGE: Final = Histogram(
     "{token}",
     "Tokens of a request, as billed.",
     tuple(float(4**power) for power in range(14)),
-    "gen_ai_token_type",
+    "gen_ai.token.type",
 )
 DURATION: Final = Histogram(
     "gen_ai.server.request.duration",

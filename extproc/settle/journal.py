@@ -129,6 +129,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (metric, team_id, model, provider, detail, bucket)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE audit ADD COLUMN traceparent TEXT;
+    ALTER TABLE audit ADD COLUMN steps_us TEXT NOT NULL DEFAULT '';
+    ALTER TABLE audit ADD COLUMN settled_at REAL;
+    CREATE TABLE mark (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO mark SELECT 'traces', coalesce(max(id), 0) FROM audit;
+    INSERT INTO mark SELECT 'began_at_s', CAST(coalesce(min(received_at), unixepoch()) AS INTEGER) FROM audit;
+    """,
 )
 
 SUMMED: Final = (
@@ -309,3 +317,8 @@ def audit_row(values: Sequence[object]) -> AuditRow:
     """Columns in the order of AuditRow's fields -> the row. Raises msgspec.ValidationError."""
     # strict=False: SQLite has no booleans.
     return msgspec.convert(dict(zip(AuditRow.__struct_fields__, values, strict=True)), AuditRow, strict=False)
+
+
+def attempt_row(values: Sequence[object]) -> AttemptRow:
+    """Columns in the order of AttemptRow's fields -> the row. Raises msgspec.ValidationError."""
+    return msgspec.convert(dict(zip(AttemptRow.__struct_fields__, values, strict=True)), AttemptRow)

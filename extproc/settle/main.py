@@ -37,6 +37,8 @@ from extproc.settle.recent import Recent
 from extproc.settle.writer import Writer
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.telemetry.otlp import SpanSender
+from extproc.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,8 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     charger, others = _charging(current, paths, client, outputs)
+    tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
+    tracing.start()
     follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
     tasks = [asyncio.create_task(work) for work in (charger.run(), follower.run(), refresher.run(), *others)]
     log.info("serving")
@@ -86,6 +90,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await _charge_the_rest(charger)
+    await asyncio.to_thread(tracing.close, _FLUSH_S)
     await client.aclose()
     log.info("stopped")
     return lost

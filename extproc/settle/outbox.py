@@ -68,7 +68,9 @@ class Outbox:
         connection = self._connection()
         rows = [(alert.id, alert.team_id, alert.body, now_s) for alert in alerts]
         with transaction(connection):
-            connection.executemany("UPDATE audit SET charged = 1 WHERE id = ?", [(row,) for row in ids])
+            connection.executemany(
+                "UPDATE audit SET charged = 1, settled_at = ? WHERE id = ?", [(now_s, row) for row in ids]
+            )
             connection.executemany(
                 "INSERT OR IGNORE INTO alert (id, team_id, body, tries, next_at, delivered) VALUES (?, ?, ?, 0, ?, 0)",
                 rows,

@@ -51,6 +51,8 @@ class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
     gateway_latency_ms: float | None
     response_bytes: int  # of the body, as sent to the client
     details: str  # Envoy's response code details
+    traceparent: str | None = None  # the client's
+    steps_us: str = ""  # of the decision: a JSON object of microseconds by step, in order
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):

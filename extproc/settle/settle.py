@@ -167,6 +167,8 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         gateway_latency_ms=decision.decided_us / 1000 if decision.decided_us else None,
         response_bytes=entry.response.response_body_bytes,
         details=entry.response.response_code_details,
+        traceparent=decision.traceparent,
+        steps_us=msgspec.json.encode(decision.steps_us).decode() if decision.steps_us else "",
     )
 
 

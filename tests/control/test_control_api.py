@@ -25,6 +25,7 @@ from extproc.settings import parse
 from extproc.settle.journal import Batch, connect, write
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.telemetry.trace_context import context
 from tests.control.test_teams_api import ROUTES as TEAM_ROUTES
 from tests.settle.builders import attempt, audit
 
@@ -222,6 +223,8 @@ class TestRequests:
                     "gateway_latency_ms": 1.5,
                     "response_bytes": 5000,
                     "details": "via_upstream",
+                    "trace_id": context("a", None).trace_id,
+                    "steps_us": {},
                     "attempt_log": [
                         {
                             "provider": "openai",

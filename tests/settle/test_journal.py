@@ -54,7 +54,7 @@ def test_every_field_has_its_column(
     journal: sqlite3.Connection, table: str, kind: type[AuditRow] | type[AttemptRow]
 ) -> None:
     columns = {row[1] for row in journal.execute(f"PRAGMA table_info({table})")}
-    ours = {"id", "charged"} if table == "audit" else {"id"}
+    ours = {"id", "charged", "settled_at"} if table == "audit" else {"id"}
     assert columns == ours | set(kind.__struct_fields__)
 
 

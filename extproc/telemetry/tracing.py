@@ -1,0 +1,165 @@
+"""Traces, sent behind everybody's back: a thread of the settler that reads the journal and tells the collector.
+
+In: audit rows that have been settled, with their attempts, in the order they were written down. Out: their spans, at
+the collector. How far it has come is kept in the journal, so a settler that is killed goes on where it was; a trace may
+then be sent twice, as the same spans. A collector that is slow or dead holds up nothing and fills no memory: rows wait
+in the journal; those older than LATEST_S are passed over, and counted.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from extproc.settings import Settings, Telemetry
+from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row, transaction
+from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.telemetry.spans import Span, Told, trace
+
+log = logging.getLogger(__name__)
+
+CURSOR: Final = "traces"
+LATEST_S: Final = 900.0  # a collector that comes back later is not told of what was before
+_AT_ONCE: Final = 200  # requests; about 1,000 spans
+_PATIENCE_S: Final = 10.0  # for a row's settlement, and for its attempts' entries
+_ATTEMPTS_S: Final = 1.0
+_IDLE_S: Final = 0.5
+_AWAY_S: Final = (1.0, 30.0)  # first and longest pause while the collector is away
+
+_ROWS: Final = (
+    f"SELECT id, settled_at, {', '.join(AuditRow.__struct_fields__)} FROM audit"  # noqa: S608 - constants
+    " WHERE id > ? AND completed_at <= ? AND (charged = 1 OR completed_at <= ?) ORDER BY id LIMIT ?"
+)
+_ATTEMPTS: Final = (
+    f"SELECT {', '.join(AttemptRow.__struct_fields__)} FROM attempt"  # noqa: S608 - constants
+    " WHERE request_id IN (SELECT value FROM json_each(?)) ORDER BY started_at, id"
+)
+
+
+class Sender(Protocol):
+    """Where spans go."""
+
+    def send(self, spans: Sequence[Span]) -> bool:
+        """Whether they were taken. May take seconds; must not raise."""
+
+    def close(self) -> None:
+        """Give up what is being sent."""
+
+
+class Tracing:
+    """`settings`: the configuration now; without an endpoint in it nothing is sent. `start` once, `close` once."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        make_sender: Callable[[Telemetry], Sender],
+        settings: Callable[[], Settings],
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._connect = connect
+        self._make_sender = make_sender
+        self._settings = settings
+        self._wall_s = wall_s
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._sender: Sender | None = None
+        self._made_for: Telemetry | None = None
+        self._away = False
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """End, once what is being sent was taken or `timeout_s` is over; the rest is sent after the next start."""
+        self._closed.set()
+        self._thread.join(timeout_s)
+        if self._sender is not None:
+            self._sender.close()
+
+    def _run(self) -> None:
+        connection: Connection | None = None
+        pause_s = _IDLE_S
+        while not self._closed.wait(pause_s):
+            try:
+                connection = connection or self._connect()
+                pause_s = self._pause_after(self.step(connection), pause_s)
+            except NOT_NOW as error:
+                log.warning("journal cannot be read for traces", extra={"reason": str(error)})
+                connection, pause_s = None, _AWAY_S[0]
+        if connection is not None:
+            connection.close()
+
+    def _sender_now(self) -> Sender | None:
+        """As the configuration says now; a reload may name another collector."""
+        wanted = self._settings().telemetry
+        if wanted != self._made_for:
+            if self._sender is not None:
+                self._sender.close()
+            self._sender = self._make_sender(wanted) if wanted.otlp_endpoint else None
+            self._made_for = wanted
+        return self._sender
+
+    def _pause_after(self, taken: int | None, before_s: float) -> float:
+        if taken is None:
+            if not self._away:
+                log.warning("collector does not take traces; they wait in the journal")
+            self._away = True
+            return min(max(2 * before_s, _AWAY_S[0]), _AWAY_S[1])
+        if self._away and taken:
+            log.info("collector takes traces again")
+            self._away = False
+        return 0.0 if taken == _AT_ONCE else _IDLE_S
+
+    def step(self, connection: Connection) -> int | None:
+        """Send one batch. Returns of how many requests; None if the collector did not take it. Raises NOT_NOW."""
+        sender = self._sender_now()
+        if sender is None:
+            return 0
+        now_s = self._wall_s()
+        place = cursor(connection)
+        found = connection.execute(_ROWS, (place, now_s - _ATTEMPTS_S, now_s - _PATIENCE_S, _AT_ONCE)).fetchall()
+        if not found:
+            return 0
+        rows = [(audit_row(values), settled_at) for _, settled_at, *values in found]
+        attempts = _attempts(connection, [row.request_id for row, _ in rows])
+        fresh = [
+            Told(row, attempts[row.request_id], settled_at)
+            for row, settled_at in rows
+            if row.completed_at >= now_s - LATEST_S
+        ]
+        formats = {name: provider.wire_format for name, provider in self._settings().providers.items()}
+        spans = [span for told in fresh for span in trace(told, formats)]
+        if spans and not sender.send(spans):
+            return None
+        _advance(connection, found[-1][0], len(rows) - len(fresh))
+        return len(rows)
+
+
+def cursor(connection: Connection) -> int:
+    """The id of the last row whose trace was sent."""
+    found = connection.execute("SELECT value FROM mark WHERE name = ?", (CURSOR,)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _advance(connection: Connection, place: int, passed_over: int) -> None:
+    with transaction(connection):
+        connection.execute(
+            "INSERT INTO mark VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (CURSOR, place)
+        )
+        connection.execute(
+            "INSERT INTO counter VALUES ('dropped_traces', ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+            (passed_over,),
+        )
+
+
+def _attempts(connection: Connection, request_ids: Sequence[str]) -> Mapping[str, list[AttemptRow]]:
+    found: dict[str, list[AttemptRow]] = defaultdict(list)
+    for values in connection.execute(_ATTEMPTS, (msgspec.json.encode(request_ids).decode(),)):
+        row = attempt_row(values)
+        found[row.request_id].append(row)
+    return found

@@ -1,0 +1,151 @@
+"""From the journal to a collector, over real HTTP; with a collector that is slow, dead or refusing."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from extproc.settings import Settings, parse
+from extproc.settle.journal import Batch, Connection, connect, write
+from extproc.settle.outbox import Outbox
+from extproc.telemetry import tracing
+from extproc.telemetry.otlp import SpanSender
+from extproc.telemetry.tracing import Tracing
+from tests.settle.builders import STARTED_S, attempt, audit
+from tests.telemetry.collector import Collector
+
+NOW_S = STARTED_S + 5.0
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.stop()
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    connection = connect(tmp_path / "journal.db")
+    yield connection
+    connection.close()
+
+
+def settings(endpoint: str) -> Settings:
+    return parse(
+        f"""
+providers: {{openai: {{format: openai, base_url: "http://127.0.0.1:9"}}}}
+models: [{{name: gpt, provider: openai}}]
+teams: [{{id: team-search, keys: [sk-search]}}]
+telemetry: {{otlp_endpoint: "{endpoint}", otlp_headers: {{x-api-key: secret}}, service_name: gw-test}}
+""",
+        {},
+    )
+
+
+class Now:
+    def __init__(self) -> None:
+        self.s = NOW_S
+
+    def __call__(self) -> float:
+        return self.s
+
+
+def tracing_of(tmp_path: Path, given: Settings, now: Now | None = None) -> Tracing:
+    return Tracing(partial(connect, tmp_path / "journal.db"), SpanSender, lambda: given, now or Now())
+
+
+def charge(tmp_path: Path, *ids: int) -> None:
+    Outbox(tmp_path / "journal.db").charged(ids, [], STARTED_S + 1.0)
+
+
+def test_each_request_is_told_once(tmp_path: Path, connection: Connection, collector: Collector) -> None:
+    write(connection, Batch([audit("r1"), audit("r2")], [attempt("r1"), attempt("r2")]))
+    charge(tmp_path, 1, 2)
+    work = tracing_of(tmp_path, settings(collector.url))
+    assert work.step(connection) == 2
+    assert work.step(connection) == 0
+    assert sorted(span.name for span in collector.spans) == sorted(["chat auto", "decide", "chat openai", "settle"] * 2)
+    assert collector.resource["service.name"] == "gw-test"
+    assert collector.headers["x-api-key"] == "secret"
+
+
+def test_another_process_goes_on_where_this_one_was(
+    tmp_path: Path, connection: Connection, collector: Collector
+) -> None:
+    write(connection, Batch([audit("r1")]))
+    charge(tmp_path, 1)
+    assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 1
+    assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 0
+
+
+def test_an_unsettled_request_is_waited_for_but_not_forever(
+    tmp_path: Path, connection: Connection, collector: Collector
+) -> None:
+    write(connection, Batch([audit("r1")]))
+    now = Now()
+    work = tracing_of(tmp_path, settings(collector.url), now)
+    assert work.step(connection) == 0
+    now.s = STARTED_S + 30.0
+    assert work.step(connection) == 1
+    assert "settle" not in {span.name for span in collector.spans}
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_what_is_refused_waits(tmp_path: Path, connection: Connection, collector: Collector, status: int) -> None:
+    write(connection, Batch([audit("r1")]))
+    charge(tmp_path, 1)
+    work = tracing_of(tmp_path, settings(collector.url))
+    collector.status = status
+    assert work.step(connection) is None
+    collector.status = 200
+    assert work.step(connection) == 1
+    assert len({span.span_id for span in collector.spans}) == len(collector.spans)
+
+
+def test_what_waited_too_long_is_passed_over_and_counted(
+    tmp_path: Path, connection: Connection, collector: Collector
+) -> None:
+    write(connection, Batch([audit("r1"), audit("r2", completed_at=NOW_S + 10_000)]))
+    charge(tmp_path, 1, 2)
+    now = Now()
+    now.s = NOW_S + 10_002
+    assert tracing_of(tmp_path, settings(collector.url), now).step(connection) == 2
+    assert {span.trace_id for span in collector.spans if span.name == "chat auto"} == {
+        span.trace_id for span in collector.spans
+    }
+    assert connection.execute("SELECT value FROM counter WHERE name = 'dropped_traces'").fetchone() == (1,)
+
+
+def test_without_an_endpoint_nothing_is_done(tmp_path: Path, connection: Connection) -> None:
+    given = settings("http://127.0.0.1:9")
+    given = given.model_copy(update={"telemetry": given.telemetry.model_copy(update={"otlp_endpoint": None})})
+    write(connection, Batch([audit("r1")]))
+    charge(tmp_path, 1)
+    assert tracing_of(tmp_path, given).step(connection) == 0
+    assert tracing.cursor(connection) == 0
+
+
+def test_a_dead_collector_does_not_hold_up_the_end(tmp_path: Path, connection: Connection) -> None:
+    write(connection, Batch([audit("r1")]))
+    charge(tmp_path, 1)
+    work = tracing_of(tmp_path, settings("http://127.0.0.1:9"))
+    work.start()
+    time.sleep(0.8)
+    work.close(0.2)
+    assert tracing.cursor(connection) == 0
+
+
+def test_the_thread_sends_by_itself(tmp_path: Path, connection: Connection, collector: Collector) -> None:
+    write(connection, Batch([audit("r1")]))
+    charge(tmp_path, 1)
+    work = tracing_of(tmp_path, settings(collector.url))
+    work.start()
+    deadline = time.monotonic() + 20
+    while not collector.spans:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    work.close(5)
+    assert tracing.cursor(connection) == 1
