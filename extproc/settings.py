@@ -248,6 +248,7 @@ class Team(_Model):
     auto_downgrade: bool = False
     alert: Alert = Alert()
     models: list[str] = ["*"]
+    cache: TeamCache = TeamCache()
 
 
 class Semantic(_Model):
@@ -256,10 +257,27 @@ class Semantic(_Model):
 
 
 class Cache(_Model):
+    """Answers kept and given again. `exact`: to the same request; each team's apart unless it opted to share."""
+
     exact: bool = False
     semantic: Semantic = Semantic()
     ttl: Duration = 86400.0
-    temperature_above_zero: bool = False
+    temperature_above_zero: bool = Field(default=False, description="keep answers to a temperature above 0 too")
+    tool_calls: bool = Field(default=False, description="keep answers that call tools")
+    record: bool = Field(default=True, description="false: answer from what is kept, keep nothing new")
+    max_entry_bytes: int = Field(default=1024 * 1024, ge=1024, description="a larger answer is not kept")
+    max_bytes_per_team: int = Field(
+        default=256 * 1024 * 1024, ge=1024 * 1024, description="beyond it what was not used for longest goes"
+    )
+    coalesce_wait: Annotated[float, BeforeValidator(_duration_s), Field(ge=0, le=25)] = Field(
+        default=10.0, description="how long a request waits for the answer to the same one in flight; 0: not at all"
+    )
+
+
+class TeamCache(_Model):
+    """`shared`: this team's answers are kept together with those of all teams that say so, and answer them too."""
+
+    shared: bool = False
 
 
 class Budgets(_Model):
