@@ -12,6 +12,7 @@ import msgspec
 ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
 Priority = Literal["low", "normal", "high"]
 Status = Literal["success", "failed", "fallback", "cancelled", "refused"]
+CacheStatus = Literal["hit", "semantic-hit", "miss", "bypass"]
 
 
 class TokenPrice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -108,6 +109,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decided_us: int = 0  # gateway time spent until the decision
     steps_us: dict[str, int] = {}  # the same, by step, in order
     traceparent: str | None = None  # the client's
+    cache: CacheStatus = "bypass"
     targets: tuple[Target, ...] = ()  # the attempts, in order
 
 
@@ -121,3 +123,5 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     complete: bool = False  # the provider's terminal event, or a whole body, was seen
     error_code: str | None = None  # set when the client was given an error
     native: bool = False  # the rest of the answer passes by Envoy alone
+    saved_tokens: int = 0  # by an answer from the cache: what it used when it was made
+    saved_nano_usd: int | None = None

@@ -43,11 +43,12 @@ def dump(entry: Entry) -> bytes:
     return _ENCODER.encode(entry)
 
 
-def load(data: bytes, key: Key) -> Entry | None:
-    """The entry in `data`; None unless it is whole, of this version, and of `key`'s own partition and context."""
+def load(data: bytes, key: Key, digest: str) -> Entry | None:
+    """The entry in `data`; None unless it is whole, of this version, what `digest` names, and of `key`'s own partition
+    and context: nothing that lies at the wrong place in the store reaches a client."""
     try:
         entry = _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    ours = (entry.key.partition, entry.key.context) == (key.partition, key.context)
-    return entry if ours and entry.version == VERSION else None
+    found = (entry.version, entry.key.partition, entry.key.context, entry.key.digest)
+    return entry if found == (VERSION, key.partition, key.context, digest) else None

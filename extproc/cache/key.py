@@ -35,9 +35,12 @@ _NOT_PART: Final = frozenset(
 )
 # Known to mean the same null or absent.
 _NULLABLE: Final = frozenset(
-    "n max_tokens max_completion_tokens temperature top_p stop tools tool_choice parallel_tool_calls response_format"
-    " reasoning_effort seed logprobs top_logprobs logit_bias presence_penalty frequency_penalty functions function_call"
-    " modalities audio prediction service_tier store verbosity web_search_options".split()
+    {
+        *("n", "max_tokens", "max_completion_tokens", "stop", "temperature", "top_p", "seed", "logit_bias"),
+        *("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "reasoning_effort", "verbosity"),
+        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format"),
+        *("modalities", "audio", "prediction", "service_tier", "store", "web_search_options"),
+    }
 )
 _TRIMMED: Final = frozenset({"user", "system", "developer"})
 

@@ -77,7 +77,7 @@ def _directives(cache_control: str) -> dict[str, str]:
 
 
 def _max_age_s(directives: dict[str, str]) -> float:
-    """Infinite where none is given. One that is no number is 0: RFC 9111, 4.2.1, wants such an answer taken as stale."""
+    """Infinite where none is given. One that is no number is 0: RFC 9111, 4.2.1, takes such an answer for stale."""
     value = directives.get("max-age")
     if value is None:
         return math.inf

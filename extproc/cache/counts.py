@@ -1,0 +1,51 @@
+"""What happened in the cache, by team: for the statistics and the metrics. Pure.
+
+In: `add`, from the walk and the recorder. Out: what has gathered since the last `take`, as fields of a hash in the
+shared state, which `redis` adds them to about once a second. A process that is killed loses a second of them.
+"""
+
+from collections import Counter
+from typing import Final, Literal
+
+Event = Literal[
+    "hits",
+    "semantic_hits",
+    "misses",
+    "bypasses",  # detail: why
+    "coalesced",  # hits that waited for the same request in flight
+    "stores",
+    "refused",  # answers that were not kept; detail: why
+    "evictions",
+    "errors",  # the store did not answer, or not in time; detail: look_up or store
+    "saved_tokens",
+    "saved_nano_usd",
+    "checked",  # semantic hits that were compared with the provider's own answer
+    "wrong",  # of these
+]
+SEPARATOR: Final = "|"
+
+
+class Counts:
+    """Gathered in one process."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, team_id: str, event: Event, number: int = 1, detail: str = "") -> None:
+        """`number` more of `event`."""
+        self._counts[SEPARATOR.join((team_id, event, detail))] += number
+
+    def take(self) -> dict[str, int]:
+        """All that has gathered, and begin anew."""
+        taken, self._counts = dict(self._counts), Counter()
+        return taken
+
+    def give_back(self, taken: dict[str, int]) -> None:
+        """What could not be handed on."""
+        self._counts.update(taken)
+
+
+def read(field: str) -> tuple[str, str, str]:
+    """Team, event and detail of a field."""
+    team_id, event, detail = field.split(SEPARATOR, 2)
+    return team_id, event, detail

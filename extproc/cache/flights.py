@@ -1,0 +1,75 @@
+"""Single flight: requests that wait for the answer to the same one, in this worker or another.
+
+In: a question whose flight another request leads. Out: the answer once it is kept; or, to go itself, the flight to
+lead now because its leader gave up, "" if the wait is over.
+
+The lock is in the store, so it holds over workers and replicas; it ends with its entry, when its leader gives up, or by
+itself after the longest wait (the leader was killed). One poll a key and worker asks for it, however many wait: no
+notification can be missed, and a request that is on its way costs the store 20 calls a second.
+"""
+
+import asyncio
+import time
+
+from extproc.cache.entry import Entry
+from extproc.cache.hit import Question
+from extproc.cache.ports import Entries, Flight
+
+POLL_S = 0.05
+
+
+class Flights:
+    """The waits of one worker."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+        self._polls: dict[str, _Poll] = {}  # by digest
+
+    async def wait(self, question: Question, limit_s: float) -> Entry | str:
+        """See the module. Raises StoreUnavailable."""
+        deadline_s = time.monotonic() + limit_s
+        digest = question.key.digest
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            poll = self._polls.get(digest)
+            if poll is None:
+                poll = self._polls[digest] = _Poll(self._entries, question, limit_s)
+            if not await poll.ends(left_s):
+                break
+            first = self._polls.get(digest) is poll
+            if first:
+                del self._polls[digest]
+            answer = poll.task.result()
+            if answer is not None:
+                return answer
+            if first:
+                return poll.flight  # the others of this worker wait for this one now
+        return ""
+
+
+class _Poll:
+    """What all who wait for one key in this worker share. `task`: the entry, or None for the lead."""
+
+    def __init__(self, entries: Entries, question: Question, flight_s: float) -> None:
+        self.flight = question.request_id
+        self._waiters = 0
+        self.task = asyncio.create_task(self._run(entries, question, round(flight_s * 1000)))
+
+    async def ends(self, limit_s: float) -> bool:
+        """Wait for its end, at most `limit_s`; whether it came."""
+        self._waiters += 1
+        try:
+            done, _ = await asyncio.wait({self.task}, timeout=limit_s)
+        finally:
+            self._waiters -= 1
+        return bool(done)
+
+    async def _run(self, entries: Entries, question: Question, flight_ms: int) -> Entry | None:
+        key, found = question.key, Flight.FOLLOW
+        while found is Flight.FOLLOW:
+            await asyncio.sleep(POLL_S)
+            flight = self.flight if self._waiters else ""  # nobody is left to take the lead
+            answer = await entries.look_up(key, question.now_ms, flight, flight_ms)
+            if isinstance(answer, Entry):
+                return answer
+            found = answer if flight else Flight.LEAD
+        return None

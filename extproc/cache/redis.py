@@ -1,0 +1,188 @@
+"""The store on Valkey or Redis, one server or a cluster: one Lua script, one round trip, per call.
+
+In: entries and keys. Out: the same, or StoreUnavailable. Implements `ports.Entries`. All keys of a partition lie in one
+slot; what is about all partitions (their list, the news of entries, the counts) lies apart and is written after the
+entry is. Each script is sent by its hash, and in full only when the server does not have it.
+
+Every call has a deadline, so that a slow server delays a request once and by that much at most: after a failure the
+store is left alone for a second (`answers`).
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from importlib import resources
+from typing import Any
+
+import msgspec
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+from extproc.budget.redis import Client
+from extproc.cache.counts import Counts
+from extproc.cache.entry import Entry, Stored, dump, load
+from extproc.cache.key import Key
+from extproc.cache.ports import Flight, StoreUnavailable, Stowed
+from extproc.cache.ticket import Ticket
+
+LOOK_UP_S = 0.1
+WRITE_S = 2.0  # behind the reply: nobody waits
+NEWS_KEPT = 50_000  # entries a restarted worker can learn of
+PURGE_KEPT_MS = 3_600_000  # longer than any request lasts
+_FLUSH_S = 0.5
+_SCAN = 500
+
+
+class _Script:
+    """One Lua file with `common.lua` before it, and the hash the server knows it by."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("extproc.cache") / "lua"
+        self.text = (folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+
+_LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE = (
+    _Script(name) for name in ("look_up", "store", "land", "forget", "purge", "size")
+)
+
+
+class About(msgspec.Struct, frozen=True):
+    """What the lists say of an entry."""
+
+    digest: str
+    size_bytes: int
+    stored_ms: int
+    team_id: str
+    model: str
+
+
+class RedisStore:
+    """See the module. `client` is shared, not owned: close it where it was made."""
+
+    def __init__(self, client: Client, *, prefix: str = "gw", look_up_s: float = LOOK_UP_S) -> None:
+        self._client = client
+        self._prefix = f"{prefix}:cache"
+        self._look_up_s = look_up_s
+
+    # --- the walk and the recorder -----------------------------------------------------------------------------------
+
+    async def look_up(self, key: Key, now_ms: int, flight: str, flight_ms: int) -> Entry | Flight:
+        """See ports.Entries. What cannot be read there is no entry: it gives way to the answer that comes next."""
+        found = await self._run(_LOOK_UP, key.partition, key.digest, now_ms, flight, flight_ms, limit_s=self._look_up_s)
+        if isinstance(found, bytes):
+            return load(found, key, key.digest) or Flight.LEAD
+        return Flight.LEAD if found else Flight.FOLLOW
+
+    async def get(self, key: Key, digest: str, now_ms: int) -> Entry | None:
+        """See ports.Entries."""
+        found = await self._run(_LOOK_UP, key.partition, digest, now_ms, "", 0, limit_s=self._look_up_s)
+        return load(found, key, digest) if isinstance(found, bytes) else None
+
+    async def store(self, entry: Entry, ticket: Ticket, ttl_ms: int, most_bytes: int) -> Stowed:
+        """See ports.Entries. The news of it follows, in a call of its own: losing it loses a similar hit, no more."""
+        key = entry.key
+        outcome, evicted, _ = await self._run(
+            *(_STORE, key.partition, key.digest, dump(entry), entry.stored_ms, ttl_ms, most_bytes),
+            *(entry.team_id, entry.model, ticket.flight, ticket.asked_ms),
+            limit_s=WRITE_S,
+        )
+        if outcome == b"kept":
+            await self._command("SADD", f"{self._prefix}:partitions", key.partition)
+            if key.text is not None:
+                news = msgspec.msgpack.encode(Stored(key, entry.model, entry.stored_ms + ttl_ms))
+                await self._command("XADD", f"{self._prefix}:stored", "MAXLEN", "~", NEWS_KEPT, "*", "entry", news)
+        return Stowed(outcome.decode(), evicted)
+
+    async def land(self, key: Key, flight: str) -> None:
+        """See ports.Entries."""
+        await self._run(_LAND, key.partition, key.digest, flight, limit_s=WRITE_S)
+
+    async def stored_after(self, place: str = "0", most: int = 1000) -> list[tuple[str, Stored]]:
+        """News of entries kept after `place` ("0": all that are still told of), oldest first, each with its place."""
+        rows = await self._command("XRANGE", f"{self._prefix}:stored", f"({place}", "+", "COUNT", most)
+        return [(at.decode(), msgspec.msgpack.decode(fields[b"entry"], type=Stored)) for at, fields in rows]
+
+    # --- the control API ---------------------------------------------------------------------------------------------
+
+    async def partitions(self) -> set[str]:
+        """Every partition that ever had an entry."""
+        return {name.decode() for name in await self._command("SMEMBERS", f"{self._prefix}:partitions")}
+
+    async def purge(self, partition: str, what: str, now_ms: int) -> None:
+        """Answers asked for until now that are `what` ("*", "model:<name>", "key:<digest>") are not kept any more."""
+        await self._run(_PURGE, partition, what, now_ms, PURGE_KEPT_MS, limit_s=WRITE_S)
+
+    async def about(self, partition: str) -> AsyncIterator[About]:
+        """What is kept in a partition; entries that come or go meanwhile may be missed or told twice."""
+        cursor = 0
+        while True:
+            cursor, rows = await self._command("HSCAN", f"{self._base(partition)}:about", cursor, "COUNT", _SCAN)
+            for digest, text in rows.items():
+                size, stored_ms, team_id, model = text.decode().split(" ", 3)
+                yield About(digest.decode(), int(size), int(stored_ms), team_id, model)
+            if cursor == 0:
+                return
+
+    async def forget(self, partition: str, digests: Iterable[str]) -> int:
+        """Delete entries; returns how many there were."""
+        wanted = list(digests)
+        counts = [
+            await self._run(_FORGET, partition, *wanted[at : at + _SCAN], limit_s=WRITE_S)
+            for at in range(0, len(wanted), _SCAN)
+        ]
+        return sum(counts)
+
+    async def size(self, partition: str, now_ms: int) -> tuple[int, int]:
+        """Entries and bytes of a partition."""
+        entries, size_bytes = await self._run(_SIZE, partition, now_ms, limit_s=WRITE_S)
+        return entries, size_bytes
+
+    # --- counts ------------------------------------------------------------------------------------------------------
+
+    async def add_counts(self, replica: str, counts: dict[str, int]) -> None:
+        """Add to what `replica` counted so far."""
+        if not counts:
+            return
+        await self._command("SADD", f"{self._prefix}:replicas", replica)
+        for field, number in counts.items():
+            await self._command("HINCRBY", f"{self._prefix}:counts:{replica}", field, number)
+
+    async def counts(self, replica: str) -> dict[str, int]:
+        """What `replica` counted since it began."""
+        rows = await self._command("HGETALL", f"{self._prefix}:counts:{replica}")
+        return {field.decode(): int(number) for field, number in rows.items()}
+
+    async def replicas(self) -> set[str]:
+        """Every replica that ever counted."""
+        return {name.decode() for name in await self._command("SMEMBERS", f"{self._prefix}:replicas")}
+
+    async def flush(self, replica: str, counts: Counts) -> None:
+        """Hand on what `counts` gathers, until cancelled. Kept while the store is away."""
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            taken = counts.take()
+            try:
+                await self.add_counts(replica, taken)
+            except StoreUnavailable:
+                counts.give_back(taken)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _base(self, partition: str) -> str:
+        return f"{self._prefix}:{{{partition}}}"
+
+    async def _run(self, script: _Script, partition: str, *arguments: str | int | bytes, limit_s: float) -> Any:
+        base = self._base(partition)
+        try:
+            return await self._command("EVALSHA", script.sha, 1, base, *arguments, limit_s=limit_s)
+        except NoScriptError:
+            return await self._command("EVAL", script.text, 1, base, *arguments, limit_s=limit_s)
+
+    async def _command(self, *words: Any, limit_s: float = WRITE_S) -> Any:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._client.execute_command(*words)
+        except NoScriptError:
+            raise
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
