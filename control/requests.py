@@ -125,11 +125,12 @@ def _attempts(connection: sqlite3.Connection, request_ids: list[str]) -> dict[st
 def present(row: AuditRow, attempts: list[dict[str, Any]]) -> dict[str, Any]:
     """A row as clients see it: money in USD, times in RFC 3339."""
     shown = msgspec.structs.asdict(row)
-    cost = shown.pop("cost_nano_usd")
+    cost, saved = shown.pop("cost_nano_usd"), shown.pop("saved_nano_usd")
     del shown["traceparent"]
     return shown | {
         "trace_id": context(row.request_id, row.traceparent).trace_id,
         "steps_us": steps_of(row),
+        "saved_usd": None if saved is None else saved / 1e9,
         "cost_usd": None if cost is None else cost / 1e9,
         "price_known": cost is not None,
         "received_at": rfc3339(row.received_at),

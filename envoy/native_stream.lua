@@ -5,6 +5,8 @@
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
 --   2. with an error event at the end, if the provider ended the stream without `[DONE]`;
 -- and, for the audit row, the last finish_reason that passed, as dynamic metadata `gw.usage`.
+-- A stream whose answer is to be kept (key `record`) is also left, whole and as the provider sent it, in dynamic metadata
+-- for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
 -- A chunk that is made of whole events and needs neither is passed untouched, which is the common case. An event that is
 -- still incomplete waits for its end, so no byte is later than the event it belongs to. Runs when the worker has marked
 -- the answer as a native stream (dynamic metadata `gw`, key `native`).
@@ -17,6 +19,7 @@ local EMPTY_CHOICES = '"choices"%s*:%s*%[%s*%]'
 local USAGE = '"usage"%s*:%s*{'
 local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
 local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes of it
+local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
 
 -- The index of the last byte of the first event at or behind `from`, or nil: it ends with two line ends of one kind.
@@ -57,17 +60,34 @@ local function finish_reason(text)
   return reason
 end
 
+-- Collects a stream: called with each piece, and whether it is the last.
+local function collector(handle)
+  local pieces, size = {}, 0
+  return function(text, last)
+    size = size + #text
+    pieces[#pieces + 1] = size <= MAX_KEPT and text or nil
+    if last and size <= MAX_KEPT then
+      handle:streamInfo():dynamicMetadata():set("$answer_metadata", "$sse_key", handle:base64Escape(table.concat(pieces)))
+    end
+  end
+end
+
 function envoy_on_response(handle)
   local gw = handle:streamInfo():dynamicMetadata():get("gw")
   if not gw or not gw["native"] then
     return
   end
   local hide, done, rest, last = gw["hide_usage"], false, "", nil
+  local collect = gw["record"] and collector(handle)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""
     local joined = rest .. text
     done = done or joined:find("[DONE]", 1, true) and joined:find(DONE) or joined:find(ERROR)
+    if collect then
+      collect(text, done)
+      collect = not done and collect
+    end
     local reason = finish_reason(joined)
     if reason then -- at once: a client may leave before the end
       handle:streamInfo():dynamicMetadata():set("gw.usage", "finish_reason", reason)

@@ -17,6 +17,7 @@ from extproc.budget.learnt import follow
 from extproc.budget.outage import GuardedHolds, OutagePolicy
 from extproc.budget.redis import RedisLedger, State
 from extproc.budget.reserve import Reserver
+from extproc.cache.setup import CacheParts
 from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipe import open_state
@@ -52,7 +53,8 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    pipeline = Pipeline(current.snapshot.catalog, _reserver(settings, client, outputs), SystemClock())
+    cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
+    pipeline = Pipeline(current.snapshot.catalog, _reserver(settings, client, outputs), SystemClock(), cache.step())
     current.on_swap.append(lambda snapshot: pipeline.use(snapshot.catalog))
     server = ExtProcServer(pipeline, _options(settings, index))
     stop = asyncio.Event()
@@ -63,11 +65,12 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what requests make
-    beside = [asyncio.create_task(work) for work in (follow(client, outputs), refresher.run())]
+    beside = [asyncio.create_task(work) for work in (follow(client, outputs), refresher.run(), *cache.beside())]
     await stop.wait()
     await server.stop(settings.timeouts.drain)
     for task in beside:
         task.cancel()
+    await cache.close()
     await client.aclose()
 
 

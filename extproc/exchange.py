@@ -14,6 +14,7 @@ import msgspec
 
 from extproc import answer, frames, models
 from extproc.adapters.emit import ClientStream
+from extproc.cache.served import ROUTING, Served
 from extproc.encoding import Plain
 from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderError
 from extproc.frames import BodyMode, Event, Kind, Metadata
@@ -31,6 +32,7 @@ from extproc.wire import (
     M_HIDE_USAGE,
     M_NATIVE,
     M_OUTCOME,
+    M_RECORD,
     M_TARGET,
     M_TEAM,
     OWN_ANSWER,
@@ -149,6 +151,7 @@ class Exchange:
         self.state = State.DONE
         if self._plan is not None:
             self._live.remove(self._plan)
+            self._plan.tape.give_up()
 
     async def _dispatch(self, event: Event) -> tuple[State, bytes]:
         if event.kind is Kind.REQUEST_HEADERS:
@@ -182,7 +185,10 @@ class Exchange:
 
     async def _on_request_body(self, event: Event) -> tuple[State, bytes]:
         assert self._admission is not None  # noqa: S101 - the table leads here only from READING
-        self._plan = plan = await self._pipeline.decide(self._admission, event.body)
+        decided = await self._pipeline.decide(self._admission, event.body)
+        if isinstance(decided, Served):
+            return State.DONE, self._from_cache(decided)
+        self._plan = plan = decided
         self._live.add(plan)
         attempt = plan.first()
         endpoint = plan.endpoints[attempt.target.provider]
@@ -200,6 +206,14 @@ class Exchange:
             body=attempt.request.body,
             metadata={M_DECISION: _json(plan.decision)},
         )
+
+    def _from_cache(self, served: Served) -> bytes:
+        timing = self._timing()
+        body = served.body(
+            fields=self._options.metadata_in_body, gateway_us=served.decision.decided_us, total_us=timing.total_us
+        )
+        metadata = {M_DECISION: _json(served.decision), M_OUTCOME: _json(served.outcome)}
+        return _immediate(200, body, served.answer_headers(), metadata, ROUTING)
 
     def _on_fallback(self, headers: Mapping[str, str]) -> bytes:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
@@ -231,6 +245,8 @@ class Exchange:
         self._headers = headers = event.headers
         index = headers.get(H_TARGET, "")
         self._attempt = attempt = plan.answered_by(int(index) if index.isdigit() else None)
+        if attempt.index > 1:
+            plan.tape.give_up()  # an answer of a model that stood in for the one asked for
         status = int(headers.get(":status", "0"))
         is_json = headers.get("content-type", "").startswith("application/json")
         streamed = status == 200 and plan.chat.stream and not is_json
@@ -243,6 +259,9 @@ class Exchange:
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True)
             hide = not plan.chat.include_usage
             metadata: Metadata = {M_OUTCOME: _json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
+            ticket = plan.tape.hand_over()
+            if ticket is not None:
+                metadata = {**metadata, M_RECORD: _json(ticket)}
             return State.DONE, self._pass_headers(attempt, BodyMode.NONE, metadata)
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         return State.STREAMING, self._pass_headers(attempt, BodyMode.STREAMED)
@@ -269,6 +288,7 @@ class Exchange:
         if self._plain.error is not None:
             raise self._plain.error
         result = answer.whole(plan, attempt, body, self._timing(), fields=self._options.metadata_in_body)
+        plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._options.metadata_in_body)
         return frames.answer_body(
             result.body,
             headers=[_JSON, ("content-length", str(len(result.body)))],
@@ -281,6 +301,7 @@ class Exchange:
         assert plan is not None  # noqa: S101
         assert attempt is not None  # noqa: S101
         out = stream.feed(self._plain.feed(event.body))
+        plan.tape.piece(out)
         if not event.end:
             return State.STREAMING, frames.answer_body(out)
         rest, final = stream.finish(self._plain.error)
@@ -292,6 +313,8 @@ class Exchange:
             complete=final.complete,
             error_code=final.error.code if final.error else None,
         )
+        plan.tape.piece(rest)
+        plan.tape.stream(attempt.target, outcome)
         return State.DONE, frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome)})
 
     # --- what both share -----------------------------------------------------------------------------------------
@@ -304,7 +327,7 @@ class Exchange:
             headers += [
                 ("x-gateway-model", attempt.target.model),
                 ("x-gateway-provider", attempt.target.provider),
-                ("x-gateway-cache", "bypass"),
+                *self._plan.cache_headers,
                 ("x-gateway-routing", answer.routing_decision(self._plan, attempt)),
                 ("x-gateway-attempts", str(len(self._plan.attempts))),
             ]

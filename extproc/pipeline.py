@@ -1,7 +1,8 @@
-"""The walk of a request, on one screen: authenticate -> read -> route -> reserve.
+"""The walk of a request, on one screen: authenticate -> read -> cache -> route -> reserve.
 
-In: the headers, then the body of a client's request. Out: a `Plan`, from which attempts are shaped, or a
-GatewayError. The exchange calls it; it knows nothing of Envoy. Time comes in as a parameter.
+In: the headers, then the body of a client's request. Out: a `Plan`, from which attempts are shaped, an answer that is
+`Served` from the cache, or a GatewayError. The exchange calls it; it knows nothing of Envoy. Time comes in as a
+parameter.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,9 @@ import msgspec
 
 from extproc.auth import authenticate
 from extproc.budget.reserve import Reserver
+from extproc.cache.hit import Hit
+from extproc.cache.served import ROUTING, Served
+from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
 from extproc.catalog import AUTO, Catalog, TeamView
 from extproc.chat import GatewayMetadata, gateway_metadata, parse_chat, prompt_hash
 from extproc.errors import InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
@@ -17,13 +21,15 @@ from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision
-from extproc.routing.choose import Choice, choose
+from extproc.routing.choose import Choice, check_allowed, choose
 from extproc.routing.classify import Complexity, classify
 from extproc.telemetry.steps import Steps
 from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 
 CHAT_PATH = "/v1/chat/completions"
+# Answers of a model that stood in for another are not kept: the next request may have the right one.
+_NOT_KEPT = frozenset({"downgraded", "fallback"})
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -36,6 +42,7 @@ class Admission(msgspec.Struct, frozen=True):
     received_at: float  # seconds since the epoch
     began_ns: int
     traceparent: str | None = None
+    cache_control: str = ""
 
     def refused(self) -> Decision:
         """What is known of a request that was refused before it was decided."""
@@ -47,13 +54,29 @@ class Admission(msgspec.Struct, frozen=True):
         )
 
 
-class Pipeline:
-    """The walk, bound to a worker's catalog, ledger and clock."""
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that was read."""
 
-    def __init__(self, catalog: Catalog, reserver: Reserver, clock: Clock) -> None:
+    admission: Admission
+    chat: ChatRequest
+    wishes: GatewayMetadata
+    complexity: Complexity | None  # of a request for `auto`, None for a pinned model
+    steps: Steps
+
+    @property
+    def now_ms(self) -> int:
+        """When it came in, in milliseconds since the epoch."""
+        return round(self.admission.received_at * 1000)
+
+
+class Pipeline:
+    """The walk, bound to a worker's catalog, ledger, clock and cache."""
+
+    def __init__(self, catalog: Catalog, reserver: Reserver, clock: Clock, cache: CacheStep | None = None) -> None:
         self.catalog = catalog
         self.clock = clock
         self._reserver = reserver
+        self._cache = cache
 
     def use(self, catalog: Catalog) -> None:
         """Go by `catalog` from the next request on."""
@@ -70,28 +93,83 @@ class Pipeline:
             received_at=self.clock.wall_s(),
             began_ns=began_ns,
             traceparent=headers.get("traceparent", "")[:LONGEST] or None,
+            cache_control=headers.get("cache-control", ""),
         )
 
-    async def decide(self, admission: Admission, body: bytes) -> Plan:
-        """Read the body, choose the targets, hold what it may cost, shape the first attempt. Raises GatewayError."""
+    async def decide(self, admission: Admission, body: bytes) -> Plan | Served:
+        """Read the body, look for an answer, choose the targets, hold what it may cost. Raises GatewayError."""
         steps = Steps(self.clock)
         chat, wishes = read(admission, body)
+        check_allowed(admission.catalog, admission.team, chat.model)
+        asked = _Asked(admission, chat, wishes, classify(chat) if chat.model == AUTO else None, steps)
         steps.done("read")
-        complexity = classify(chat) if chat.model == AUTO else None
-        choice = _route(admission, chat, wishes, complexity)
-        steps.done("route")
+        found = await self._look_up(asked)
+        steps.done("cache")
+        if found.hit is not None:
+            return await self._serve(asked, found, found.hit)
+        try:
+            return await self._plan(asked, found)
+        except BaseException:
+            found.tape.give_up()
+            raise
+
+    async def _look_up(self, asked: _Asked) -> Looked:
+        if self._cache is None:
+            return NOT_LOOKED
+        admission = asked.admission
+        return await self._cache.look_up(
+            asked.chat,
+            asked.wishes,
+            subject=_subject(admission.catalog, asked.chat.model, asked.complexity),
+            team=admission.team,
+            request_id=admission.request_id,
+            cache_control=admission.cache_control,
+            now_ms=asked.now_ms,
+        )
+
+    async def _serve(self, asked: _Asked, found: Looked, hit: Hit) -> Served:
+        """The kept answer; it counts as a request of the team's minute. Raises RateLimitExceeded."""
+        admission, chat, wishes = asked.admission, asked.chat, asked.wishes
+        limit_headers = await self._reserver.count(
+            admission.team.settings, hold_id=admission.request_id, priority=wishes.priority, now_ms=asked.now_ms
+        )
+        asked.steps.done("reserve")
+        decision = Decision(
+            request_id=admission.request_id,
+            team_id=admission.team.id,
+            model_requested=chat.model,
+            model_routed=hit.entry.model,
+            routing_decision=ROUTING,
+            prompt_hash=prompt_hash(chat),
+            priority=wishes.priority,
+            received_at=admission.received_at,
+            stream=chat.stream,
+            decided_us=asked.steps.total_us,
+            steps_us=asked.steps.us,
+            traceparent=admission.traceparent,
+            cache=found.status,
+        )
+        return Served(chat, decision, hit, (*found.headers, *limit_headers))
+
+    async def _plan(self, asked: _Asked, found: Looked) -> Plan:
+        """Choose the targets, hold what the request may cost. Raises GatewayError."""
+        admission, chat, wishes = asked.admission, asked.chat, asked.wishes
+        choice = _route(asked)
+        asked.steps.done("route")
         hold = await self._reserver.reserve(
             admission.team.settings,
             chat,
             choice.targets,
             hold_id=admission.request_id,
             priority=wishes.priority,
-            now_ms=round(admission.received_at * 1000),
+            now_ms=asked.now_ms,
         )
         settings = admission.team.settings
         if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
-            choice = _route(admission, chat, wishes, complexity, downgrade=True)
-        steps.done("reserve")
+            choice = _route(asked, downgrade=True)
+        if choice.reason in _NOT_KEPT:
+            found.tape.give_up()
+        asked.steps.done("reserve")
         if hold.max_tokens is not None:
             chat = msgspec.structs.replace(chat, max_tokens=hold.max_tokens)
         first = choice.targets[0]
@@ -108,9 +186,10 @@ class Pipeline:
             priority=wishes.priority,
             received_at=admission.received_at,
             stream=chat.stream,
-            decided_us=steps.total_us,
-            steps_us=steps.us,
+            decided_us=asked.steps.total_us,
+            steps_us=asked.steps.us,
             traceparent=admission.traceparent,
+            cache=found.status,
             targets=choice.targets,
         )
         return Plan(
@@ -119,6 +198,8 @@ class Pipeline:
             f"chatcmpl-{admission.request_id.replace('-', '')}",
             admission.catalog.endpoints,
             hold.headers,
+            found.headers,
+            found.tape,
         )
 
 
@@ -133,17 +214,23 @@ def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadat
     return chat, wishes
 
 
-def _route(
-    admission: Admission,
-    chat: ChatRequest,
-    wishes: GatewayMetadata,
-    complexity: Complexity | None,
-    *,
-    downgrade: bool = False,
-) -> Choice:
-    """`complexity`: of a request for `auto`, None for a pinned model."""
+def _subject(catalog: Catalog, model: str, complexity: Complexity | None) -> str:
+    """What a model name stands for: its upstream model, so that another one behind the same name is another."""
+    if complexity is not None:
+        return f"auto:{complexity.tier}"
+    target = catalog.targets[model]
+    return f"model:{model} {target.provider}/{target.upstream_name}"
+
+
+def _route(asked: _Asked, *, downgrade: bool = False) -> Choice:
+    admission = asked.admission
     return choose(
-        admission.catalog, admission.team, chat.model, complexity, fallback=wishes.fallback, downgrade=downgrade
+        admission.catalog,
+        admission.team,
+        asked.chat.model,
+        asked.complexity,
+        fallback=asked.wishes.fallback,
+        downgrade=downgrade,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from extproc.adapters.base import Adapter
 from extproc.adapters.registry import adapter_for
+from extproc.cache.tape import Tape
 from extproc.catalog import Endpoint
 from extproc.errors import InvalidRequest, NoProviderAvailable
 from extproc.records import ChatRequest, Decision, ProviderRequest, Target
@@ -33,6 +34,8 @@ class Plan:
     response_id: str
     endpoints: Mapping[str, Endpoint]  # of the catalog the request began with
     limit_headers: tuple[tuple[str, str], ...] = ()
+    cache_headers: tuple[tuple[str, str], ...] = ()
+    tape: Tape = field(default_factory=Tape)  # what of the answer is to be kept
     attempts: list[Attempt] = field(default_factory=list)
 
     def first(self) -> Attempt:

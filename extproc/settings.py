@@ -238,6 +238,12 @@ class Alert(_Model):
         return tuple(sorted(set(several)))
 
 
+class TeamCache(_Model):
+    """`shared`: this team's answers are kept together with those of all teams that say so, and answer them too."""
+
+    shared: bool = False
+
+
 class Team(_Model):
     """A team: who it is, how much it may use, and which models (shell patterns)."""
 
@@ -272,12 +278,6 @@ class Cache(_Model):
     coalesce_wait: Annotated[float, BeforeValidator(_duration_s), Field(ge=0, le=25)] = Field(
         default=10.0, description="how long a request waits for the answer to the same one in flight; 0: not at all"
     )
-
-
-class TeamCache(_Model):
-    """`shared`: this team's answers are kept together with those of all teams that say so, and answer them too."""
-
-    shared: bool = False
 
 
 class Budgets(_Model):

@@ -6,12 +6,16 @@ In: nothing. Out: constants that control/render writes into Envoy's configuratio
 METADATA = "gw"  # dynamic metadata namespace the worker writes
 USAGE_METADATA = "gw.usage"  # where Envoy's sse_to_metadata leaves the usage of a native stream
 
+ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native stream that is to be kept
+M_SSE = "sse"  # key there: its bytes, in base64
+
 # Keys below METADATA.
 M_TEAM = "team"  # set as soon as the sender is known
 M_DECISION = "decision"  # records.Decision as JSON
 M_OUTCOME = "outcome"  # records.Outcome as JSON
 M_NATIVE = "native"  # for envoy/native_stream.lua: this answer passes by Envoy alone
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
+M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native stream whose answer is to be kept
 M_TARGET = "target"  # of a fallback attempt: which target it went to
 
 # Internal headers. Every x-gw-* header of a client is removed at ingress, before the worker sees the request, and

@@ -18,6 +18,7 @@ SHELLS = {
     "extproc.settle.follow": {"aiohttp"},
     "extproc.budget.redis": {"redis"},
     "extproc.pipe": {"redis", "hiredis"},
+    "extproc.cache.redis": {"redis"},
     "extproc.budget.learnt": {"redis"},
     "extproc.snapshot.shared": {"redis"},
 }

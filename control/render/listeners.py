@@ -26,11 +26,13 @@ from extproc.paths import Paths
 from extproc.settings import Settings
 from extproc.settle.logfile import LINE
 from extproc.wire import (
+    ANSWER_METADATA,
     H_FALLBACK,
     H_REQUEST_ID,
     INTERNAL_PREFIX,
     LOG_ATTEMPT,
     LOG_REQUEST,
+    M_SSE,
     M_TEAM,
     METADATA,
     OWN_ANSWER,
@@ -203,6 +205,7 @@ def _buffer() -> Document:
 def _lua(name: str) -> Document:
     cut = ProviderError("The provider ended the stream before it was complete.")
     source = asset(name).replace("$cut_event", f"data: {cut.body().decode()}\\n\\n")
+    source = source.replace("$answer_metadata", ANSWER_METADATA).replace("$sse_key", M_SSE)
     return {
         "name": "envoy.filters.http.lua",
         "typed_config": any_of(

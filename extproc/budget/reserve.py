@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
-from extproc.budget.ledger import Holds, Refused
+from extproc.budget.ledger import Caps, Holds, Refused
 from extproc.budget.plan import (
     Estimate,
     Header,
@@ -30,6 +30,9 @@ from extproc.tokens import Estimator
 # A strict team's input is held with at least one token for so many bytes of text: no tokenizer in use needs more for
 # prose, code or CJK, and what was held too much comes back when the exchange is settled.
 STRICT_BYTES_PER_TOKEN = 3
+
+
+_FREE = Estimate(input_tokens=0, output_tokens=0, output_bounded=True, input_nano_usd=0, output_pico_usd_per_token=0)
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -71,6 +74,26 @@ class Reserver:
             headers=tuple(rate_limit_headers(reservation, answer.standing)),
             used_pct=used_pct(team, answer.standing),
         )
+
+    async def count(self, team: Team, *, hold_id: str, priority: Priority, now_ms: int) -> tuple[Header, ...]:
+        """A request that costs nothing, its answer being kept: it counts as one more of the minute's requests.
+
+        No round trip for a team without such a limit. Raises RateLimitExceeded, LimitsUnavailable.
+        """
+        if team.limits.requests_per_minute is None:
+            return ()
+        reservation = reservation_for(
+            team, _FREE, hold_id=hold_id, priority=priority, now_ms=now_ms, lease_ms=self._lease_ms
+        )
+        only = Caps(requests_per_minute=reservation.caps.requests_per_minute)
+        reservation = msgspec.structs.replace(reservation, caps=only)
+        answer = await self._holds.reserve(reservation)
+        headers = tuple(rate_limit_headers(reservation, answer.standing))
+        if isinstance(answer, Refused):
+            error = refusal(reservation, answer)
+            error.headers = headers
+            raise error
+        return headers
 
     def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target]) -> Estimate:
         """The most that any of the targets would take, for a strict team; what the first would take, for others."""

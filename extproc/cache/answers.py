@@ -12,6 +12,7 @@ from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry
 from extproc.cache.flights import Flights
 from extproc.cache.hit import Hit, Miss, Question
+from extproc.cache.policy import Bypass
 from extproc.cache.ports import Entries, Flight, Similar, StoreUnavailable
 from extproc.cache.ticket import Ticket
 from extproc.settings import Cache
@@ -39,13 +40,20 @@ class Answers:
         outcome = await self._outcome(question)
         team_id = question.team_id
         if isinstance(outcome, Miss):
-            missed = outcome.status == "miss"
-            self._counts.add(team_id, "misses" if missed else "bypasses", detail="" if missed else outcome.reason)
+            if outcome.status == "miss":
+                self._counts.add(team_id, "misses")
+            else:
+                self.bypassed(team_id, outcome.reason)
             return outcome
         self._counts.add(team_id, "hits" if outcome.status == "hit" else "semantic_hits")
         self._counts.add(team_id, "saved_tokens", outcome.entry.usage.input_tokens + outcome.entry.usage.output_tokens)
         self._counts.add(team_id, "saved_nano_usd", outcome.entry.cost_nano_usd or 0)
         return outcome
+
+    def bypassed(self, team_id: str, reason: Bypass) -> None:
+        """Count a request that the cache does not answer."""
+        if reason != "off":
+            self._counts.add(team_id, "bypasses", detail=reason)
 
     async def _outcome(self, question: Question) -> Hit | Miss:
         terms = question.terms

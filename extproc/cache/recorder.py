@@ -67,6 +67,11 @@ class Recorder:
                 await self.step()
             self._some.clear()
 
+    async def drain(self) -> None:
+        """Store what waits, once `run` has ended; at most for as long as the store takes to say no."""
+        while self._waiting and not self._failing:
+            await self.step()
+
     async def step(self) -> None:
         """Do the oldest."""
         what = self._waiting.popleft()

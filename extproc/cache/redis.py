@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from extproc.budget.redis import Client
+from extproc.budget.redis import Argument, State
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry, Stored, dump, load
 from extproc.cache.key import Key
@@ -57,10 +57,16 @@ class About(msgspec.Struct, frozen=True):
 
 
 class RedisStore:
-    """See the module. `client` is shared, not owned: close it where it was made."""
+    """See the module. Look-ups go by `quick`, all else by `client`, so that no large entry is before them in a queue.
 
-    def __init__(self, client: Client, *, prefix: str = "gw", look_up_s: float = LOOK_UP_S) -> None:
+    Both are shared, not owned: close them where they were made.
+    """
+
+    def __init__(
+        self, client: State, quick: State | None = None, *, prefix: str = "gw", look_up_s: float = LOOK_UP_S
+    ) -> None:
         self._client = client
+        self._quick = quick or client
         self._prefix = f"{prefix}:cache"
         self._look_up_s = look_up_s
 
@@ -68,14 +74,14 @@ class RedisStore:
 
     async def look_up(self, key: Key, now_ms: int, flight: str, flight_ms: int) -> Entry | Flight:
         """See ports.Entries. What cannot be read there is no entry: it gives way to the answer that comes next."""
-        found = await self._run(_LOOK_UP, key.partition, key.digest, now_ms, flight, flight_ms, limit_s=self._look_up_s)
+        found = await self._look(key.partition, key.digest, now_ms, flight, flight_ms)
         if isinstance(found, bytes):
             return load(found, key, key.digest) or Flight.LEAD
         return Flight.LEAD if found else Flight.FOLLOW
 
     async def get(self, key: Key, digest: str, now_ms: int) -> Entry | None:
         """See ports.Entries."""
-        found = await self._run(_LOOK_UP, key.partition, digest, now_ms, "", 0, limit_s=self._look_up_s)
+        found = await self._look(key.partition, digest, now_ms, "", 0)
         return load(found, key, digest) if isinstance(found, bytes) else None
 
     async def store(self, entry: Entry, ticket: Ticket, ttl_ms: int, most_bytes: int) -> Stowed:
@@ -84,7 +90,6 @@ class RedisStore:
         outcome, evicted, _ = await self._run(
             *(_STORE, key.partition, key.digest, dump(entry), entry.stored_ms, ttl_ms, most_bytes),
             *(entry.team_id, entry.model, ticket.flight, ticket.asked_ms),
-            limit_s=WRITE_S,
         )
         if outcome == b"kept":
             await self._command("SADD", f"{self._prefix}:partitions", key.partition)
@@ -95,12 +100,12 @@ class RedisStore:
 
     async def land(self, key: Key, flight: str) -> None:
         """See ports.Entries."""
-        await self._run(_LAND, key.partition, key.digest, flight, limit_s=WRITE_S)
+        await self._run(_LAND, key.partition, key.digest, flight)
 
     async def stored_after(self, place: str = "0", most: int = 1000) -> list[tuple[str, Stored]]:
         """News of entries kept after `place` ("0": all that are still told of), oldest first, each with its place."""
         rows = await self._command("XRANGE", f"{self._prefix}:stored", f"({place}", "+", "COUNT", most)
-        return [(at.decode(), msgspec.msgpack.decode(fields[b"entry"], type=Stored)) for at, fields in rows]
+        return [(at.decode(), msgspec.msgpack.decode(_mapping(row)[b"entry"], type=Stored)) for at, row in rows]
 
     # --- the control API ---------------------------------------------------------------------------------------------
 
@@ -110,31 +115,31 @@ class RedisStore:
 
     async def purge(self, partition: str, what: str, now_ms: int) -> None:
         """Answers asked for until now that are `what` ("*", "model:<name>", "key:<digest>") are not kept any more."""
-        await self._run(_PURGE, partition, what, now_ms, PURGE_KEPT_MS, limit_s=WRITE_S)
+        await self._run(_PURGE, partition, what, now_ms, PURGE_KEPT_MS)
 
     async def about(self, partition: str) -> AsyncIterator[About]:
         """What is kept in a partition; entries that come or go meanwhile may be missed or told twice."""
         cursor = 0
         while True:
             cursor, rows = await self._command("HSCAN", f"{self._base(partition)}:about", cursor, "COUNT", _SCAN)
-            for digest, text in rows.items():
+            for digest, text in _mapping(rows).items():
                 size, stored_ms, team_id, model = text.decode().split(" ", 3)
                 yield About(digest.decode(), int(size), int(stored_ms), team_id, model)
-            if cursor == 0:
+            if int(cursor) == 0:
                 return
 
     async def forget(self, partition: str, digests: Iterable[str]) -> int:
         """Delete entries; returns how many there were."""
         wanted = list(digests)
         counts = [
-            await self._run(_FORGET, partition, *wanted[at : at + _SCAN], limit_s=WRITE_S)
+            await self._run(_FORGET, partition, *wanted[at : at + _SCAN])
             for at in range(0, len(wanted), _SCAN)
         ]
         return sum(counts)
 
     async def size(self, partition: str, now_ms: int) -> tuple[int, int]:
         """Entries and bytes of a partition."""
-        entries, size_bytes = await self._run(_SIZE, partition, now_ms, limit_s=WRITE_S)
+        entries, size_bytes = await self._run(_SIZE, partition, now_ms)
         return entries, size_bytes
 
     # --- counts ------------------------------------------------------------------------------------------------------
@@ -150,7 +155,7 @@ class RedisStore:
     async def counts(self, replica: str) -> dict[str, int]:
         """What `replica` counted since it began."""
         rows = await self._command("HGETALL", f"{self._prefix}:counts:{replica}")
-        return {field.decode(): int(number) for field, number in rows.items()}
+        return {field.decode(): int(number) for field, number in _mapping(rows).items()}
 
     async def replicas(self) -> set[str]:
         """Every replica that ever counted."""
@@ -171,18 +176,28 @@ class RedisStore:
     def _base(self, partition: str) -> str:
         return f"{self._prefix}:{{{partition}}}"
 
-    async def _run(self, script: _Script, partition: str, *arguments: str | int | bytes, limit_s: float) -> Any:
+    async def _look(self, partition: str, *arguments: Argument) -> Any:
+        return await self._run(_LOOK_UP, partition, *arguments, client=self._quick, limit_s=self._look_up_s)
+
+    async def _run(
+        self, script: _Script, partition: str, *arguments: Argument, client: State | None = None, limit_s: float = WRITE_S
+    ) -> Any:
         base = self._base(partition)
         try:
-            return await self._command("EVALSHA", script.sha, 1, base, *arguments, limit_s=limit_s)
+            return await self._command("EVALSHA", script.sha, 1, base, *arguments, client=client, limit_s=limit_s)
         except NoScriptError:
-            return await self._command("EVAL", script.text, 1, base, *arguments, limit_s=limit_s)
+            return await self._command("EVAL", script.text, 1, base, *arguments, client=client, limit_s=limit_s)
 
-    async def _command(self, *words: Any, limit_s: float = WRITE_S) -> Any:
+    async def _command(self, *words: Argument, client: State | None = None, limit_s: float = WRITE_S) -> Any:
         try:
             async with asyncio.timeout(limit_s):
-                return await self._client.execute_command(*words)
+                return await (client or self._client).execute_command(*words)
         except NoScriptError:
             raise
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _mapping(answer: Any) -> dict[bytes, bytes]:
+    """Fields and values: redis-py makes a dict of them, others leave the flat list."""
+    return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))

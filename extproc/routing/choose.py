@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from extproc.catalog import TIERS, Catalog, TeamView
+from extproc.catalog import AUTO, TIERS, Catalog, TeamView
 from extproc.errors import ModelNotAllowed, ModelNotFound
 from extproc.records import Target
 from extproc.routing.classify import Complexity
@@ -33,17 +33,25 @@ def choose(
 
     Raises ModelNotFound, ModelNotAllowed.
     """
+    check_allowed(catalog, team, model)
     if complexity is not None:
         name, reason = _auto(catalog, team, complexity, downgrade=downgrade)
-    elif model not in catalog.targets:
-        raise ModelNotFound(f"The model `{model}` does not exist or you do not have access to it.", param="model")
-    elif model not in team.models:
-        raise ModelNotAllowed(f"Your team may not use the model `{model}`.", param="model")
     else:
         name, reason = model, "pinned"
     chain: Iterable[str] = catalog.chains[name] if fallback else (name,)
     allowed = [catalog.targets[other] for other in chain if other in team.models]
     return Choice(targets=tuple(allowed[: catalog.attempts]), reason=reason)
+
+
+def check_allowed(catalog: Catalog, team: TeamView, model: str) -> None:
+    """Whether `team` may ask for `model`, whoever is there to serve it now. Raises ModelNotFound, ModelNotAllowed."""
+    if model == AUTO:
+        if AUTO not in team.models:
+            raise ModelNotFound("`auto` has no model that your team may use.", param="model")
+    elif model not in catalog.targets:
+        raise ModelNotFound(f"The model `{model}` does not exist or you do not have access to it.", param="model")
+    elif model not in team.models:
+        raise ModelNotAllowed(f"Your team may not use the model `{model}`.", param="model")
 
 
 def _auto(catalog: Catalog, team: TeamView, complexity: Complexity, *, downgrade: bool) -> tuple[str, str]:

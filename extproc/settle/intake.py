@@ -1,14 +1,16 @@
 """The intake: what becomes of each access log entry.
 
-In: entries from the access log service, on the event loop. Out: rows handed to the writer, sizes learnt by the
-estimate, counters of what makes no row. Waits for nothing.
+In: entries from the access log service, on the event loop. Out: rows handed to the writer, answers to keep handed to
+the cache's recorder, sizes learnt by the estimate, counters of what makes no row. Waits for nothing.
 """
 
 from typing import Protocol
 
 from extproc.budget.estimate import OutputEstimates
+from extproc.cache.tape import Taker
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.recent import Recent
+from extproc.settle.recordings import record
 from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.settle.settle import settle_attempt, settle_request
 from extproc.wire import LOG_ATTEMPT, LOG_REQUEST
@@ -28,8 +30,16 @@ class Sink(Protocol):
 class Intake:
     """Entries in, rows out."""
 
-    def __init__(self, sink: Sink, sizes: OutputFromBytes, outputs: OutputEstimates, recent: Recent) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        sizes: OutputFromBytes,
+        outputs: OutputEstimates,
+        recent: Recent,
+        recorder: Taker | None = None,
+    ) -> None:
         self._recent = recent
+        self._recorder = recorder
         self._sink = sink
         self._sizes = sizes
         self._outputs = outputs
@@ -55,6 +65,8 @@ class Intake:
             self._recent.add(row.request_id)
             learn(row, self._sizes, self._outputs)
             self._sink.add(row)
+            if self._recorder is not None:
+                record(entry, row, self._recorder)
         elif entry.response.response_code.value == 401:
             self._sink.count("unauthenticated_requests")
 

@@ -137,6 +137,11 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     INSERT INTO mark SELECT 'traces', coalesce(max(id), 0) FROM audit;
     INSERT INTO mark SELECT 'began_at_s', CAST(coalesce(min(received_at), unixepoch()) AS INTEGER) FROM audit;
     """,
+    """
+    ALTER TABLE audit ADD COLUMN cache TEXT NOT NULL DEFAULT 'bypass';
+    ALTER TABLE audit ADD COLUMN saved_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE audit ADD COLUMN saved_nano_usd INTEGER DEFAULT 0;
+    """,
 )
 
 SUMMED: Final = (

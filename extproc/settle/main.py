@@ -21,6 +21,7 @@ from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import publish
 from extproc.budget.ledger import LedgerUnavailable
 from extproc.budget.redis import RedisLedger, State
+from extproc.cache.setup import CacheParts
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.settings import Settings
@@ -64,7 +65,9 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     writer = Writer(partial(connect, paths.journal), settings.retention)
     sizes, outputs = _learnt(paths.journal)
     recent = Recent()
-    intake = Intake(writer, sizes, outputs, recent)
+    current = Current(compile_snapshot(settings))
+    cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
+    intake = Intake(writer, sizes, outputs, recent, cache.recorder)
     server = AccessLogServer(intake)
     socket = paths.settler_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -74,14 +77,15 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what entries make
     client = open_state(paths.state_url(settings.state.url))
-    current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     charger, others = _charging(current, paths, client, outputs)
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
-    tasks = [asyncio.create_task(work) for work in (charger.run(), follower.run(), refresher.run(), *others)]
+    tasks = [
+        asyncio.create_task(work) for work in (charger.run(), follower.run(), refresher.run(), *cache.beside(), *others)
+    ]
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
@@ -91,6 +95,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await asyncio.gather(*tasks, return_exceptions=True)
     await _charge_the_rest(charger)
     await asyncio.to_thread(tracing.close, _FLUSH_S)
+    await cache.close()
     await client.aclose()
     log.info("stopped")
     return lost

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from extproc.records import Priority, Status
+from extproc.records import CacheStatus, Priority, Status
 
 UNRECONCILED: Final = "unreconciled"  # error_code of a row that is made of a hold nobody settled
 
@@ -53,6 +53,9 @@ class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
     details: str  # Envoy's response code details
     traceparent: str | None = None  # the client's
     steps_us: str = ""  # of the decision: a JSON object of microseconds by step, in order
+    cache: CacheStatus = "bypass"
+    saved_tokens: int = 0  # by an answer from the cache: what it used when it was made
+    saved_nano_usd: int | None = 0  # None: its price was not known
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -113,6 +113,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
     attempts = outcome.attempts if outcome else common.upstream_request_attempt_count
     index = outcome.attempt if outcome else max(1, attempts)
     target = _target(decision, index) if attempts else None
+    cache_hit = decision.cache in ("hit", "semantic-hit")
     flags = _set_flags(common.response_flags)
     native = outcome is not None and outcome.native
     facts = Facts(
@@ -138,7 +139,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         team_id=team_id,
         model_requested=decision.model_requested,
         model_routed=decision.model_routed,
-        model_used=target.model if target else None,
+        model_used=target.model if target else decision.model_routed if cache_hit else None,
         provider_used=target.provider if target else None,
         status=status,
         error_code=_error_code(status, facts, flags),
@@ -148,7 +149,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         priority=decision.priority,
         stream=decision.stream,
         native=native,
-        cache_hit=False,
+        cache_hit=cache_hit,
         prompt_hash=decision.prompt_hash,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
@@ -169,6 +170,9 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         details=entry.response.response_code_details,
         traceparent=decision.traceparent,
         steps_us=msgspec.json.encode(decision.steps_us).decode() if decision.steps_us else "",
+        cache=decision.cache,
+        saved_tokens=outcome.saved_tokens if outcome else 0,
+        saved_nano_usd=outcome.saved_nano_usd if outcome and cache_hit else 0,
     )
 
 

@@ -1,0 +1,66 @@
+"""The cache as the walk sees it: one call, before anything is chosen or held.
+
+In: a read request and who asks. Out: a `Looked`: a hit, or the tape that goes with the request on its way; and the
+headers that say so. Called by the pipeline.
+"""
+
+import msgspec
+
+from extproc.cache.answers import Answers
+from extproc.cache.hit import Hit, Question
+from extproc.cache.key import key_of, partition_of
+from extproc.cache.policy import terms
+from extproc.cache.tape import Taker, Tape
+from extproc.catalog import TeamView
+from extproc.chat import GatewayMetadata
+from extproc.records import CacheStatus, ChatRequest
+
+STATUS, KEY, AGE = "x-gateway-cache", "x-gateway-cache-key", "age"
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What came of it. Exactly one of `hit` and `tape` is of use."""
+
+    status: CacheStatus
+    headers: tuple[tuple[str, str], ...]
+    hit: Hit | None = None
+    tape: Tape = Tape()
+
+
+NOT_LOOKED = Looked("bypass", ((STATUS, "bypass"),))
+
+
+class CacheStep:
+    """Bound to a worker's answers and recorder."""
+
+    def __init__(self, answers: Answers, taker: Taker) -> None:
+        self._answers = answers
+        self._taker = taker
+
+    async def look_up(
+        self,
+        chat: ChatRequest,
+        wishes: GatewayMetadata,
+        *,
+        subject: str,
+        team: TeamView,
+        request_id: str,
+        cache_control: str,
+        now_ms: int,
+    ) -> Looked:
+        """`subject`: what the model name stands for. Never fails: without a store there is no hit."""
+        settings = self._answers.settings()
+        allowed = terms(settings, chat, wishes, cache_control)
+        if not (allowed.read or allowed.write):
+            self._answers.bypassed(team.id, allowed.bypass)
+            return NOT_LOOKED
+        key = key_of(partition_of(team.id, shared=team.settings.cache.shared), subject, chat)
+        question = Question(
+            key=key, terms=allowed, request_id=request_id, team_id=team.id, models=team.models, now_ms=now_ms
+        )
+        found = await self._answers.look_up(question)
+        headers = ((STATUS, found.status), (KEY, key.digest))
+        if isinstance(found, Hit):
+            named = ((STATUS, found.status), (KEY, found.entry.key.digest), (AGE, str(found.age_s)))
+            return Looked(found.status, named, found)
+        return Looked(found.status, headers, tape=Tape(found.ticket, self._taker, 2 * settings.max_entry_bytes))

@@ -1,0 +1,47 @@
+"""Access log entry -> what of a native stream is to be kept. Pure.
+
+In: the entry of a stream that Envoy carried alone, with the worker's ticket and the stream's bytes in its dynamic
+metadata, and its audit row. Out: a recording, or the ticket alone: nothing came of it that could be kept. Called by the
+intake; an entry that was read from Envoy's file has neither.
+"""
+
+import base64
+import binascii
+
+import msgspec
+
+from extproc.cache.tape import Recording, Taker
+from extproc.cache.ticket import Ticket
+from extproc.records import Decision, Outcome, Usage
+from extproc.settle.rows import AuditRow
+from extproc.wire import ANSWER_METADATA, M_DECISION, M_RECORD, M_SSE, METADATA
+from protos.gen import accesslog_pb2 as pb
+
+
+def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
+    """Hand what there is to keep to `taker`. Raises msgspec.DecodeError for metadata that is not ours."""
+    metadata = entry.common_properties.metadata.filter_metadata
+    ours = metadata[METADATA].fields if METADATA in metadata else {}
+    if M_RECORD not in ours:
+        return
+    ticket = msgspec.json.decode(ours[M_RECORD].string_value, type=Ticket)
+    body = _body(metadata[ANSWER_METADATA].fields[M_SSE].string_value) if ANSWER_METADATA in metadata else b""
+    if row.status != "success" or row.estimated or not body:
+        taker.give_up(ticket)
+        return
+    decision = msgspec.json.decode(ours[M_DECISION].string_value, type=Decision)
+    usage = Usage(
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cached_tokens=row.cached_tokens,
+        reasoning_tokens=row.reasoning_tokens,
+    )
+    outcome = Outcome(usage=usage, complete=True, native=True)
+    taker.keep(Recording(ticket=ticket, kind="stream", body=body, target=decision.targets[0], outcome=outcome))
+
+
+def _body(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return b""
