@@ -131,10 +131,7 @@ class RedisStore:
     async def forget(self, partition: str, digests: Iterable[str]) -> int:
         """Delete entries; returns how many there were."""
         wanted = list(digests)
-        counts = [
-            await self._run(_FORGET, partition, *wanted[at : at + _SCAN])
-            for at in range(0, len(wanted), _SCAN)
-        ]
+        counts = [await self._run(_FORGET, partition, *wanted[at : at + _SCAN]) for at in range(0, len(wanted), _SCAN)]
         return sum(counts)
 
     async def size(self, partition: str, now_ms: int) -> tuple[int, int]:
@@ -180,7 +177,12 @@ class RedisStore:
         return await self._run(_LOOK_UP, partition, *arguments, client=self._quick, limit_s=self._look_up_s)
 
     async def _run(
-        self, script: _Script, partition: str, *arguments: Argument, client: State | None = None, limit_s: float = WRITE_S
+        self,
+        script: _Script,
+        partition: str,
+        *arguments: Argument,
+        client: State | None = None,
+        limit_s: float = WRITE_S,
     ) -> Any:
         base = self._base(partition)
         try:
