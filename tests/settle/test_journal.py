@@ -123,7 +123,7 @@ def test_what_is_committed_survives_loss_of_power(journal: sqlite3.Connection) -
 
 
 class TestMigrations:
-    MORE = (*MIGRATIONS, "ALTER TABLE audit ADD COLUMN saved_tokens INTEGER NOT NULL DEFAULT 0")
+    MORE = (*MIGRATIONS, "ALTER TABLE audit ADD COLUMN invented INTEGER NOT NULL DEFAULT 0")
 
     def test_an_older_file_is_brought_up_to_date_with_its_rows(self, tmp_path: Path) -> None:
         path = tmp_path / "journal.db"
@@ -131,7 +131,7 @@ class TestMigrations:
         write(old, Batch([audit("a")]))
         old.close()
         new = connect(path, self.MORE)
-        assert new.execute("SELECT request_id, saved_tokens FROM audit").fetchall() == [("a", 0)]
+        assert new.execute("SELECT request_id, invented FROM audit").fetchall() == [("a", 0)]
         assert new.execute("PRAGMA user_version").fetchone() == (len(self.MORE),)
         new.close()
         assert connect(path, self.MORE).execute("SELECT count(*) FROM audit").fetchone() == (1,)
