@@ -19,6 +19,7 @@ from aiohttp import web
 
 from control import metrics, prometheus, providers, requests, usage
 from control.auth import Caller, Keys
+from control.cache import CacheApi
 from control.changes import Changes
 from control.families import Family
 from control.otlp import MetricsSender
@@ -28,6 +29,8 @@ from control.teams import TeamsApi
 from control.web import answer, errors, query
 from extproc import logs, runtime
 from extproc.budget.redis import Client, RedisLedger, connect
+from extproc.cache.redis import RedisStore
+from extproc.cache.setup import replica_of
 from extproc.errors import NotFound
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -51,10 +54,13 @@ class Api:
         refresher: Refresher,
         client: Client,
         wall_s: Callable[[], float] = time.time,
+        *,
+        replica: str = "",
     ) -> None:
         self._current = current
         self._store = store
         self._ledger = ledger = RedisLedger(client)
+        self._cache = CacheApi(current, RedisStore(client), replica, self._caller, wall_s)
         changes = Changes(client, ledger, current, refresher)
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
         self._keys = Keys(current.snapshot.settings)
@@ -74,6 +80,7 @@ class Api:
             web.get("/v1/teams/{id}/usage", self.team_usage),
             web.get("/v1/providers/health", self.providers_health),
             *self._teams.routes(),
+            *self._cache.routes(),
         ]
 
     async def healthz(self, _: web.Request) -> web.Response:
@@ -87,7 +94,10 @@ class Api:
 
     async def families(self) -> tuple[Sequence[Family], float]:
         """All metrics, and since when they count. Raises AuditUnavailable."""
-        return await self._store.read(lambda connection: (metrics.families(connection), metrics.began_s(connection)))
+        found, began_s = await self._store.read(
+            lambda connection: (metrics.families(connection), metrics.began_s(connection))
+        )
+        return [*found, *await self._cache.families()], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
@@ -167,7 +177,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    api = Api(current, store, refresher, client)
+    api = Api(current, store, refresher, client, replica=replica_of(paths))
     runner = web.AppRunner(application(api), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
     await runner.setup()
     socket = paths.control_socket

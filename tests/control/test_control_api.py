@@ -26,6 +26,7 @@ from extproc.settle.journal import Batch, connect, write
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.telemetry.trace_context import context
+from tests.control.test_cache_api import ROUTES as CACHE_ROUTES
 from tests.control.test_teams_api import ROUTES as TEAM_ROUTES
 from tests.settle.builders import attempt, audit
 
@@ -120,7 +121,7 @@ async def test_who_may_see_what(control: Control, path: str, who: str) -> None:
 def test_every_route_is_in_the_role_matrix() -> None:
     routes = {route.path for route in api(Store(Path("nowhere")), Path("nowhere")).routes()}
     listed = {path.partition("?")[0].replace("team-search", "{id}") for path in ROLES}
-    assert routes <= listed | {path for _, path in TEAM_ROUTES}
+    assert routes <= listed | {path for _, path in TEAM_ROUTES | CACHE_ROUTES}
 
 
 @pytest.mark.parametrize(

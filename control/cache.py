@@ -1,0 +1,266 @@
+"""`/v1/cache`: what is kept, deleted by scope; statistics and metrics of it.
+
+In: requests of administrators (a team may see its own statistics). Out: JSON, and metric families. Workers keep no
+copies of entries, so what is deleted here is gone for every replica with the answer to this call; answers that were
+asked for before and are still on their way are not kept either.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
+
+from control.auth import Caller
+from control.families import Family, Sample
+from control.web import answer, json_object, query
+from extproc.cache.counts import read
+from extproc.cache.key import SHARED, partition_of
+from extproc.cache.ports import StoreUnavailable
+from extproc.cache.redis import About, RedisStore
+from extproc.errors import InvalidRequest, StateUnavailable
+from extproc.settings import Duration
+from extproc.snapshot.current import Current
+
+CallerOf = Callable[[web.Request], Caller]
+_Totals = Mapping[tuple[str, str, str], int]  # by team, event and detail
+
+_NEEDS = {"all": None, "team": "team_id", "model": "model", "key": "cache_key"}
+_DURATION = TypeAdapter(Duration)
+_NANO = 1e9
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """What is to be deleted. `older_than`: only what was kept longer ago, in seconds."""
+
+    scope: Literal["all", "team", "model", "key"]
+    team_id: str | None = None
+    model: str | None = None
+    cache_key: str | None = None
+    older_than: float | None = None
+
+    def covers(self, entry: About, now_ms: int) -> bool:
+        """Whether `entry` is meant."""
+        return (
+            (self.team_id is None or entry.team_id == self.team_id)
+            and (self.model is None or entry.model == self.model)
+            and (self.cache_key is None or entry.digest == self.cache_key)
+            and (self.older_than is None or now_ms - entry.stored_ms > self.older_than * 1000)
+        )
+
+    @property
+    def marker(self) -> str | None:
+        """How the store is told not to keep what is on its way; None: with an age only what is kept is meant."""
+        if self.older_than is not None:
+            return None
+        return f"key:{self.cache_key}" if self.cache_key else f"model:{self.model}" if self.model else "*"
+
+
+class CacheApi:
+    """The handlers. `caller_of`: who sends a request; raises for nobody."""
+
+    def __init__(
+        self, current: Current, store: RedisStore, replica: str, caller_of: CallerOf, wall_s: Callable[[], float]
+    ) -> None:
+        self._current = current
+        self._store = store
+        self._replica = replica
+        self._caller_of = caller_of
+        self._wall_s = wall_s
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every path that is served here."""
+        return [web.delete("/v1/cache", self.delete), web.get("/v1/cache/stats", self.stats)]
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete entries; tells how many."""
+        self._caller_of(request).require_admin()
+        query(request, ())
+        deletion = deletion_of(await json_object(request))
+        try:
+            return answer({"entries_deleted": await self._delete(deletion)})
+        except StoreUnavailable:
+            raise StateUnavailable("The cache cannot be reached at the moment; what it keeps is as it was.") from None
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """Per team, over all replicas: for an administrator all teams, for a team its own."""
+        caller = self._caller_of(request)
+        query(request, ())
+        teams = [
+            team.id for team in self._current.snapshot.settings.teams if caller.is_admin or team.id == caller.team_id
+        ]
+        try:
+            totals = await self._totals(await self._store.replicas())
+            return answer({"teams": [await self._stats(team_id, totals) for team_id in teams]})
+        except StoreUnavailable:
+            raise StateUnavailable("The cache cannot be reached at the moment.") from None
+
+    async def families(self) -> list[Family]:
+        """Metrics of this replica; without samples while the store is away."""
+        try:
+            totals = await self._totals([self._replica])
+            sizes = {
+                name: await self._store.size(name, self._now_ms()) for name in sorted(await self._store.partitions())
+            }
+        except StoreUnavailable:
+            totals, sizes = {}, {}
+        return [*_counters(totals), *_gauges(sizes)]
+
+    async def _delete(self, deletion: Deletion) -> int:
+        now_ms, count = self._now_ms(), 0
+        for partition in await self._partitions(deletion):
+            if deletion.marker is not None:
+                await self._store.purge(partition, deletion.marker, now_ms)
+            meant = [entry.digest async for entry in self._meant(partition, deletion, now_ms)]
+            count += await self._store.forget(partition, meant)
+        return count
+
+    async def _meant(self, partition: str, deletion: Deletion, now_ms: int) -> AsyncIterator[About]:
+        async for entry in self._store.about(partition):
+            if deletion.covers(entry, now_ms):
+                yield entry
+
+    async def _partitions(self, deletion: Deletion) -> list[str]:
+        """Where entries that are meant may be, or may come to be."""
+        if deletion.team_id is not None:
+            return [partition_of(deletion.team_id, shared=False), SHARED]
+        configured = {partition_of(team.id, shared=False) for team in self._current.snapshot.settings.teams}
+        return sorted(configured | {SHARED} | await self._store.partitions())
+
+    async def _totals(self, replicas: Any) -> _Totals:
+        totals: Counter[tuple[str, str, str]] = Counter()
+        for replica in sorted(replicas):
+            for field, number in (await self._store.counts(replica)).items():
+                totals[read(field)] += number
+        return totals
+
+    async def _stats(self, team_id: str, totals: _Totals) -> dict[str, Any]:
+        def total(event: str) -> int:
+            return sum(number for (team, name, _), number in totals.items() if (team, name) == (team_id, event))
+
+        hits, semantic_hits, misses, checked = (total(name) for name in ("hits", "semantic_hits", "misses", "checked"))
+        entries, size_bytes = await self._store.size(partition_of(team_id, shared=False), self._now_ms())
+        looked_up = hits + semantic_hits + misses
+        return {
+            "team_id": team_id,
+            "hits": hits,
+            "semantic_hits": semantic_hits,
+            "misses": misses,
+            "bypasses": total("bypasses"),
+            "hit_rate": (hits + semantic_hits) / looked_up if looked_up else None,
+            "estimated_wrong_hit_rate": total("wrong") / checked if checked else None,
+            "saved_tokens": total("saved_tokens"),
+            "saved_usd": total("saved_nano_usd") / _NANO,
+            "entries": entries,
+            "bytes": size_bytes,
+        }
+
+    def _now_ms(self) -> int:
+        return round(self._wall_s() * 1000)
+
+
+def deletion_of(body: dict[str, Any]) -> Deletion:
+    """The body of a DELETE. Raises InvalidRequest, naming the field."""
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in given:
+        if name not in Deletion.__struct_fields__:
+            known = ", ".join(Deletion.__struct_fields__)
+            raise InvalidRequest(f"Unknown field {name!r}; known are {known}.", param=name)
+    scope = given.get("scope")
+    if not isinstance(scope, str) or scope not in _NEEDS:
+        raise InvalidRequest(f"scope must be one of {', '.join(_NEEDS)}.", param="scope")
+    needed = _NEEDS[scope]
+    if needed is not None and needed not in given:
+        raise InvalidRequest(f"{needed} is missing; scope {scope} needs it.", param=needed)
+    for name in ("team_id", "model", "cache_key"):
+        if name not in given:
+            continue
+        if name != needed and (name != "team_id" or scope == "all"):
+            raise InvalidRequest(f"{name} does not go with scope {scope}.", param=name)
+        if not isinstance(given[name], str) or not given[name]:
+            raise InvalidRequest(f"{name} must be a string.", param=name)
+    if "older_than" in given:
+        given["older_than"] = _age_s(given["older_than"])
+    return Deletion(**given)
+
+
+def _age_s(value: object) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return _DURATION.validate_python(value)
+    except (ValidationError, TypeError):
+        message = "older_than must be a duration such as 2s, 24h or a number of seconds."
+        raise InvalidRequest(message, param="older_than") from None
+
+
+class _Counter(msgspec.Struct, frozen=True):
+    """One counter of the metrics: which events it counts, and under which labels."""
+
+    name: str
+    text: str
+    events: Mapping[str, Mapping[str, str]]  # each with its own labels
+    detail: str = ""  # the label of an event's detail
+    unit: str = ""
+
+
+_COUNTERS = (
+    _Counter(
+        "requests",
+        "Requests by what the cache did with them, and why it was passed by.",
+        {
+            "hits": {"result": "hit"},
+            "semantic_hits": {"result": "semantic-hit"},
+            "misses": {"result": "miss"},
+            "bypasses": {"result": "bypass"},
+        },
+        "reason",
+    ),
+    _Counter("coalesced", "Hits that waited for the same request in flight.", {"coalesced": {}}),
+    _Counter("stores", "Answers kept.", {"stores": {}}),
+    _Counter("refused", "Answers not kept, by why.", {"refused": {}}, "reason"),
+    _Counter("evictions", "Entries that had to go for others.", {"evictions": {}}),
+    _Counter("errors", "Calls that the store did not answer in time.", {"errors": {}}, "operation"),
+    _Counter("saved_tokens", "Tokens that hits did not use.", {"saved_tokens": {}}),
+    _Counter("saved_cost", "What hits did not cost.", {"saved_nano_usd": {}}, unit="USD"),
+    _Counter("checked", "Semantic hits compared with the provider's own answer.", {"checked": {}}),
+    _Counter("wrong", "Of these, those that were wrong.", {"wrong": {}}),
+)
+
+
+def _counters(totals: _Totals) -> list[Family]:
+    return [
+        Family(
+            name=f"gateway.cache.{each.name}",
+            kind="counter",
+            text=each.text,
+            unit=each.unit,
+            samples=[
+                Sample(
+                    {"team": team, **each.events[event], **({each.detail: detail} if each.detail else {})},
+                    number / _NANO if each.unit == "USD" else number,
+                )
+                for (team, event, detail), number in sorted(totals.items())
+                if event in each.events
+            ],
+        )
+        for each in _COUNTERS
+    ]
+
+
+def _gauges(sizes: Mapping[str, tuple[int, int]]) -> list[Family]:
+    """Of the shared state: the same at every replica."""
+    return [
+        Family(
+            name=f"gateway.cache.{name}",
+            kind="gauge",
+            text=text,
+            unit=unit,
+            samples=[Sample({"partition": partition}, size[at]) for partition, size in sizes.items()],
+        )
+        for at, (name, text, unit) in enumerate(
+            (("entries", "Entries kept.", ""), ("size", "Bytes of entries kept.", "By"))
+        )
+    ]
