@@ -101,14 +101,17 @@ async def test_a_restarted_server_is_found_again(server: Valkey, pipe: State) ->
     assert await pipe.execute_command("PING") == b"PONG"
 
 
-async def test_a_connection_that_breaks_under_a_command_is_replaced(server: Valkey, pipe: State) -> None:
+async def test_a_connection_that_breaks_under_a_command_is_replaced(server: Valkey) -> None:
+    pipe = open_state(server.url, timeout_s=10)
     await pipe.execute_command("PING")
     other = Redis(unix_socket_path=str(server.socket))
-    blocked = [asyncio.ensure_future(pipe.execute_command("BLPOP", "list", 0.05)) for _ in range(3)]
-    await asyncio.sleep(0.02)
+    blocked = [asyncio.ensure_future(pipe.execute_command("BLPOP", "list", 0)) for _ in range(3)]
+    await asyncio.sleep(0.05)
     await other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert await asyncio.gather(*blocked) == [None] * 3
+    await other.execute_command("RPUSH", "list", "a", "b", "c")
+    assert sorted(await asyncio.gather(*blocked)) == [[b"list", value] for value in (b"a", b"b", b"c")]
     await other.aclose()
+    await pipe.aclose()
 
 
 async def test_a_server_that_became_a_replica_is_left(server: Valkey, pipe: State) -> None:
