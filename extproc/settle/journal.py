@@ -6,7 +6,7 @@ read, which are kept in the same transaction so that they always agree with the 
 
 Durability: WAL with synchronous=FULL. What a transaction committed survives `kill -9` of any process (it would with
 NORMAL) and loss of power (it would not with NORMAL, which syncs only at checkpoints): these rows are money. A batch is
-one sync, so the price does not grow with the load.
+one sync, so the price does not grow with the load. NORMAL is for what may be repeated: marking rows as charged.
 
 Schema changes go forward only: MIGRATIONS is appended to, never edited; `PRAGMA user_version` says how many were made.
 """
@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -180,6 +180,7 @@ class JournalTooNewError(Exception):
 
 
 Connection = sqlite3.Connection
+Synchronous = Literal["FULL", "NORMAL"]
 # What `connect` and `write` raise of rows that SQLite will never take, and what they raise else: later may be better.
 NEVER_TAKEN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, OverflowError, ValueError)
 NOT_NOW = (sqlite3.Error, OSError, JournalTooNewError)
@@ -196,13 +197,13 @@ class Batch(msgspec.Struct, frozen=True):
         return len(self.requests) + len(self.attempts)
 
 
-def connect(path: Path, migrations: Sequence[str] = MIGRATIONS) -> Connection:
+def connect(path: Path, migrations: Sequence[str] = MIGRATIONS, *, synchronous: Synchronous = "FULL") -> Connection:
     """Open the journal to write, made or brought up to date. Raises NOT_NOW."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         _migrate(connection, migrations)
     except BaseException:
@@ -229,7 +230,7 @@ def write(connection: Connection, batch: Batch) -> None:
     """Write all of `batch` or nothing. Rows already written are passed over. Raises NEVER_TAKEN, NOT_NOW."""
     with transaction(connection):
         # A row made of a hold alone gives way to the request's own, which is late but knows what was used.
-        stale = [old for row in batch.requests for old in _taken_out(connection, row)]
+        stale = _taken_out(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
         new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
         connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
         connection.executemany(_ADD_SUMS, [*_sums(new), *_sums(stale, sign=-1)])
@@ -249,15 +250,14 @@ def transaction(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _taken_out(connection: Connection, row: AuditRow) -> list[AuditRow]:
-    """The unreconciled row that `row` replaces, deleted."""
-    if row.error_code == UNRECONCILED:
-        return []
-    where = "FROM audit WHERE request_id = ? AND error_code = ?"
+def _taken_out(connection: Connection, request_ids: Sequence[str]) -> list[AuditRow]:
+    """The unreconciled rows of these requests, deleted."""
+    wanted = (UNRECONCILED, msgspec.json.encode(request_ids).decode())
+    where = "FROM audit WHERE error_code = ? AND request_id IN (SELECT value FROM json_each(?))"
     names = ", ".join(AuditRow.__struct_fields__)
-    found = connection.execute(f"SELECT {names} {where}", (row.request_id, UNRECONCILED)).fetchall()
+    found = connection.execute(f"SELECT {names} {where}", wanted).fetchall()
     if found:
-        connection.execute(f"DELETE {where}", (row.request_id, UNRECONCILED))
+        connection.execute(f"DELETE {where}", wanted)
     return [audit_row(values) for values in found]
 
 

@@ -111,7 +111,8 @@ def _charging(
         Alerts(Outbox(paths.journal), current.team).run(),
         publish(client, outputs),
     ]
-    return Charger(Outbox(paths.journal), ledger, current.team), others
+    # Power lost before a mark is on disk: the row is charged again, which the ledger knows and does not count.
+    return Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team), others
 
 
 async def _charge_the_rest(charger: Charger) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from extproc.settle.journal import Batch, Connection, connect, transaction, write
+from extproc.settle.journal import Batch, Connection, Synchronous, connect, transaction, write
 from extproc.settle.rows import UNRECONCILED, AuditRow
 
 _UNCHARGED: Final = (
@@ -55,8 +55,9 @@ class Alert(msgspec.Struct, frozen=True):
 class Outbox:
     """On the journal at `path`. Every method raises journal.NOT_NOW when the file cannot be used now."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, synchronous: Synchronous = "FULL") -> None:
         self._path = path
+        self._synchronous = synchronous
         self._open: Connection | None = None
 
     def uncharged(self, most: int) -> list[Charge]:
@@ -116,5 +117,5 @@ class Outbox:
 
     def _connection(self) -> Connection:
         if self._open is None:
-            self._open = connect(self._path)
+            self._open = connect(self._path, synchronous=self._synchronous)
         return self._open

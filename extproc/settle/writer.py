@@ -19,7 +19,7 @@ from extproc.settle.rows import AttemptRow, AuditRow
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000  # rows; about 150 MB
-_GATHER_S = 0.02
+_GATHER_S = 0.1  # Envoy hands its entries over so often, in several streams
 _MOST_IN_BATCH = 4_000
 _RETRY_S = (0.1, 5.0)  # first and longest pause
 _TRIM_EVERY_S = 60.0
