@@ -22,11 +22,12 @@ from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
-from extproc.server import ExtProcServer
+from extproc.server import services
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.tokens import Estimator
+from extproc.transport import server as make_server
 
 AUTO_FIRST_BYTE_MS = 30_000
 AUTO_WHOLE_MS = 120_000
@@ -56,7 +57,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
     pipeline = Pipeline(current.snapshot.catalog, _reserver(settings, client, outputs), SystemClock(), cache.step())
     current.on_swap.append(lambda snapshot: pipeline.use(snapshot.catalog))
-    server = ExtProcServer(pipeline, _options(settings, index))
+    server = make_server(settings.transport, services(pipeline, _options(settings, index)))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

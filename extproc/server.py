@@ -1,58 +1,80 @@
-"""The ext_proc service: Envoy's gRPC streams -> exchanges. A thin shell; the only file of the walk that knows grpc.
+"""The ext_proc service: a session for each of Envoy's gRPC streams, one per HTTP request, around an exchange.
 
-In: one bidirectional stream per HTTP request on this worker's unix socket. Out: the exchange's replies, in order.
-A generic handler on the method path takes raw bytes, so no generated service is needed.
+In: the exchange's messages. Out: its replies, in order. Served by either transport.
 """
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import grpc
+from collections.abc import Coroutine, Generator
+from functools import partial
+from typing import Any
 
 from extproc.exchange import Exchange, Live, Options, State
 from extproc.pipeline import Pipeline
+from extproc.transport.session import Service, Services
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", 1_000_000),
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-    ("grpc.http2.bdp_probe", 0),
-)
+MAX_MESSAGE_BYTES = 80 * 1024 * 1024  # above Envoy's buffers, so that what is too large is for them to say
 
 
-class ExtProcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
-    """Serves ext_proc on a unix socket."""
+def services(pipeline: Pipeline, options: Options) -> Services:
+    """What a worker serves."""
+    live = Live()
+    return {METHOD: Service(lambda: ExtProcSession(Exchange(pipeline, live, options)), MAX_MESSAGE_BYTES)}
 
-    def __init__(self, pipeline: Pipeline, options: Options) -> None:
-        self._pipeline = pipeline
-        self._options = options
-        self._live = Live()
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((self,))
-        self._handler = grpc.stream_stream_rpc_method_handler(self._process)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """grpc asks which handler serves a method; ours is the only one."""
-        return self._handler if handler_call_details.method == METHOD else None
+class ExtProcSession:
+    """One HTTP request."""
 
-    async def _process(self, messages: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
-        exchange = Exchange(self._pipeline, self._live, self._options)
-        try:
-            async for message in messages:
-                yield await exchange.receive(message)
-                if exchange.state is State.DONE:
-                    return
-        finally:
-            exchange.close()
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
-    async def start(self, socket: Path) -> None:
-        """Bind and serve. Raises RuntimeError if the socket cannot be bound."""
-        self._server.add_insecure_port(f"unix:{socket}")
-        await self._server.start()
+    @property
+    def done(self) -> bool:
+        """Whether the exchange has nothing more to say."""
+        return self._exchange.state is State.DONE
 
-    async def stop(self, grace_s: float) -> None:
-        """Refuse new streams, let running ones finish for up to `grace_s`."""
-        await self._server.stop(grace_s)
+    def receive(self, message: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+        """The reply to one message: the body's waits for the shared state, the others' are made at once."""
+        reply = self._exchange.receive(message)
+        return reply if self._exchange.state is State.READING else _begin(reply)
+
+    def finish(self) -> None:
+        """Envoy has nothing more to ask."""
+
+    def close(self) -> None:
+        """Envoy ended the stream, or we did."""
+        self._exchange.close()
+
+
+def _begin(reply: Coroutine[Any, Any, bytes]) -> bytes | Coroutine[Any, Any, bytes]:
+    """Run a coroutine up to where it waits, which is mostly its end. It must not ask which task it runs in."""
+    try:
+        waits_for = reply.send(None)
+    except StopIteration as stop:
+        return bytes(stop.value)
+    return _go_on(_Begun(reply, waits_for))
+
+
+async def _go_on(begun: "_Begun") -> bytes:
+    return await begun
+
+
+class _Begun:
+    """A coroutine that waits already."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, bytes], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, bytes]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, sent)
+            try:
+                waits_for = step()
+            except StopIteration as stop:
+                return bytes(stop.value)

@@ -341,6 +341,9 @@ class Settings(_Model):
     timeouts: Timeouts = Timeouts()
     response_metadata: Literal["body", "headers"] = "body"
     retention: Duration = 90 * 86400.0
+    transport: Literal["lean", "grpcio"] = Field(
+        default="lean", description="how Envoy's gRPC calls are served: our own server, or grpcio's, slower"
+    )
 
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:

@@ -9,9 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 IO = {"grpc", "redis", "hiredis", "aiohttp", "sqlite3", "uvloop", "valkey"}
 # Module (or package, with a trailing dot) -> the I/O library it is the shell of.
 SHELLS = {
-    "extproc.server": {"grpc"},
+    "extproc.transport.grpcio": {"grpc"},
     "extproc.__main__": {"uvloop"},
-    "extproc.settle.als": {"grpc"},
     "extproc.settle.journal": {"sqlite3"},
     "extproc.settle.main": {"uvloop", "sqlite3"},
     "extproc.settle.alerts": {"aiohttp"},

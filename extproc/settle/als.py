@@ -1,25 +1,22 @@
-"""The access log service: Envoy's log streams -> the intake. A thin shell; the only file here that knows grpc.
+"""The access log service: Envoy's log streams -> the intake, over either transport.
 
 In: client streams on the settler's unix socket, one per log and Envoy worker; a stream's log is named in its first
 message only. Out: each entry, to `take`. Nothing that arrives ends a stream: what cannot be read is counted and left.
-A generic handler on the method path takes raw bytes, so no generated service is needed.
 Source: envoy/service/accesslog/v3/als.proto.
 """
 
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Protocol
 
-import grpc
 from google.protobuf.message import DecodeError
 
+from extproc.transport.session import Service, Services
 from protos.gen import accesslog_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
-_OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024), ("grpc.so_reuseport", 0))
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _LOG_EACH = 1_000  # of unreadable things, after the first
 
 
@@ -33,36 +30,41 @@ class EntryTaker(Protocol):
         """Count something that could not be read."""
 
 
-class AccessLogServer(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
-    """Serves the access log service on a unix socket."""
+def services(taker: EntryTaker) -> Services:
+    """What the settler serves."""
+    entries = Entries(taker)
+    return {METHOD: Service(lambda: LogStream(entries), MAX_MESSAGE_BYTES)}
+
+
+class LogStream:
+    """One of Envoy's streams. Nothing is answered until it ends."""
+
+    done = False
+
+    def __init__(self, entries: "Entries") -> None:
+        self._entries = entries
+        self._log_name = ""
+
+    def receive(self, message: bytes) -> None:
+        """Hand on the entries of one message."""
+        self._log_name = self._entries.receive(self._log_name, message)
+
+    def finish(self) -> bytes:
+        """An empty StreamAccessLogsResponse."""
+        return b""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Entries:
+    """What all streams share: where entries go, and how many could not be read."""
 
     def __init__(self, taker: EntryTaker) -> None:
         self._taker = taker
         self._unreadable = 0
-        self._handler = grpc.stream_unary_rpc_method_handler(self._stream)
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((self,))
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """grpc asks which handler serves a method; ours is the only one."""
-        return self._handler if handler_call_details.method == METHOD else None
-
-    async def start(self, socket: Path) -> None:
-        """Bind and serve. Raises RuntimeError if the socket cannot be bound."""
-        self._server.add_insecure_port(f"unix:{socket}")
-        await self._server.start()
-
-    async def stop(self, grace_s: float) -> None:
-        """Take what is on its way for up to `grace_s`, then end all streams."""
-        await self._server.stop(grace_s)
-
-    async def _stream(self, messages: AsyncIterator[bytes], _: object) -> bytes:
-        log_name = ""
-        async for data in messages:
-            log_name = self._receive(log_name, data)
-        return b""
-
-    def _receive(self, log_name: str, data: bytes) -> str:
+    def receive(self, log_name: str, data: bytes) -> str:
         """Hand on the entries of one message. Returns the stream's log."""
         try:
             message = pb.StreamAccessLogsMessage.FromString(data)

@@ -26,7 +26,7 @@ from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.settings import Settings
 from extproc.settle.alerts import Alerts
-from extproc.settle.als import AccessLogServer
+from extproc.settle.als import services
 from extproc.settle.charge import Charger
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.expiry import Expiry
@@ -40,6 +40,7 @@ from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.telemetry.otlp import SpanSender
 from extproc.telemetry.tracing import Tracing
+from extproc.transport import server as make_server
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     current = Current(compile_snapshot(settings))
     cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
     intake = Intake(writer, sizes, outputs, recent, cache.recorder)
-    server = AccessLogServer(intake)
+    server = make_server(settings.transport, services(intake))
     socket = paths.settler_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)
