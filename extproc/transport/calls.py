@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from extproc.transport.connection import Connection, Data, Event, Request, Reset
+from extproc.transport.connection import Connection
 from extproc.transport.credit import Budget, Loan
+from extproc.transport.events import Data, Event, Request, Reset
 from extproc.transport.message import (
     NOT_GRPC,
     OK_TRAILERS,
@@ -115,7 +116,8 @@ class Calls:
     def _on_request(self, event: Request) -> None:
         stream, fields = event.stream, event.fields
         if fields.get(b":method") != b"POST" or not fields.get(b"content-type").startswith(b"application/grpc"):
-            self._not_grpc(stream)
+            if event.end:
+                self._not_grpc(stream)
             return
         service = self._services.get(fields.get(b":path").decode("latin-1"))
         try:
@@ -146,6 +148,8 @@ class Calls:
         call: Call | None = stream.call
         if call is None or call.over:
             self.connection.consumed(stream, len(payload))
+            if event.end and not stream.ended:
+                self._not_grpc(stream)
             return
         try:
             messages = call.reader.feed(payload)

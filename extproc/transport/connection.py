@@ -10,10 +10,9 @@ Deliberately absent: priorities (read and ignored), push, CONNECT, and any way o
 import struct
 from collections.abc import Callable
 
-import msgspec
-
 from extproc.transport import frame
 from extproc.transport.calm import Calm
+from extproc.transport.events import Data, Event, Request, Reset, Writable
 from extproc.transport.fields import HEADER_LIST_BYTES, BlockDecoder, Fields
 from extproc.transport.frame import Code, ConnectionFault, Setting, StreamFault
 from extproc.transport.reader import FrameReader, unpad
@@ -25,37 +24,6 @@ CONNECTION_WINDOW = 16 * 1024 * 1024
 _REMEMBERED = 1024  # closed streams
 _DRAIN_PING = b"draining"
 _LAST_ID = 2**31 - 1
-
-
-class Request(msgspec.Struct, gc=False):
-    """A stream was opened."""
-
-    stream: Stream
-    fields: Fields
-    end: bool  # nothing follows
-
-
-class Data(msgspec.Struct, gc=False):
-    """A piece of a stream's body. To be given back by `consumed`."""
-
-    stream: Stream
-    payload: bytes
-    end: bool
-
-
-class Reset(msgspec.Struct, gc=False):
-    """A stream ended before its time; nothing can be sent on it."""
-
-    stream: Stream
-
-
-class Writable(msgspec.Struct, gc=False):
-    """What waited on a stream is sent."""
-
-    stream: Stream
-
-
-Event = Request | Data | Reset | Writable
 
 
 class Connection:
@@ -303,9 +271,9 @@ class Connection:
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, "SETTINGS has a wrong size")
         if flags & frame.ACK:
             return
+        self.sender.raw(frame.frame(frame.SETTINGS, frame.ACK, 0))  # before what new windows let through
         for name, value in struct.iter_unpack(">HI", payload):
             self._setting(name, value)
-        self.sender.raw(frame.frame(frame.SETTINGS, frame.ACK, 0))
 
     def _setting(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:

@@ -7,7 +7,6 @@ read is not read from. Nothing here knows what is said.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from extproc.transport.session import Reply, Services
 log = logging.getLogger(__name__)
 
 LARGE_MESSAGES_BYTES = 256 * 1024 * 1024  # on their way at once, above what fits the streams' windows
+_ABORT_S = 1.0
 _UNWRITTEN_BYTES = 1024 * 1024  # before a peer is no longer read from
 
 
@@ -35,10 +35,11 @@ class LeanServer:
 
     async def start(self, socket: Path) -> None:
         """Bind and serve. Raises OSError if the socket cannot be bound."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            lambda: _Peer(self._services, self._budget, self._peers), str(socket)
-        )
+        self._server = await asyncio.get_running_loop().create_unix_server(self.connected, str(socket))
+
+    def connected(self) -> asyncio.Protocol:
+        """What serves a new connection."""
+        return _Peer(self._services, self._budget, self._peers)
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let running ones finish for up to `grace_s`, then end them."""
@@ -46,13 +47,14 @@ class LeanServer:
             self._server.close()
         for peer in list(self._peers):
             peer.drain()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await asyncio.gather(*(peer.gone for peer in self._peers))
-        left = [peer.gone for peer in self._peers]
+        await self._gone(grace_s)
         for peer in list(self._peers):
             peer.abort()
-        await asyncio.gather(*left)
+        await self._gone(_ABORT_S)
+
+    async def _gone(self, at_most_s: float) -> None:
+        if self._peers:
+            await asyncio.wait([peer.gone for peer in self._peers], timeout=at_most_s)
 
 
 class _Peer(asyncio.Protocol):

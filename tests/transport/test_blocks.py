@@ -1,0 +1,104 @@
+"""Header blocks, frames and messages, each cut or coded in any way."""
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.transport import frame
+from extproc.transport.fields import BlockDecoder, literals
+from extproc.transport.message import MessageReader, RpcFault, framed, timeout_s, trailers
+from extproc.transport.reader import FrameReader
+
+NAMES = st.sampled_from(["x-a", "x-b", "x-request-id", "te"])
+LISTS = st.lists(
+    st.lists(st.tuples(NAMES, st.sampled_from(["trailers", "1", "2", "3" * 100])), max_size=6), max_size=40
+)
+
+
+@given(LISTS, st.booleans())
+def test_blocks_mean_what_hpack_says_however_often_they_come(lists: list[list[tuple[str, str]]], small: bool) -> None:
+    encoder, decoder = hpack.Encoder(), BlockDecoder()
+    if small:
+        encoder.header_table_size = 120  # entries are pushed out all the time
+    for fields in lists:
+        decoded = decoder.decode(encoder.encode(fields))
+        first = dict(reversed(fields))
+        assert {name: decoded.get(name.encode()).decode() for name in first} == first
+
+
+@given(st.lists(st.tuples(st.text("abc-", min_size=1, max_size=300), st.text(max_size=300)), max_size=5))
+def test_what_we_write_is_what_others_read(fields: list[tuple[str, str]]) -> None:
+    found = hpack.Decoder(max_header_list_size=1 << 20).decode(literals(*fields))
+    assert [(name, value) for name, value in found] == fields
+
+
+@given(st.text(max_size=60))
+def test_any_message_fits_into_trailers(text: str) -> None:
+    (_, (_, message)) = hpack.Decoder().decode(trailers(13, text))
+    assert message.isascii()
+    assert message.isprintable() or not message
+
+
+@given(st.lists(st.binary(max_size=50), max_size=10), st.lists(st.integers(1, 20), min_size=1, max_size=30))
+def test_messages_in_any_split(messages: list[bytes], sizes: list[int]) -> None:
+    sent, reader, found, at, turn = b"".join(map(framed, messages)), MessageReader(50), [], 0, 0
+    while at < len(sent):
+        size = sizes[turn % len(sizes)]
+        found += reader.feed(sent[at : at + size])
+        at, turn = at + size, turn + 1
+        assert reader.partial or found == messages[: len(found)]
+    assert found == messages
+    assert not reader.partial
+
+
+@pytest.mark.parametrize("split", [1, 100])
+def test_a_message_is_refused_by_its_prefix(split: int) -> None:
+    reader = MessageReader(10)
+    sent = framed(b"x" * 10) + framed(b"x" * 11)[:5]
+    pieces = [sent[at : at + split] for at in range(0, len(sent), split)]
+    for piece in pieces[:-1]:
+        reader.feed(piece)
+    with pytest.raises(RpcFault, match="11 bytes"):
+        reader.feed(pieces[-1])
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"", None), (b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"15m", 0.015), (b"99999999u", 99.999999), (b"5n", 5e-9)],
+)
+def test_timeouts(value: bytes, seconds: float | None) -> None:
+    assert timeout_s(value) == seconds
+
+
+@pytest.mark.parametrize("value", [b"1", b"S", b"123456789S", b"-1S", b"1s", b"1.5S"])
+def test_timeouts_that_are_none(value: bytes) -> None:
+    with pytest.raises(RpcFault):
+        timeout_s(value)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40)), max_size=12
+    ),
+    st.lists(st.integers(1, 30), min_size=1, max_size=30),
+)
+def test_frames_in_any_split(frames: list[tuple[int, int, int, bytes]], sizes: list[int]) -> None:
+    sent = frame.PREFACE + frame.settings({}) + b"".join(frame.frame(*each) for each in frames)
+    whole = _read(FrameReader(), [sent])
+    pieces, at, turn = [], 0, 0
+    while at < len(sent):
+        size = sizes[turn % len(sizes)]
+        pieces.append(sent[at : at + size])
+        at, turn = at + size, turn + 1
+    assert _read(FrameReader(), pieces) == whole
+
+
+def _read(reader: FrameReader, pieces: list[bytes]) -> list[object]:
+    found: list[object] = []
+    for piece in pieces:
+        try:
+            found.extend(reader.feed(piece))
+        except frame.ConnectionFault as fault:
+            return [fault.code]  # however far it came
+    return found
