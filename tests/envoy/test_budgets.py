@@ -304,6 +304,9 @@ def test_whatever_is_killed_nothing_is_lost(gateway: Gateway, primary: Simulator
 
 
 def gateway_answers(gateway: Gateway) -> bool:
+    """Both ways through it: to a provider, and to the control API, which is slower to come back."""
+    if gateway.http.get("/readyz").status_code != 200:
+        return False
     try:
         create(gateway, "free", "hi")
     except openai.APIError:
