@@ -8,6 +8,7 @@ control`.
 import asyncio
 import logging
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from control import metrics, prometheus, providers, requests, usage
+from control import budget_metrics, metrics, prometheus, providers, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
@@ -94,9 +95,14 @@ class Api:
 
     async def families(self) -> tuple[Sequence[Family], float]:
         """All metrics, and since when they count. Raises AuditUnavailable."""
-        found, began_s = await self._store.read(
-            lambda connection: (metrics.families(connection), metrics.began_s(connection))
-        )
+        teams, now_s = self._current.snapshot.settings.teams, self._wall_s()
+        known = await standings(self._ledger, teams, now_s)
+
+        def read(connection: sqlite3.Connection) -> tuple[Sequence[Family], float]:
+            settled = [*metrics.families(connection), *budget_metrics.settled(connection, now_s)]
+            return [*settled, *budget_metrics.budgets(teams, known)], metrics.began_s(connection)
+
+        found, began_s = await self._store.read(read)
         return [*found, *await self._cache.families()], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:

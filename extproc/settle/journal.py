@@ -142,6 +142,16 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE audit ADD COLUMN saved_tokens INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE audit ADD COLUMN saved_nano_usd INTEGER DEFAULT 0;
     """,
+    """
+    CREATE TABLE reason (
+        team_id TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        PRIMARY KEY (team_id, reason)
+    ) WITHOUT ROWID;
+    INSERT INTO reason SELECT team_id, error_code, count(*) FROM audit
+        WHERE status = 'refused' AND error_code IS NOT NULL OR error_code = 'unreconciled' GROUP BY team_id, error_code;
+    """,
 )
 
 SUMMED: Final = (
@@ -173,6 +183,10 @@ _ADD_HISTOGRAM: Final = (
     " ON CONFLICT DO UPDATE SET count = count + excluded.count, total = total + excluded.total"
 )
 _ADD_COUNTER: Final = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
+
+_ADD_REASON: Final = (
+    "INSERT INTO reason VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests"
+)
 
 
 class JournalTooNewError(Exception):
@@ -235,6 +249,7 @@ def write(connection: Connection, batch: Batch) -> None:
         connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
         connection.executemany(_ADD_SUMS, [*_sums(new), *_sums(stale, sign=-1)])
         connection.executemany(_ADD_HISTOGRAM, [*histograms.added(new), *histograms.added(stale, sign=-1)])
+        connection.executemany(_ADD_REASON, [*_reasons(new), *_reasons(stale, sign=-1)])
         connection.executemany(_ADD_COUNTER, batch.counts.items())
 
 
@@ -294,6 +309,15 @@ def _sums(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[object, ...]]:
             for index, value in enumerate(add):
                 values[index] += sign * value
     return [(*key, *values) for key, values in sums.items()]
+
+
+def _reasons(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[str, str, int]]:
+    """What `rows` add to the counts of refusals and of unreconciled holds: codes of our own, so there are few."""
+    return [
+        (row.team_id, row.error_code, sign)
+        for row in rows
+        if row.error_code and (row.status == "refused" or row.error_code == UNRECONCILED)
+    ]
 
 
 def delete_before(connection: Connection, before_s: float, most: int) -> int:

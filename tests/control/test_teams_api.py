@@ -19,12 +19,15 @@ from extproc.budget.redis import RedisLedger, connect
 from extproc.budget.windows import windows_at
 from extproc.paths import Paths
 from extproc.settings import parse
+from extproc.settle.journal import Batch, write
 from extproc.settle.journal import connect as connect_journal
+from extproc.settle.outbox import Alert, Outbox
 from extproc.snapshot import shared
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from tests.budget.builders import reservation, settlement
 from tests.budget.conftest import Valkey, valkey
+from tests.settle.builders import audit
 
 __all__ = ["valkey"]
 
@@ -335,6 +338,62 @@ class TestUsage:
             assert usage["source"] == "audit"
             _, team = await alone.call("GET", "/v1/teams/a")
             assert team["topups"] is None
+
+
+class TestMetrics:
+    async def metrics(self, control: Control) -> list[str]:
+        async with control.http.get("http://gateway/metrics") as answer:
+            return (await answer.text()).splitlines()
+
+    async def test_budgets(self, control: Control) -> None:
+        await control.ledger.settle(settlement("a", "h0", 600, 1_500_000_000, windows=windows_at(NOW_MS)))
+        await control.ledger.reserve(reservation("a", "h1", now_ms=NOW_MS))
+        await control.top_up("k")
+        lines = await self.metrics(control)
+        for line in (
+            'gateway_budget_used{team="a",window="daily",unit="tokens"} 600',
+            'gateway_budget_used{team="a",window="monthly",unit="usd"} 1.5',
+            'gateway_budget_held{team="a",window="monthly",unit="tokens"} 100',
+            'gateway_budget_limit{team="a",window="daily",unit="tokens"} 1500',
+            'gateway_budget_limit{team="a",window="monthly",unit="usd"} 2',
+            'gateway_budget_used{team="b",window="daily",unit="tokens"} 0',
+            "gateway_ledger_up 1",
+        ):
+            assert line in lines
+        assert not [line for line in lines if line.startswith('gateway_budget_limit{team="b"')], "b has no limit"
+
+    async def test_what_settling_owes_and_what_was_refused(self, control: Control) -> None:
+        journal = connect_journal(control.paths.journal)
+        lost = audit("u", team_id="a", status="failed", error_code="unreconciled", completed_at=NOW_S)
+        refused = [
+            audit(name, team_id="a", status="refused", error_code=code, completed_at=NOW_S - 40)
+            for name, code in (("r1", "budget_exceeded"), ("r2", "budget_exceeded"), ("r3", "rate_limit_exceeded"))
+        ]
+        write(journal, Batch([*refused, lost]))
+        outbox = Outbox(control.paths.journal)
+        outbox.charged([row.id for row in outbox.uncharged(10)][2:], [Alert("x", "a", "{}")], NOW_S)
+        lines = await self.metrics(control)
+        for line in (
+            'gateway_refused_requests_total{team="a",reason="budget_exceeded"} 2',
+            'gateway_refused_requests_total{team="a",reason="rate_limit_exceeded"} 1',
+            'gateway_unreconciled_requests_total{team="a"} 1',
+            'gateway_budget_alerts_total{team="a"} 1',
+            "gateway_budget_alerts_waiting 1",
+            "gateway_settlement_outbox 2",
+            "gateway_settlement_lag_seconds 40",
+        ):
+            assert line in lines
+        late = audit("u", team_id="a", completed_at=NOW_S)  # the request's own row came after all
+        write(journal, Batch([late]))
+        journal.close()
+        outbox.close()
+        assert 'gateway_unreconciled_requests_total{team="a"} 0' in await self.metrics(control)
+
+    async def test_with_the_ledger_away(self, tmp_path: Path) -> None:
+        async with Control(tmp_path, "unix:///nonexistent/v.sock") as alone:
+            lines = await self.metrics(alone)
+        assert "gateway_ledger_up 0" in lines
+        assert not [line for line in lines if line.startswith("gateway_budget_used{")]
 
 
 def test_every_route_is_listed(tmp_path: Path) -> None:
