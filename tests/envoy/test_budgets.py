@@ -167,25 +167,51 @@ def test_every_path_is_settled_exactly(
         assert books.used == served(primary, second)
 
 
-@pytest.mark.parametrize("model", ["gpt", "claude", "gemini"])
-def test_a_client_that_leaves_is_charged_what_was_produced(gateway: Gateway, primary: Simulator, model: str) -> None:
-    for _ in range(4):
-        quietly(lambda: create(gateway, "free", f"A long story {marker(chunks=40)}", model, stream=True))
+EVENTS = 60
+FAULTS = {
+    "reset": {"reset": "mid_stream"},
+    "close": {"close_mid_stream": "true"},
+    "end": {"end_mid_stream": "true"},
+    "error event": {"error_in_stream": "true"},
+}
+
+
+@pytest.fixture(scope="module", params=["gpt", "claude", "gemini"])
+def learnt(gateway: Gateway, request: pytest.FixtureRequest) -> str:
+    """A model of which some whole streams were seen: their bytes are what cut ones are estimated by."""
+    model: str = request.param
+    for number in range(6):
+        text = long_story(20 + 12 * number)
+        quietly(lambda text=text: create(gateway, "free", text, model, stream=True))
+    return model
+
+
+def long_story(events: int = EVENTS, **faults: Any) -> str:
+    return f"A long story {marker(huge=66 * events, chunks=events, **faults)}"
+
+
+@pytest.mark.parametrize("cut", ["first", "early", "late", *FAULTS])
+def test_a_cut_stream_is_charged_what_was_produced(gateway: Gateway, primary: Simulator, learnt: str, cut: str) -> None:
+    """By the client (before the first byte, early, late), by the provider, or by an error inside the stream."""
     primary.reset()
-    books = Books(gateway, "free")
-    rows = len(gateway.rows(team_id="free"))
-    body = ask(f"A long story {marker(chunks=40, chunk_interval_ms=40)}", model, stream=True)
-    with raw_post(gateway, body, "sk-free") as connection:
-        received = b""
-        while received.count(b"data:") < 20:
-            received += connection.recv(65536)
-        connection.shutdown(socket.SHUT_RDWR)
+    books, rows = Books(gateway, "free"), len(gateway.rows(team_id="free"))
+    if cut in FAULTS:
+        quietly(lambda: create(gateway, "free", long_story(**FAULTS[cut], chunk_interval_ms=5), learnt, stream=True))
+    else:
+        wait_ms = {"first_byte_ms": 3000} if cut == "first" else {"chunk_interval_ms": 10}
+        with raw_post(gateway, ask(long_story(**wait_ms), learnt, stream=True), "sk-free") as connection:
+            received, wanted = b"", {"first": 0, "early": 8, "late": EVENTS - 12}[cut]
+            wait_until(lambda: primary.stats()["recent"], 5, "the provider to be asked")
+            while received.count(b"data:") < wanted:
+                received += connection.recv(65536)
+            connection.shutdown(socket.SHUT_RDWR)
     books.close(1, rows)
-    wait_until(lambda: primary.total("aborted_by_client") == 1, 5, "the provider to notice")
-    row = gateway.rows(team_id="free")[0]
-    produced = primary.recent()[-1]["completion_tokens"]
-    assert row["status"] == "cancelled"
-    assert row["output_tokens"] == pytest.approx(produced, rel=0.15)
+    wait_until(lambda: primary.recent()[-1]["outcome"] != "open", 5, "the provider to notice")
+    row, produced = gateway.rows(team_id="free")[0], primary.recent()[-1]["completion_tokens"]
+    assert row["status"] == ("failed" if cut in FAULTS else "cancelled")
+    assert row["estimated"]
+    assert row["output_tokens"] == (0 if cut == "first" else pytest.approx(produced, rel=0.15))
+    assert row["input_tokens"] == row["estimated_input_tokens"]
 
 
 def test_a_strict_team_never_goes_over(gateway: Gateway, primary: Simulator) -> None:
