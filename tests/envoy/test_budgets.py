@@ -317,7 +317,7 @@ def test_whatever_is_killed_nothing_is_lost(gateway: Gateway, primary: Simulator
             process.kill()
         for future in running:
             future.result()
-    wait_until(lambda: gateway_answers(gateway), 20, "the gateway to be back")
+    wait_until(lambda: gateway_answers(gateway), 60, "the gateway to be back")
     wait_until(lambda: books.held == 0, LEASE_S + 15, "no hold to be left")
     wait_until(lambda: books.used == books.audited, 10, f"ledger {books.used} to be the rows' {books.audited}")
     new = [row for row in gateway.rows(team_id="free") if row["request_id"] not in rows]
@@ -337,7 +337,7 @@ def gateway_answers(gateway: Gateway) -> bool:
         create(gateway, "free", "hi")
     except openai.APIError:
         return False
-    return True
+    return gateway.http.get("/readyz").status_code == 200
 
 
 def test_two_gateways_on_one_state_share_one_budget(
