@@ -32,6 +32,7 @@ from extproc.budget.reserve import Reserver
 from extproc.catalog import compile_catalog
 from extproc.exchange import Exchange, Live, Options, State
 from extproc.pipeline import Pipeline
+from extproc.routing.standing import View
 from extproc.settings import parse
 from extproc.tokens import Estimator
 from protos.gen import extproc_pb2 as pb
@@ -124,7 +125,10 @@ async def _time(messages: Exchanged, calls: int) -> list[list[float]]:
     """Microseconds of every message of every call."""
     settings = parse(yaml.safe_dump(scenarios.config(8080, 9000, "unused")), {})
     pipeline = Pipeline(
-        compile_catalog(settings), Reserver(_Yes(), Estimator(), OutputEstimates(), lease_ms=630_000), _Clock()
+        compile_catalog(settings),
+        Reserver(_Yes(), Estimator(), OutputEstimates(), lease_ms=630_000),
+        _Clock(),
+        View(settings.breaker),
     )
     live, options = Live(), Options(worker=0)
     took = []

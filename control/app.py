@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from aiohttp import web
 
-from control import budget_metrics, metrics, prometheus, providers, requests, usage
+from control import budget_metrics, metrics, prometheus, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
 from control.families import Family
 from control.otlp import MetricsSender
+from control.providers import Providers
 from control.standings import standings
 from control.store import Store
 from control.teams import TeamsApi
@@ -42,11 +42,10 @@ log = logging.getLogger(__name__)
 
 _MOST_BODY_BYTES = 64 * 1024
 _LAST_REQUESTS_S = 2.0
-_HEALTH_KEPT_S = 1.0
 
 
 class Api:
-    """The handlers, bound to the configuration as it is now and a journal."""
+    """The handlers, bound to the configuration as it is now, a journal, the shared state and the settler's health."""
 
     def __init__(
         self,
@@ -56,6 +55,7 @@ class Api:
         client: Client,
         wall_s: Callable[[], float] = time.time,
         *,
+        health: Path,
         replica: str = "",
     ) -> None:
         self._current = current
@@ -67,8 +67,7 @@ class Api:
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
-        self._health: tuple[float, dict[str, Any]] | None = None  # when (monotonic), and what
-        self._health_lock = asyncio.Lock()
+        self._providers = Providers(lambda: current.snapshot.settings, self._caller, health, client, wall_s)
 
     def routes(self) -> list[web.RouteDef]:
         """Every path that is served."""
@@ -79,7 +78,7 @@ class Api:
             web.get("/v1/requests", self.requests),
             web.get("/v1/usage", self.usage),
             web.get("/v1/teams/{id}/usage", self.team_usage),
-            web.get("/v1/providers/health", self.providers_health),
+            *self._providers.routes(),
             *self._teams.routes(),
             *self._cache.routes(),
         ]
@@ -103,7 +102,7 @@ class Api:
             return [*settled, *budget_metrics.budgets(teams, known)], metrics.began_s(connection)
 
         found, began_s = await self._store.read(read)
-        return [*found, *await self._cache.families()], began_s
+        return [*found, *self._providers.families(), *await self._cache.families()], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
@@ -137,22 +136,6 @@ class Api:
         read = partial(usage.team_usage, team=team, standing=known.get(team.id), now_s=now_s)
         return answer(await self._store.read(read))
 
-    async def providers_health(self, request: web.Request) -> web.Response:
-        """How providers answered lately; for any valid key."""
-        self._caller(request)
-        query(request, ())
-        # It looks at every attempt of five minutes: at most once a second, however many ask.
-        async with self._health_lock:
-            if self._health is None or time.monotonic() - self._health[0] >= _HEALTH_KEPT_S:
-                read = partial(
-                    providers.select,
-                    providers=self._current.snapshot.settings.providers,
-                    now_s=self._wall_s(),
-                    down_from=self._current.snapshot.settings.breaker.error_rate,
-                )
-                self._health = (time.monotonic(), await self._store.read(read))
-            return answer(self._health[1])
-
     def _swapped(self, snapshot: Snapshot) -> None:
         self._keys = Keys(snapshot.settings)
 
@@ -183,7 +166,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    api = Api(current, store, refresher, client, replica=replica_of(paths))
+    api = Api(current, store, refresher, client, health=paths.health, replica=replica_of(paths))
     runner = web.AppRunner(application(api), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
     await runner.setup()
     socket = paths.control_socket

@@ -111,7 +111,7 @@ def _model(model: Model, catalog: Catalog) -> ModelLine:
         output_usd=_usd_per_million(target.price.output),
         context=target.context_tokens,
         max_output=target.max_output_tokens,
-        failover=catalog.chains[model.name][1 : catalog.attempts],
+        failover=catalog.chains[model.name][1 : catalog.routing.attempts],
     )
 
 
@@ -127,8 +127,8 @@ def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
     for tier in TIERS:
         if catalog.auto and not catalog.auto.get(tier):
             yield f"routing.auto.{tier}: has no model; `auto` takes one of another tier"
-    if catalog.attempts > 1 and not settings.equivalents:
-        yield f"routing.attempts: is {catalog.attempts}, but without equivalents there is no failover"
+    if catalog.routing.attempts > 1 and not settings.equivalents:
+        yield f"routing.attempts: is {catalog.routing.attempts}, but without equivalents there is no failover"
     for index, team in enumerate(settings.teams):
         for at, pattern in enumerate(team.models):
             if pattern != AUTO and not any(fnmatchcase(name, pattern) for name in names):

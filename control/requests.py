@@ -103,14 +103,15 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[object]]:
 def _attempts(connection: sqlite3.Connection, request_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
     """What is told of the attempts of these requests, in the order they were made."""
     rows = connection.execute(
-        "SELECT request_id, provider, verdict, status, flags, first_byte_ms, total_ms, started_at FROM attempt"
+        "SELECT request_id, provider, model, verdict, status, flags, first_byte_ms, total_ms, started_at FROM attempt"
         " WHERE request_id IN (SELECT value FROM json_each(?)) ORDER BY started_at, id",
         (msgspec.json.encode(request_ids).decode(),),
     )
     found: dict[str, list[dict[str, Any]]] = {}
-    for request_id, provider, verdict, status, flags, first_byte_ms, total_ms, started_at in rows:
+    for request_id, provider, model, verdict, status, flags, first_byte_ms, total_ms, started_at in rows:
         shown = {
             "provider": provider,
+            "model": model,
             "verdict": verdict,
             "status": status,
             "flags": flags.split(",") if flags else [],

@@ -22,6 +22,8 @@ from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
+from extproc.routing.standing import View
+from extproc.routing.watch import watch
 from extproc.server import services
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, compile_snapshot
@@ -29,8 +31,6 @@ from extproc.snapshot.refresh import Refresher
 from extproc.tokens import Estimator
 from extproc.transport import server as make_server
 
-AUTO_FIRST_BYTE_MS = 30_000
-AUTO_WHOLE_MS = 120_000
 LEASE_MARGIN_S = 30.0
 
 
@@ -54,9 +54,12 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
+    view = View(settings.breaker)
     cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
-    pipeline = Pipeline(current.snapshot.catalog, _reserver(settings, client, outputs), SystemClock(), cache.step())
+    reserver = _reserver(settings, client, outputs)
+    pipeline = Pipeline(current.snapshot.catalog, reserver, SystemClock(), view, cache.step())
     current.on_swap.append(lambda snapshot: pipeline.use(snapshot.catalog))
+    current.on_swap.append(lambda snapshot: view.use(snapshot.settings.breaker))
     server = make_server(settings.transport, services(pipeline, _options(settings, index)))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -66,7 +69,10 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what requests make
-    beside = [asyncio.create_task(work) for work in (follow(client, outputs), refresher.run(), *cache.beside())]
+    beside = [
+        asyncio.create_task(work)
+        for work in (follow(client, outputs), refresher.run(), watch(paths.standings, view), *cache.beside())
+    ]
     await stop.wait()
     await server.stop(settings.timeouts.drain)
     for task in beside:
@@ -82,11 +88,8 @@ def _reserver(settings: Settings, client: State, outputs: OutputEstimates) -> Re
 
 
 def _options(settings: Settings, index: int) -> Options:
-    timeout = settings.routing.first_byte_timeout
     return Options(
         worker=index,
         native_streams=settings.streams.same_format == "native",
         metadata_in_body=settings.response_metadata == "body",
-        first_byte_ms=AUTO_FIRST_BYTE_MS if timeout == "auto" else round(timeout * 1000),
-        whole_ms=AUTO_WHOLE_MS if timeout == "auto" else round(timeout * 1000),
     )

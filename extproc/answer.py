@@ -46,6 +46,7 @@ def whole(plan: Plan, attempt: Attempt, body: bytes, timing: Timing, *, fields: 
     outcome = Outcome(
         attempt=attempt.index,
         attempts=len(plan.attempts),
+        outrun=plan.outrun(attempt),
         usage=final.usage,
         finish_reason=final.finish_reason,
         complete=True,

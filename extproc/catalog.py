@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from extproc.pricing import default_price, price_from_usd, with_defaults
-from extproc.records import Price, ProviderFormat, Target
-from extproc.settings import Model, Provider, Settings, Team
+from extproc.records import Feature, Price, ProviderFormat, Target
+from extproc.settings import Model, Provider, Routing, Settings, Team
 from extproc.wire import provider_cluster
 
 TIERS = ("simple", "medium", "hard")
@@ -45,7 +45,8 @@ class Catalog(msgspec.Struct, frozen=True):
     chains: Mapping[str, tuple[str, ...]]  # model name -> itself and its equivalents, best first
     auto: Mapping[str, tuple[str, ...]]  # tier -> model names
     endpoints: Mapping[str, Endpoint]  # by provider
-    attempts: int
+    routing: Routing
+    features: Mapping[str, frozenset[Feature]]  # by model name: what it can do
 
 
 def compile_catalog(settings: Settings) -> Catalog:
@@ -59,7 +60,8 @@ def compile_catalog(settings: Settings) -> Catalog:
         chains={name: _chain(name, settings) for name in targets},
         auto=auto,
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
-        attempts=settings.routing.attempts,
+        routing=settings.routing,
+        features={model.name: frozenset(model.features) for model in settings.models},
     )
 
 

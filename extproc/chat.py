@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from extproc.errors import InvalidRequest
-from extproc.records import ChatRequest, Priority
+from extproc.records import ChatRequest, Feature, Priority
 from extproc.surrogates import repaired
 
 GATEWAY_KEYS = frozenset({"team_id", "priority", "bypass_cache", "routing", "fallback"})
@@ -178,6 +178,25 @@ def texts(chat: ChatRequest) -> Iterator[str]:
         for part in content if isinstance(content, list) else ():
             if isinstance(part.get("text"), str):
                 yield part["text"]
+
+
+def features(chat: ChatRequest) -> frozenset[Feature]:
+    """What the request asks of a model beyond text."""
+    found: list[Feature] = []
+    if chat.body.get("tools"):
+        found.append("tools")
+    if (chat.body.get("response_format") or {}).get("type") == "json_schema":
+        found.append("json_schema")
+    if any(part["type"] == "image_url" for part in _parts(chat)):
+        found.append("vision")
+    return frozenset(found)
+
+
+def _parts(chat: ChatRequest) -> Iterator[_Object]:
+    for message in chat.body["messages"]:
+        content = message.get("content")
+        if isinstance(content, list):
+            yield from content
 
 
 def text_chars(chat: ChatRequest) -> int:

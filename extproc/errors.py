@@ -136,12 +136,12 @@ class AuditUnavailable(GatewayError):
     status, code, type = 503, "audit_unavailable", "server_error"
 
 
-class LimitsUnavailable(GatewayError):
-    status, code, type = 503, "limits_unavailable", "server_error"
-
-
 class StateUnavailable(GatewayError):
     status, code, type = 503, "state_unavailable", "server_error"
+
+
+class LimitsUnavailable(GatewayError):
+    status, code, type = 503, "limits_unavailable", "server_error"
 
 
 class ProviderTimeout(GatewayError):

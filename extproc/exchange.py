@@ -24,15 +24,19 @@ from extproc.records import Outcome
 from extproc.wire import (
     H_CLUSTER,
     H_FALLBACK,
+    H_HEDGE,
     H_MAX_RETRIES,
+    H_MODEL,
     H_PER_TRY_TIMEOUT,
     H_REQUEST_ID,
     H_TARGET,
+    H_TOO_LONG,
     M_DECISION,
     M_HIDE_USAGE,
     M_NATIVE,
     M_OUTCOME,
     M_RECORD,
+    M_ROOMIER,
     M_TARGET,
     M_TEAM,
     OWN_ANSWER,
@@ -79,8 +83,6 @@ class Options(msgspec.Struct, frozen=True):
     worker: int  # index of this worker
     native_streams: bool = True
     metadata_in_body: bool = True
-    first_byte_ms: int = 30_000  # deadline of an attempt of a stream
-    whole_ms: int = 120_000  # and of an answer that is asked for whole
 
 
 class Live:
@@ -190,21 +192,21 @@ class Exchange:
             return State.DONE, self._from_cache(decided)
         self._plan = plan = decided
         self._live.add(plan)
-        attempt = plan.first()
+        attempt = plan.first(self._pipeline.clock.mono_ns())
         endpoint = plan.endpoints[attempt.target.provider]
-        deadline_ms = self._options.first_byte_ms if plan.chat.stream else self._options.whole_ms
         headers = [
             *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
             (H_CLUSTER, chain_cluster(attempt.target.provider, self._options.worker)),
             (H_MAX_RETRIES, str(len(plan.decision.targets) - attempt.index)),
-            (H_PER_TRY_TIMEOUT, str(deadline_ms)),
+            (H_PER_TRY_TIMEOUT, str(plan.deadline.ms)),
+            *([(H_HEDGE, "true")] if plan.deadline.hedge else []),
         ]
         keep = {name for name, _ in headers} | _TO_PROVIDER
         return State.WAITING, frames.forward(
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
             body=attempt.request.body,
-            metadata={M_DECISION: _json(plan.decision)},
+            metadata={M_DECISION: _json(plan.decision)} | ({M_ROOMIER: True} if plan.roomier else {}),
         )
 
     def _from_cache(self, served: Served) -> bytes:
@@ -218,7 +220,7 @@ class Exchange:
     def _on_fallback(self, headers: Mapping[str, str]) -> bytes:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
         plan = self._live.find(headers.get(H_REQUEST_ID, ""))
-        attempt = plan.following()
+        attempt = plan.following(self._pipeline.clock.mono_ns(), larger=H_TOO_LONG in headers)
         endpoint = plan.endpoints[attempt.target.provider]
         wanted = [
             *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
@@ -256,7 +258,9 @@ class Exchange:
         if not streamed:
             return State.BUFFERING, self._pass_headers(attempt, BodyMode.BUFFERED)
         if self._native(attempt) and not plain.compressed:
-            outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True)
+            outcome = Outcome(
+                attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=plan.outrun(attempt)
+            )
             hide = not plan.chat.include_usage
             metadata: Metadata = {M_OUTCOME: _json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
             ticket = plan.tape.hand_over()
@@ -281,6 +285,8 @@ class Exchange:
         assert attempt is not None  # noqa: S101
         status = int(self._headers.get(":status", "0"))
         body = self._plain.feed(body)
+        if plan.too_long is not None and status == plan.too_long.http_status:
+            raise plan.too_long
         if status != 200:
             raise answer.failure(attempt, status, self._headers, body)
         if plan.chat.stream:
@@ -308,6 +314,7 @@ class Exchange:
         outcome = Outcome(
             attempt=attempt.index,
             attempts=len(plan.attempts),
+            outrun=plan.outrun(attempt),
             usage=final.usage,
             finish_reason=final.finish_reason,
             complete=final.complete,
@@ -376,6 +383,7 @@ def _routing(attempt: Attempt, authority: str, path: str) -> list[tuple[str, str
         (":authority", authority),
         ("content-length", str(len(attempt.request.body))),
         ("accept-encoding", "identity"),
+        (H_MODEL, attempt.target.model),
         *attempt.request.headers,
     ]
 

@@ -93,6 +93,16 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data_dir / "requests.log"
 
     @property
+    def standings(self) -> Path:
+        """What workers know of providers' health; the settler writes it."""
+        return self.data_dir / "standings.json"
+
+    @property
+    def health(self) -> Path:
+        """Figures of providers' health; the settler writes it, control shows it."""
+        return self.data_dir / "health.json"
+
+    @property
     def journal(self) -> Path:
         """SQLite: audit rows and what is still to be settled."""
         return self.data_dir / "journal.db"

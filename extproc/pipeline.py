@@ -1,11 +1,14 @@
-"""The walk of a request, on one screen: authenticate -> read -> cache -> route -> reserve.
+"""The walk of a request, on one screen: authenticate -> read -> cache -> route -> reserve -> deadline.
 
 In: the headers, then the body of a client's request. Out: a `Plan`, from which attempts are shaped, an answer that is
 `Served` from the cache, or a GatewayError. The exchange calls it; it knows nothing of Envoy. Time comes in as a
 parameter.
 """
 
+import math
 from collections.abc import Mapping
+from functools import partial
+from zlib import crc32
 
 import msgspec
 
@@ -15,14 +18,16 @@ from extproc.cache.hit import Hit
 from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
 from extproc.catalog import AUTO, Catalog, TeamView
-from extproc.chat import GatewayMetadata, gateway_metadata, parse_chat, prompt_hash
+from extproc.chat import GatewayMetadata, features, gateway_metadata, parse_chat, prompt_hash
 from extproc.errors import InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
 from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision
-from extproc.routing.choose import Choice, check_allowed, choose
+from extproc.routing.choose import Choice, Needs, check_allowed, choose
 from extproc.routing.classify import Complexity, classify
+from extproc.routing.deadline import Asked, Deadline, deadline
+from extproc.routing.standing import View
 from extproc.telemetry.steps import Steps
 from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
@@ -59,6 +64,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
     admission: Admission
     chat: ChatRequest
+    body_bytes: int
     wishes: GatewayMetadata
     complexity: Complexity | None  # of a request for `auto`, None for a pinned model
     steps: Steps
@@ -70,12 +76,15 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class Pipeline:
-    """The walk, bound to a worker's catalog, ledger, clock and cache."""
+    """The walk, bound to a worker's catalog, ledger, clock, view of providers' health, and cache."""
 
-    def __init__(self, catalog: Catalog, reserver: Reserver, clock: Clock, cache: CacheStep | None = None) -> None:
+    def __init__(
+        self, catalog: Catalog, reserver: Reserver, clock: Clock, view: View, cache: CacheStep | None = None
+    ) -> None:
         self.catalog = catalog
         self.clock = clock
         self._reserver = reserver
+        self._view = view
         self._cache = cache
 
     def use(self, catalog: Catalog) -> None:
@@ -101,7 +110,8 @@ class Pipeline:
         steps = Steps(self.clock)
         chat, wishes = read(admission, body)
         check_allowed(admission.catalog, admission.team, chat.model)
-        asked = _Asked(admission, chat, wishes, classify(chat) if chat.model == AUTO else None, steps)
+        complexity = classify(chat) if chat.model == AUTO else None
+        asked = _Asked(admission, chat, len(body), wishes, complexity, steps)
         steps.done("read")
         found = await self._look_up(asked)
         steps.done("cache")
@@ -154,7 +164,8 @@ class Pipeline:
     async def _plan(self, asked: _Asked, found: Looked) -> Plan:
         """Choose the targets, hold what the request may cost. Raises GatewayError."""
         admission, chat, wishes = asked.admission, asked.chat, asked.wishes
-        choice = _route(asked)
+        route = partial(self._route, asked, self._needs(asked))
+        choice = route()
         asked.steps.done("route")
         hold = await self._reserver.reserve(
             admission.team.settings,
@@ -166,13 +177,14 @@ class Pipeline:
         )
         settings = admission.team.settings
         if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
-            choice = _route(asked, downgrade=True)
+            choice = route(downgrade=True)
         if choice.reason in _NOT_KEPT:
             found.tape.give_up()
         asked.steps.done("reserve")
         if hold.max_tokens is not None:
             chat = msgspec.structs.replace(chat, max_tokens=hold.max_tokens)
         first = choice.targets[0]
+        self._view.asked(first, admission.received_at)
         decision = Decision(
             request_id=admission.request_id,
             team_id=admission.team.id,
@@ -197,10 +209,37 @@ class Pipeline:
             decision,
             f"chatcmpl-{admission.request_id.replace('-', '')}",
             admission.catalog.endpoints,
+            self._deadline(asked, choice, hold.input_tokens),
             hold.headers,
             found.headers,
             found.tape,
         )
+
+    def _route(self, asked: _Asked, needs: Needs, *, downgrade: bool = False) -> Choice:
+        admission = asked.admission
+        draw = crc32(admission.request_id.encode()) / 2**32  # a request's chance is its own, whoever asks
+        return choose(
+            admission.catalog,
+            admission.team,
+            asked.chat.model,
+            asked.complexity,
+            needs=needs,
+            standing=partial(self._view.of, now_s=admission.received_at, draw=draw),
+            fallback=asked.wishes.fallback,
+            downgrade=downgrade,
+        )
+
+    def _needs(self, asked: _Asked) -> Needs:
+        # A token is at least a byte of the body, but for images: their address is shorter than what they cost.
+        found = features(asked.chat)
+        most_tokens = math.inf if "vision" in found else asked.body_bytes
+        return Needs(found, most_tokens, partial(self._reserver.input_tokens, asked.chat))
+
+    def _deadline(self, asked: _Asked, choice: Choice, input_tokens: int) -> Deadline:
+        admission, first = asked.admission, choice.targets[0]
+        length = self._reserver.length(admission.team.id, asked.chat, first)
+        wanted = Asked(asked.chat.stream, input_tokens, length)
+        return deadline(self._view, choice.targets, wanted, admission.catalog.routing)
 
 
 def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadata]:
@@ -220,18 +259,6 @@ def _subject(catalog: Catalog, model: str, complexity: Complexity | None) -> str
         return f"auto:{complexity.tier}"
     target = catalog.targets[model]
     return f"model:{model} {target.provider}/{target.upstream_name}"
-
-
-def _route(asked: _Asked, *, downgrade: bool = False) -> Choice:
-    admission = asked.admission
-    return choose(
-        admission.catalog,
-        admission.team,
-        asked.chat.model,
-        asked.complexity,
-        fallback=asked.wishes.fallback,
-        downgrade=downgrade,
-    )
 
 
 def check_request(headers: Mapping[str, str]) -> None:

@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extproc.adapters.base import Adapter
+from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED
 from extproc.adapters.registry import adapter_for
 from extproc.cache.tape import Tape
 from extproc.catalog import Endpoint
-from extproc.errors import InvalidRequest, NoProviderAvailable
+from extproc.errors import InvalidRequest, NoProviderAvailable, ProviderRejected
 from extproc.records import ChatRequest, Decision, ProviderRequest, Target
+from extproc.routing.deadline import Deadline
+
+_NEARLY = 0.98  # clocks of two processes
 
 
 @dataclass(slots=True)
@@ -23,6 +27,8 @@ class Attempt:
     target: Target
     adapter: Adapter
     request: ProviderRequest
+    began_ns: int = 0
+    outrun: bool = False  # its deadline passed, the next one began, and it was not cut off
 
 
 @dataclass(slots=True)
@@ -33,25 +39,63 @@ class Plan:
     decision: Decision
     response_id: str
     endpoints: Mapping[str, Endpoint]  # of the catalog the request began with
+    deadline: Deadline
     limit_headers: tuple[tuple[str, str], ...] = ()
     cache_headers: tuple[tuple[str, str], ...] = ()
     tape: Tape = field(default_factory=Tape)  # what of the answer is to be kept
     attempts: list[Attempt] = field(default_factory=list)
+    too_long: ProviderRejected | None = None  # the prompt is, for every target
 
-    def first(self) -> Attempt:
+    def first(self, now_ns: int) -> Attempt:
         """The first attempt. Raises InvalidRequest if its provider cannot express the request, and nor can another."""
         refusal: InvalidRequest | None = None
         try:
-            return self._next()
+            return self._next(now_ns)
         except NoProviderAvailable as error:
             refusal = error.__cause__ if isinstance(error.__cause__, InvalidRequest) else None
             if refusal is None:
                 raise
         raise refusal
 
-    def following(self) -> Attempt:
-        """The next attempt. Raises NoProviderAvailable when every target was tried or cannot express the request."""
-        return self._next()
+    def following(self, now_ns: int, *, larger: bool = False) -> Attempt:
+        """The next attempt; `larger`: at a target with a larger window than the last one.
+
+        Raises NoProviderAvailable when every target was tried or cannot express the request, and ProviderRejected when
+        no larger one is left.
+        """
+        last = self.attempts[-1]
+        waited_ns = now_ns - last.began_ns
+        last.outrun = self.deadline.hedge and waited_ns >= _NEARLY * self.deadline.ms * 1_000_000
+        if not larger:
+            return self._next(now_ns)
+        try:
+            return self._next(now_ns, window=self._window(last.target))
+        except NoProviderAvailable:
+            self.too_long = ProviderRejected(
+                400,
+                "The prompt is longer than the context window of any model that may answer it.",
+                param="messages",
+                code=CONTEXT_LENGTH_EXCEEDED,
+            )
+            raise self.too_long from None
+
+    def outrun(self, winner: Attempt) -> tuple[int, ...]:
+        """The attempts that were under way when `winner` answered: their providers may bill them."""
+        if not self.deadline.hedge:
+            return ()
+        last = self.attempts[-1]
+        return tuple(each.index for each in self.attempts if each is not winner and (each.outrun or each is last))
+
+    @property
+    def roomier(self) -> bool:
+        """Whether a later target has a larger context window than the one asked now."""
+        last = self.attempts[-1]
+        later = self.decision.targets[last.index :]
+        return any((target.context_tokens or 0) > self._window(last.target) for target in later)
+
+    def _window(self, target: Target) -> int:
+        """Tokens that are too many for `target`, if it refused the prompt for its length."""
+        return target.context_tokens or self.decision.input_tokens
 
     def answered_by(self, index: int | None) -> Attempt:
         """The attempt for target `index`; without an index (the answer came from the first provider), the first."""
@@ -60,18 +104,20 @@ class Plan:
                 return attempt
         return self.attempts[0]
 
-    def _next(self) -> Attempt:
+    def _next(self, now_ns: int, window: int | None = None) -> Attempt:
         tried = self.attempts[-1].index if self.attempts else 0
         refusal: InvalidRequest | None = None
         for position in range(tried, len(self.decision.targets)):
             target = self.decision.targets[position]
+            if window is not None and (target.context_tokens or 0) <= window:
+                continue
             adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
             try:
                 request = adapter.request(self.chat)
             except InvalidRequest as error:
                 refusal = refusal or error
                 continue
-            attempt = Attempt(position + 1, target, adapter, request)
+            attempt = Attempt(position + 1, target, adapter, request, now_ns)
             self.attempts.append(attempt)
             return attempt
         raise NoProviderAvailable("No provider could answer this request.") from refusal

@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from extproc.records import Feature
+
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -183,6 +185,9 @@ class Model(_Model):
     price: ModelPrice = ModelPrice()
     context: int | None = Field(default=None, gt=0)
     max_output: int | None = Field(default=None, gt=0)
+    features: list[Feature] = Field(
+        default=["vision", "tools", "json_schema"], description="what it can do; requests that need more pass it over"
+    )
 
 
 class Equivalents(_Model):
@@ -192,13 +197,27 @@ class Equivalents(_Model):
     score: float = Field(default=1.0, ge=0, le=1)
 
 
+class Deadlines(_Model):
+    """`first_byte_timeout: auto`: `factor` times the model's p99 of the last five minutes, between `min` and `max`;
+    `cold` (streams) and `cold_whole` (all else) as long as there were too few answers to know it."""
+
+    min: Duration = 1.0
+    max: Duration = 120.0
+    factor: float = Field(default=3.0, ge=1)
+    cold: Duration = 30.0
+    cold_whole: Duration = 120.0
+
+
 class Routing(_Model):
     """`model: auto` by tier, and how attempts are made. `attempts` counts all of them: 1 is no failover."""
 
     auto: dict[Literal["simple", "medium", "hard"], list[str]] = {}
     attempts: int = Field(default=3, ge=1, le=8)
     first_byte_timeout: Literal["auto"] | Duration = "auto"
-    hedge: bool = False
+    deadlines: Deadlines = Deadlines()
+    hedge: bool = Field(
+        default=False, description="after the deadline the next attempt races the first instead of replacing it"
+    )
 
 
 class Budget(_Model):
@@ -285,12 +304,23 @@ class Budgets(_Model):
 
 
 class Breaker(_Model):
+    """When a provider or model is left alone: after `consecutive_failures`, or from `error_rate` of at least
+    `min_requests` in `window` on; for `open_for`, then `probe_share` of requests try whether it is back."""
+
     window: Duration = 60.0
     min_requests: int = Field(default=10, ge=1)
     error_rate: float = Field(default=0.5, gt=0, le=1)
     consecutive_failures: int = Field(default=5, ge=1)
     open_for: Duration = 15.0
     probe_share: float = Field(default=0.05, gt=0, le=1)
+    max_retry_after: Duration = Field(default=60.0, description="a 429's Retry-After counts for no longer than this")
+
+
+class OperatorAlerts(_Model):
+    """Where alerts about providers go: a refused credential, say."""
+
+    webhook: str | None = Field(default=None, pattern=r"^https?://.+")
+    secret: str | None = Field(default=None, repr=False)
 
 
 class Telemetry(_Model):
@@ -336,6 +366,7 @@ class Settings(_Model):
     cache: Cache = Cache()
     budgets: Budgets = Budgets()
     breaker: Breaker = Breaker()
+    alerts: OperatorAlerts = OperatorAlerts()
     telemetry: Telemetry = Telemetry()
     streams: Streams = Streams()
     timeouts: Timeouts = Timeouts()

@@ -4,6 +4,7 @@ In: nothing. Out: constants that control/render writes into Envoy's configuratio
 """
 
 METADATA = "gw"  # dynamic metadata namespace the worker writes
+ATTEMPT_METADATA = "gw.attempt"  # what envoy/context_length.lua knows of the last attempt
 USAGE_METADATA = "gw.usage"  # where Envoy's sse_to_metadata leaves the usage of a native stream
 
 ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native stream that is to be kept
@@ -16,21 +17,27 @@ M_OUTCOME = "outcome"  # records.Outcome as JSON
 M_NATIVE = "native"  # for envoy/native_stream.lua: this answer passes by Envoy alone
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
 M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native stream whose answer is to be kept
+M_ROOMIER = "roomier"  # for envoy/context_length.lua: another target has a larger context window
 M_TARGET = "target"  # of a fallback attempt: which target it went to
 
 # Internal headers. Every x-gw-* header of a client is removed at ingress, before the worker sees the request, and
 # none leaves for a provider.
 INTERNAL_PREFIX = "x-gw-"
 H_CLUSTER = "x-gw-cluster"  # the cluster a decided request is routed to
+H_MODEL = "x-gw-model"  # the model an attempt goes to: chooses the route that is named for it
 H_FALLBACK = "x-gw-fallback"  # set by the fallback listener: an attempt after the first
+H_TOO_LONG = "x-gw-too-long"  # the last attempt was refused for the prompt's length; tried again because of it
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
 
 H_REQUEST_ID = "x-request-id"
 H_PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
 H_MAX_RETRIES = "x-envoy-max-retries"
+H_HEDGE = "x-envoy-hedge-on-per-try-timeout"
 
 LOG_REQUEST = "request"
 LOG_ATTEMPT = "attempt"
+
+MODEL_ROUTE_PREFIX = "model:"
 
 # Begins the response code details of every answer that the worker wrote itself.
 OWN_ANSWER = "gateway_"
@@ -51,6 +58,11 @@ def fallback_cluster(worker: int) -> str:
 def chain_cluster(provider: str, worker: int) -> str:
     """The composite cluster: first attempt to `provider`, the others through `worker`'s fallback listener."""
     return f"chain-{provider}-{worker}"
+
+
+def model_route(model: str) -> str:
+    """The name of a model's routes: an attempt's log entry has nothing else that tells the model."""
+    return f"{MODEL_ROUTE_PREFIX}{model}"
 
 
 def worker_cluster(index: int) -> str:

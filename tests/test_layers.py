@@ -19,6 +19,7 @@ SHELLS = {
     "extproc.pipe": {"redis", "hiredis"},
     "extproc.cache.redis": {"redis"},
     "extproc.budget.learnt": {"redis"},
+    "extproc.routing.shared": {"redis"},
     "extproc.snapshot.shared": {"redis"},
 }
 

@@ -3,14 +3,27 @@
 import ipaddress
 import os
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
+from control.render.bootstrap import asset
 from control.render.names import BUFFER_BYTES, CONTROL, SETTLER, UPSTREAM_HTTP, WORKERS, any_of, seconds
+from extproc.adapters.failures import CONTEXT_LENGTH_SIGNS
 from extproc.paths import Paths
 from extproc.settings import Provider, Settings
-from extproc.wire import chain_cluster, fallback_cluster, provider_cluster, worker_cluster
+from extproc.wire import (
+    ATTEMPT_METADATA,
+    H_TOO_LONG,
+    M_ROOMIER,
+    METADATA,
+    chain_cluster,
+    fallback_cluster,
+    provider_cluster,
+    worker_cluster,
+)
 
 Document = dict[str, Any]
 
@@ -139,11 +152,34 @@ def _chain(name: str, provider: Provider, worker: int, settings: Settings, paths
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "circuit_breakers": _LIMITS,
-        **_protocol(name, provider, paths),
+        **_protocol(name, provider, paths, more=[_context_length()] if len(clusters) > 1 else []),
         "cluster_type": {
             "name": "envoy.clusters.composite",
             "typed_config": any_of("envoy.extensions.clusters.composite.v3.ClusterConfig", clusters=clusters),
         },
+    }
+
+
+_MOST_EJECTED_S = 2.0
+
+
+def _ejection(settings: Settings) -> Document:
+    """The circuit breaker of this Envoy alone: it needs no word from anybody, and bridges the time until the shared one
+    is open. Ejected, a provider has no healthy host: with no panic threshold the attempt goes on to the next cluster of
+    the chain at once. It is over long before the shared circuit lets its first probe through.
+    """
+    time_s = min(_MOST_EJECTED_S, settings.breaker.open_for / 2)
+    return {
+        "outlier_detection": {
+            "consecutive_5xx": settings.breaker.consecutive_failures,
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            "interval": "0.1s",
+            "base_ejection_time": seconds(time_s),
+            "max_ejection_time": seconds(time_s),
+            "max_ejection_percent": 100,
+        },
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
     }
 
 
@@ -153,6 +189,7 @@ def _provider(name: str, provider: Provider, settings: Settings, paths: Paths) -
         "connect_timeout": seconds(settings.timeouts.connect),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _LIMITS,
+        **_ejection(settings),
         **_protocol(name, provider, paths),
     }
     if provider.is_demo:
@@ -169,7 +206,7 @@ def _provider(name: str, provider: Provider, settings: Settings, paths: Paths) -
     return cluster
 
 
-def _protocol(name: str, provider: Provider, paths: Paths) -> Document:
+def _protocol(name: str, provider: Provider, paths: Paths, more: Sequence[Document] = ()) -> Document:
     """How a provider is spoken to: TLS for https, and HTTP/2 where it is offered by ALPN; plain http is HTTP/1.1."""
     url = urlsplit(provider.base_url or "")
     tls = url.scheme == "https" and not provider.is_demo
@@ -177,7 +214,7 @@ def _protocol(name: str, provider: Provider, paths: Paths) -> Document:
     options = any_of(
         UPSTREAM_HTTP,
         common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
-        http_filters=_upstream_filters(name, provider, paths),
+        http_filters=_upstream_filters(name, provider, paths, more),
         **config,
     )
     return {
@@ -186,7 +223,19 @@ def _protocol(name: str, provider: Provider, paths: Paths) -> Document:
     }
 
 
-def _upstream_filters(name: str, provider: Provider, paths: Paths) -> list[Document]:
+def _context_length() -> Document:
+    phrases = ", ".join(f'"{phrase}"' for phrase in CONTEXT_LENGTH_SIGNS)
+    names = {"header": H_TOO_LONG, "attempt": ATTEMPT_METADATA, "decided": METADATA, "roomier": M_ROOMIER}
+    source = Template(asset("context_length.lua")).substitute(phrases=phrases, **names)
+    return {
+        "name": "envoy.filters.http.lua",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": source}
+        ),
+    }
+
+
+def _upstream_filters(name: str, provider: Provider, paths: Paths, more: Sequence[Document]) -> list[Document]:
     """On the way out: our own headers off, the provider's credential on."""
     filters: list[Document] = [
         {
@@ -199,7 +248,8 @@ def _upstream_filters(name: str, provider: Provider, paths: Paths) -> list[Docum
                     ]
                 },
             ),
-        }
+        },
+        *more,
     ]
     if provider.credential and not provider.is_demo:
         filters.append(_credential_injector(name, provider, paths))

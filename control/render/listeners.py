@@ -44,6 +44,8 @@ from extproc.wire import (
 Document = dict[str, Any]
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+# What an attempt tells of its provider: whether it streamed, and how long it wants to be left alone.
+_ATTEMPT_HEADERS = ("content-type", "retry-after", "retry-after-ms")
 _MAX_SSE_EVENT_BYTES = 1024 * 1024
 
 
@@ -104,10 +106,10 @@ def _ingress(settings: Settings, paths: Paths) -> Document:
 
 def _fallback(worker: int, paths: Paths) -> Document:
     """The other end of a worker's loopback. What the first provider's cluster put on the request comes off first: its
-    credential must reach neither the worker nor the next provider."""
+    credential must reach neither the worker nor the next provider. Internal headers came off there already."""
     take_off = [{"exact": name} for name in sorted(set(CREDENTIAL_HEADERS.values()))]
     filters = [
-        _remove_headers([{"prefix": INTERNAL_PREFIX}, *take_off], add={H_FALLBACK: "1"}),
+        _remove_headers(take_off, add={H_FALLBACK: "1"}),
         _ext_proc(cluster=worker_cluster(worker), body=False),
         _buffer(),
         _router(),
@@ -250,12 +252,12 @@ def _router() -> Document:
     return {
         "name": "envoy.filters.http.router",
         "typed_config": any_of(
-            "envoy.extensions.filters.http.router.v3.Router", upstream_log=[_access_log(LOG_ATTEMPT)]
+            "envoy.extensions.filters.http.router.v3.Router", upstream_log=[_access_log(LOG_ATTEMPT, _ATTEMPT_HEADERS)]
         ),
     }
 
 
-def _access_log(name: str) -> Document:
+def _access_log(name: str, response_headers: tuple[str, ...] = ()) -> Document:
     return {
         "name": "envoy.access_loggers.http_grpc",
         "typed_config": any_of(
@@ -268,6 +270,7 @@ def _access_log(name: str) -> Document:
                 "buffer_size_bytes": 65536,
                 "grpc_stream_retry_policy": {"num_retries": 10},
             },
+            additional_response_headers_to_log=list(response_headers),
         ),
     }
 

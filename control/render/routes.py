@@ -4,7 +4,7 @@ from typing import Any
 
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
 from extproc.settings import Settings
-from extproc.wire import H_CLUSTER, H_TARGET, M_TARGET, METADATA
+from extproc.wire import H_CLUSTER, H_MODEL, H_TARGET, H_TOO_LONG, M_TARGET, METADATA, model_route
 
 Document = dict[str, Any]
 
@@ -19,9 +19,9 @@ def ingress(settings: Settings) -> Document:
     return _config(INGRESS_ROUTES, _ingress(settings))
 
 
-def fallback() -> Document:
+def fallback(settings: Settings) -> Document:
     """Routes of the fallback listeners."""
-    return _config(FALLBACK_ROUTES, _fallback())
+    return _config(FALLBACK_ROUTES, _fallback(settings))
 
 
 def _config(name: str, host: Document) -> Document:
@@ -43,42 +43,64 @@ def _ingress(settings: Settings) -> Document:
         "name": "gateway",
         "domains": ["*"],
         "routes": [
-            {
-                "name": "decided",
-                "match": {"prefix": "/", "headers": [{"name": H_CLUSTER, "present_match": True}]},
-                "route": {
-                    "cluster_header": H_CLUSTER,
-                    "timeout": seconds(settings.timeouts.request),
-                    "idle_timeout": seconds(settings.timeouts.idle),
-                    "retry_policy": {
-                        "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes",
-                        "retriable_status_codes": list(RETRIABLE_STATUS),
-                        "num_retries": settings.routing.attempts - 1,
-                        # The next attempt goes elsewhere, so there is nothing to wait for.
-                        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
-                    },
-                },
-            },
+            *_of_each_model(settings, _decided(settings)),
             *({"name": "undecided", "match": match, **undecided} for match in data),
             {**control, "name": "control"},
         ],
     }
 
 
-def _fallback() -> Document:
+def _of_each_model(settings: Settings, route: Document) -> list[Document]:
+    """The same route once for each model: in the log of an attempt its name is what tells the model."""
+    return [
+        {
+            "name": model_route(model.name),
+            "match": {
+                "prefix": "/",
+                "headers": [
+                    {"name": H_MODEL, "string_match": {"exact": model.name}},
+                    {"name": H_CLUSTER, "present_match": True},
+                ],
+            },
+            **route,
+        }
+        for model in settings.models
+    ]
+
+
+def _decided(settings: Settings) -> Document:
+    return {
+        "route": {
+            "cluster_header": H_CLUSTER,
+            "timeout": seconds(settings.timeouts.request),
+            "idle_timeout": seconds(settings.timeouts.idle),
+            "retry_policy": {
+                "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes,retriable-headers",
+                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}],
+                "retriable_status_codes": list(RETRIABLE_STATUS),
+                "num_retries": settings.routing.attempts - 1,
+                # The next attempt goes elsewhere, so there is nothing to wait for.
+                "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
+            },
+        },
+    }
+
+
+def _fallback(settings: Settings) -> Document:
     """Where the worker says; its answer tells which target it came from."""
     target = {"key": H_TARGET, "value": f"%DYNAMIC_METADATA({METADATA}:{M_TARGET})%"}
     return {
         "name": "fallback",
         "domains": ["*"],
         "routes": [
-            {
-                "name": "fallback",
-                "match": {"prefix": "/", "headers": [{"name": H_CLUSTER, "present_match": True}]},
-                # No deadlines: those of the ingress route bound this hop.
-                "route": {"cluster_header": H_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
-                "response_headers_to_add": [{"header": target, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
-            },
+            *_of_each_model(
+                settings,
+                {
+                    # No deadlines: those of the ingress route bound this hop.
+                    "route": {"cluster_header": H_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
+                    "response_headers_to_add": [{"header": target, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+                },
+            ),
             {"name": "undecided", "match": {"prefix": "/"}, "direct_response": {"status": 500}},
         ],
     }

@@ -30,6 +30,8 @@ _CONTEXT_PHRASES = (
     "input is too long for requested model",  # Bedrock
     "longer than the maximum model length",  # vLLM
 )
+# What a refusal for the prompt's length has in it, in lower case, wherever.
+CONTEXT_LENGTH_SIGNS = (CONTEXT_LENGTH_EXCEEDED, *_CONTEXT_PHRASES)
 # Refusals that are about the operator's account though their status says "your request": not the client's business.
 _ACCOUNT_PHRASES = ("credit balance is too low",)  # Anthropic, status 400
 _ACCOUNT_CODES = frozenset({"API_KEY_INVALID", "FAILED_PRECONDITION", "billing_hard_limit_reached", "invalid_api_key"})

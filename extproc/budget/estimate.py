@@ -36,6 +36,7 @@ from extproc.tokens import estimate_output_tokens_from_bytes
 HALF_LIFE = 1_000  # exchanges
 MAX_PAIRS = 4_096  # least recently observed are forgotten first
 BINS_PER_OCTAVE = 8  # a ceiling is at most 9 % above the quantile
+MOST_LENGTH = 4.0
 _RESCALE = 1e12
 
 
@@ -119,6 +120,12 @@ class OutputEstimates:
         """Output tokens to hold for all `n` choices. `max_tokens`: the client's; `model_max`: the model's own limit."""
         each = self._learnt(team, model, policy) if max_tokens is None else max_tokens
         return max(1, each if model_max is None else min(each, model_max)) * max(1, n)
+
+    def length(self, team: str, model: str, max_tokens: int | None) -> float:
+        """A team's long answers against the model's, 1 to MOST_LENGTH; 1 where nothing is known."""
+        usual, own = self._learnt("", model, HELD), self._learnt(team, model, HELD)
+        own = own if max_tokens is None else min(own, max_tokens)
+        return min(max(1.0, own / max(1, usual)), MOST_LENGTH)
 
     def _learnt(self, team: str, model: str, policy: Policy) -> int:
         for key in ((team, model), ("", model)):

@@ -95,6 +95,14 @@ class Reserver:
             raise error
         return headers
 
+    def input_tokens(self, chat: ChatRequest, target: Target) -> int:
+        """How many tokens the prompt is for `target`, estimated."""
+        return self._estimator.input_tokens(chat.body, target)
+
+    def length(self, team_id: str, chat: ChatRequest, target: Target) -> float:
+        """How long an answer may take to write, against what is usual for the model: 1 to 4."""
+        return self._outputs.length(team_id, target.model, chat.max_tokens)
+
     def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target]) -> Estimate:
         """The most that any of the targets would take, for a strict team; what the first would take, for others."""
         strict = team.budget.strict

@@ -1,23 +1,50 @@
 """Which model, and who stands in for it: an ordered list of targets for one request. Pure.
 
-In: the client's `model`, what its team may use, how hard the request looks (for `auto`). Out: `Choice`.
+In: the client's `model`, what its team may use, how hard the request looks (for `auto`), what it needs of a model, how
+each provider is doing. Out: `Choice`. In this order:
+
+    candidates   a pinned model and its equivalents, best score first; for `auto`, the models of the tier, cheapest
+                 first, the equivalents of the first of them, then the harder tiers, then the easier ones
+                 (these first where the budget is running out)
+    able         those that can do what is asked and hold the prompt; a pinned model stays, unless a larger one is there
+    standing     those whose circuit lets this request through; a half-open one last, unless the request is its probe
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from extproc.catalog import AUTO, TIERS, Catalog, TeamView
-from extproc.errors import ModelNotAllowed, ModelNotFound
-from extproc.records import Target
+from extproc.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoProviderAvailable, RateLimitExceeded
+from extproc.records import Feature, Price, Target
 from extproc.routing.classify import Complexity
+from extproc.routing.standing import Standing
+
+StandingOf = Callable[[Target], Standing]
+
+# Of the tokens of a request, how many are input: only to compare prices.
+_INPUT_SHARE = 0.75
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """What a request asks of a model. `input_tokens`: its size in a target's own tokens, counted when asked for."""
+
+    features: frozenset[Feature]
+    most_tokens: float  # no tokenizer makes more of it
+    input_tokens: Callable[[Target], int]
+
+    def fit(self, target: Target) -> bool:
+        """Whether the prompt fits the target's context window, as far as we know."""
+        window = target.context_tokens
+        return window is None or self.most_tokens <= window or self.input_tokens(target) <= window
 
 
 class Choice(msgspec.Struct, frozen=True):
     """The targets to try, in order, and why the first one was chosen."""
 
     targets: tuple[Target, ...]
-    reason: str  # routing_decision: pinned, simple_query, medium_query, hard_query, downgraded
+    # routing_decision: pinned, simple_query, medium_query, hard_query, downgraded, larger_context, fallback
+    reason: str
 
 
 def choose(
@@ -26,21 +53,25 @@ def choose(
     model: str,
     complexity: Complexity | None,
     *,
+    needs: Needs,
+    standing: StandingOf,
     fallback: bool = True,
     downgrade: bool = False,
 ) -> Choice:
     """Targets for `model`; for `auto`, of the tier of `complexity`, or with `downgrade` of the next cheaper one.
 
-    Raises ModelNotFound, ModelNotAllowed.
+    Raises ModelNotFound, ModelNotAllowed, InvalidRequest, NoProviderAvailable, RateLimitExceeded.
     """
     check_allowed(catalog, team, model)
     if complexity is not None:
-        name, reason = _auto(catalog, team, complexity, downgrade=downgrade)
+        targets, reason = _auto(catalog, team, complexity, needs, downgrade=downgrade)
     else:
-        name, reason = model, "pinned"
-    chain: Iterable[str] = catalog.chains[name] if fallback else (name,)
-    allowed = [catalog.targets[other] for other in chain if other in team.models]
-    return Choice(targets=tuple(allowed[: catalog.attempts]), reason=reason)
+        targets, reason = _pinned(catalog, team, model, needs, fallback=fallback)
+    going = _going(targets, standing)
+    if going[0] is not targets[0]:
+        reason = "fallback"
+    most = catalog.routing.attempts if fallback else 1
+    return Choice(targets=tuple(going[:most]), reason=reason)
 
 
 def check_allowed(catalog: Catalog, team: TeamView, model: str) -> None:
@@ -54,13 +85,77 @@ def check_allowed(catalog: Catalog, team: TeamView, model: str) -> None:
         raise ModelNotAllowed(f"Your team may not use the model `{model}`.", param="model")
 
 
-def _auto(catalog: Catalog, team: TeamView, complexity: Complexity, *, downgrade: bool) -> tuple[str, str]:
-    """The first allowed model of the tier; without one, of the nearest harder tier, then of the nearest easier one."""
+def _pinned(catalog: Catalog, team: TeamView, model: str, needs: Needs, *, fallback: bool) -> tuple[list[Target], str]:
+    pinned = catalog.targets[model]
+    if not fallback:
+        return [pinned], "pinned"
+    others = [target for target in _equivalents(catalog, team, model) if _able(catalog, target, needs)]
+    # Only a window that is known is known to be larger.
+    if needs.fit(pinned) or all(target.context_tokens is None for target in others):
+        return [pinned, *others], "pinned"
+    return [*others, pinned], "larger_context"
+
+
+def _auto(
+    catalog: Catalog, team: TeamView, complexity: Complexity, needs: Needs, *, downgrade: bool
+) -> tuple[list[Target], str]:
     tier = TIERS.index(complexity.tier)
     reason = "downgraded" if downgrade and tier > 0 else f"{TIERS[tier]}_query"
     tier = max(0, tier - 1) if downgrade else tier
-    for index in (*range(tier, len(TIERS)), *range(tier - 1, -1, -1)):
-        for name in catalog.auto.get(TIERS[index], ()):
-            if name in team.models:
-                return name, reason
-    raise ModelNotFound("`auto` has no model that your team may use.", param="model")
+    harder, easier = range(tier + 1, len(TIERS)), range(tier - 1, -1, -1)
+    known = list(_of_tiers(catalog, team, (tier, *easier, *harder) if downgrade else (tier, *harder, *easier)))
+    featured = [(at, target) for at, target in known if needs.features <= catalog.features[target.model]]
+    if not featured:
+        wanted = ", ".join(sorted(needs.features))
+        raise InvalidRequest(f"`auto` has no model that your team may use for this ({wanted}).", param="model")
+    able = [(at, target) for at, target in featured if needs.fit(target)]
+    if not able:  # let the one with the most room say so
+        able = [max(featured, key=lambda found: found[1].context_tokens or 0)]
+    tier, first = able[0]
+    return _unique(
+        [target for at, target in able if at == tier],
+        [target for target in _equivalents(catalog, team, first.model) if _able(catalog, target, needs)],
+        [target for _, target in able],
+    ), reason
+
+
+def _unique(*lists: list[Target]) -> list[Target]:
+    return list({target.model: target for targets in lists for target in targets}.values())
+
+
+def _of_tiers(catalog: Catalog, team: TeamView, tiers: Iterable[int]) -> Iterator[tuple[int, Target]]:
+    """Allowed models of each tier in turn, the cheapest first, in the order written where they cost the same."""
+    for tier in tiers:
+        names = [name for name in catalog.auto.get(TIERS[tier], ()) if name in team.models]
+        yield from sorted(((tier, catalog.targets[name]) for name in names), key=lambda found: _cost(found[1].price))
+
+
+def _equivalents(catalog: Catalog, team: TeamView, model: str) -> list[Target]:
+    return [catalog.targets[name] for name in catalog.chains[model] if name != model and name in team.models]
+
+
+def _able(catalog: Catalog, target: Target, needs: Needs) -> bool:
+    return needs.features <= catalog.features[target.model] and needs.fit(target)
+
+
+def _cost(price: Price) -> float:
+    """For comparing; an unknown price is the highest."""
+    if price.input is None or price.output is None:
+        return float("inf")
+    return _INPUT_SHARE * price.input + (1 - _INPUT_SHARE) * price.output
+
+
+def _going(targets: list[Target], standing: StandingOf) -> list[Target]:
+    """Those that may be asked now. Raises NoProviderAvailable, RateLimitExceeded."""
+    stands = [(target, standing(target)) for target in targets]
+    first = [target for target, how in stands if how.way == "up" or how.admit]
+    if first:
+        return first + [target for target, how in stands if how.way == "probe" and not how.admit]
+    limited_s = [how.wait_s for _, how in stands if how.way == "limited" and how.wait_s is not None]
+    if limited_s:
+        raise RateLimitExceeded(
+            "Every provider of this model is limiting the rate of requests; try again later.",
+            retry_after_s=min(limited_s),
+        )
+    waits_s = [how.wait_s for _, how in stands if how.wait_s is not None]
+    raise NoProviderAvailable("No provider is available for this model now.", retry_after_s=min(waits_s, default=None))

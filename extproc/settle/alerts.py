@@ -1,6 +1,6 @@
-"""The alerts: budget alerts -> a log line each, and the team's webhook, tried until it takes them.
+"""The alerts: of budgets and of providers -> a log line each, and a webhook, tried until it takes them.
 
-In: alerts of the outbox. Out: `POST` of the JSON body with an `idempotency-key` and, where the team has a secret, an
+In: alerts of the outbox. Out: `POST` of the JSON body with an `idempotency-key` and, where there is a secret, an
 `x-gateway-signature: sha256=<hmac of the body>`. At least once: a receiver drops what it knows by its key. Run by the
 settler.
 """
@@ -13,12 +13,16 @@ import time
 from collections.abc import Callable
 
 import aiohttp
+import msgspec
 
-from extproc.settings import Team
+from extproc.logs import rfc3339
+from extproc.routing.breaker import Circuit
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.outbox import Alert, Outbox
 
 log = logging.getLogger(__name__)
+
+OPERATOR = ""  # instead of a team's id
 
 _EVERY_S = 0.5
 _AT_ONCE = 16
@@ -27,12 +31,37 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 _MOST_TRIES = 300  # about a day
 
 
-class Alerts:
-    """`team_of`: the settings of a team now."""
+class Receiver(msgspec.Struct, frozen=True):
+    """Where an alert goes; without a webhook the log line is all."""
 
-    def __init__(self, outbox: Outbox, team_of: Callable[[str], Team | None]) -> None:
+    webhook: str | None
+    secret: str | None
+
+
+def tell_of_refusal(outbox: Outbox, provider: str, status: int, circuit: Circuit) -> None:
+    """Alert the operator: a provider refused our credential (`status`), and is left alone. Never raises."""
+    now_s = time.time()
+    body = {
+        "event": "provider.credential_refused",
+        "provider": provider,
+        "status": status,
+        "circuit": circuit.state,
+        "at": rfc3339(now_s),
+    }
+    log.error("provider refuses our credential", extra={"provider": provider, "status": status})
+    alert = Alert(f"provider:{provider}:{circuit.version}", OPERATOR, msgspec.json.encode(body).decode())
+    try:
+        outbox.alert(alert, now_s)
+    except NOT_NOW as error:
+        log.error("alert not kept", extra={"alert": alert.body, "reason": str(error)})
+
+
+class Alerts:
+    """`receiver_of`: who is told of a team's alerts now, or of an operator's."""
+
+    def __init__(self, outbox: Outbox, receiver_of: Callable[[str], Receiver | None]) -> None:
         self._outbox = outbox
-        self._team_of = team_of
+        self._receiver_of = receiver_of
 
     async def run(self) -> None:
         """Deliver whatever is due, until cancelled."""
@@ -47,19 +76,23 @@ class Alerts:
 
     async def _deliver(self, session: aiohttp.ClientSession, alert: Alert) -> None:
         if alert.tries == 0:
-            log.warning("budget alert", extra={"team": alert.team_id, "alert": alert.body})
-        team = self._team_of(alert.team_id)
-        problem = await _post(session, team.alert.webhook, team.alert.secret, alert) if team else None
+            log.warning(_event(alert), extra={"team": alert.team_id, "alert": alert.body})
+        receiver = self._receiver_of(alert.team_id)
+        problem = await _post(session, receiver.webhook, receiver.secret, alert) if receiver else None
         if problem is None:
             await asyncio.to_thread(self._outbox.delivered, alert)
             return
         if alert.tries + 1 >= _MOST_TRIES:
-            log.error("budget alert given up", extra={"alert_id": alert.id, "reason": problem})
+            log.error("alert given up", extra={"alert_id": alert.id, "reason": problem})
             await asyncio.to_thread(self._outbox.delivered, alert)
             return
-        log.warning("budget alert not delivered", extra={"alert_id": alert.id, "reason": problem})
+        log.warning("alert not delivered", extra={"alert_id": alert.id, "reason": problem})
         pause_s = min(_FIRST_PAUSE_S * 2**alert.tries, _LONGEST_PAUSE_S)
         await asyncio.to_thread(self._outbox.postponed, alert, time.time() + pause_s)
+
+
+def _event(alert: Alert) -> str:
+    return "provider alert" if alert.team_id == OPERATOR else "budget alert"
 
 
 async def _post(session: aiohttp.ClientSession, url: str | None, secret: str | None, alert: Alert) -> str | None:

@@ -71,6 +71,7 @@ def unreconciled_row(team_id: str, hold: Unreconciled, now_s: float) -> AuditRow
         stream=False,
         native=False,
         cache_hit=False,
+        outrun_tokens=0,
         prompt_hash="",
         input_tokens=input_tokens,
         output_tokens=hold.output_tokens,

@@ -4,6 +4,7 @@ In: entries from the access log service, on the event loop. Out: rows handed to 
 the cache's recorder, sizes learnt by the estimate, counters of what makes no row. Waits for nothing.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from extproc.budget.estimate import OutputEstimates
@@ -28,7 +29,7 @@ class Sink(Protocol):
 
 
 class Intake:
-    """Entries in, rows out."""
+    """Entries in, rows out. `attempted` is told of every attempt."""
 
     def __init__(
         self,
@@ -36,9 +37,12 @@ class Intake:
         sizes: OutputFromBytes,
         outputs: OutputEstimates,
         recent: Recent,
+        *,
+        attempted: Callable[[AttemptRow], None],
         recorder: Taker | None = None,
     ) -> None:
         self._recent = recent
+        self._attempted = attempted
         self._recorder = recorder
         self._sink = sink
         self._sizes = sizes
@@ -52,6 +56,7 @@ class Intake:
             attempt = settle_attempt(entry)
             if attempt is not None:
                 self._sink.add(attempt)
+                self._attempted(attempt)
         else:
             raise ValueError(f"no log is named {log_name!r}")
 

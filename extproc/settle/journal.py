@@ -152,6 +152,12 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     INSERT INTO reason SELECT team_id, error_code, count(*) FROM audit
         WHERE status = 'refused' AND error_code IS NOT NULL OR error_code = 'unreconciled' GROUP BY team_id, error_code;
     """,
+    """
+    ALTER TABLE attempt ADD COLUMN model TEXT NOT NULL DEFAULT '';
+    ALTER TABLE attempt ADD COLUMN stream INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE attempt ADD COLUMN retry_after_s REAL;
+    ALTER TABLE audit ADD COLUMN outrun_tokens INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 SUMMED: Final = (
@@ -340,6 +346,13 @@ def latest(connection: Connection, most: int) -> list[AuditRow]:
     names = AuditRow.__struct_fields__
     rows = connection.execute(f"SELECT {', '.join(names)} FROM audit ORDER BY id DESC LIMIT ?", (most,))  # noqa: S608
     return [audit_row(row) for row in reversed(rows.fetchall())]
+
+
+def attempts_since(connection: Connection, since_s: float) -> list[AttemptRow]:
+    """Attempts that ended from `since_s` on, oldest first."""
+    names = AttemptRow.__struct_fields__
+    rows = connection.execute(f"SELECT {', '.join(names)} FROM attempt WHERE at >= ? ORDER BY at", (since_s,))  # noqa: S608
+    return [msgspec.convert(dict(zip(names, row, strict=True)), AttemptRow, strict=False) for row in rows]
 
 
 def audit_row(values: Sequence[object]) -> AuditRow:

@@ -8,11 +8,13 @@ import gc
 import logging
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import uvloop
 
@@ -24,17 +26,20 @@ from extproc.budget.redis import RedisLedger, State
 from extproc.cache.setup import CacheParts
 from extproc.paths import Paths
 from extproc.pipe import open_state
+from extproc.routing.health import LATELY_S
 from extproc.settings import Settings
-from extproc.settle.alerts import Alerts
+from extproc.settle.alerts import OPERATOR, Alerts, Receiver, tell_of_refusal
 from extproc.settle.als import services
 from extproc.settle.charge import Charger
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.expiry import Expiry
 from extproc.settle.follow import Follower
+from extproc.settle.health import Keeper
 from extproc.settle.intake import Intake, learn
-from extproc.settle.journal import NOT_NOW, connect, latest
+from extproc.settle.journal import NOT_NOW, attempts_since, connect, latest
 from extproc.settle.outbox import Outbox
 from extproc.settle.recent import Recent
+from extproc.settle.rows import AttemptRow
 from extproc.settle.writer import Writer
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
@@ -68,7 +73,11 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     recent = Recent()
     current = Current(compile_snapshot(settings))
     cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
-    intake = Intake(writer, sizes, outputs, recent, cache.recorder)
+    client = open_state(paths.state_url(settings.state.url))
+    keeper = Keeper(settings, paths, client, uuid4().hex, partial(tell_of_refusal, Outbox(paths.journal)))
+    keeper.start(_earlier_attempts(paths.journal))
+    current.on_swap.append(lambda snapshot: keeper.use(snapshot.settings))
+    intake = Intake(writer, sizes, outputs, recent, attempted=keeper.take, recorder=cache.recorder)
     server = make_server(settings.transport, services(intake))
     socket = paths.settler_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,16 +86,14 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await server.start(socket)
     gc.collect()
     gc.freeze()  # what was loaded stays; collections look only at what entries make
-    client = open_state(paths.state_url(settings.state.url))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     charger, others = _charging(current, paths, client, outputs)
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
-    tasks = [
-        asyncio.create_task(work) for work in (charger.run(), follower.run(), refresher.run(), *cache.beside(), *others)
-    ]
+    works = (charger.run(), follower.run(), refresher.run(), keeper.run(), *cache.beside(), *others)
+    tasks = [asyncio.create_task(work) for work in works]
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
@@ -109,11 +116,32 @@ def _charging(
     ledger = RedisLedger(client)
     others = [
         Expiry(Outbox(paths.journal), ledger, lambda: current.snapshot.teams).run(),
-        Alerts(Outbox(paths.journal), current.team).run(),
+        Alerts(Outbox(paths.journal), partial(_receiver, current)).run(),
         publish(client, outputs),
     ]
     # Power lost before a mark is on disk: the row is charged again, which the ledger knows and does not count.
     return Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team), others
+
+
+def _receiver(current: Current, team_id: str) -> Receiver | None:
+    """Who is told of a team's alert, or of an operator's; None: it is no longer configured."""
+    if team_id == OPERATOR:
+        return Receiver(current.snapshot.settings.alerts.webhook, current.snapshot.settings.alerts.secret)
+    team = current.team(team_id)
+    return None if team is None else Receiver(team.alert.webhook, team.alert.secret)
+
+
+def _earlier_attempts(journal: Path) -> list[AttemptRow]:
+    """What the figures of providers' health begin with."""
+    try:
+        connection = connect(journal)
+        try:
+            return attempts_since(connection, time.time() - LATELY_S)
+        finally:
+            connection.close()
+    except (*NOT_NOW, ValueError) as error:
+        log.warning("providers' health begins anew", extra={"reason": str(error)})
+        return []
 
 
 async def _charge_the_rest(charger: Charger) -> None:

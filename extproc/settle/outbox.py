@@ -15,7 +15,7 @@ from extproc.settle.journal import Batch, Connection, Synchronous, connect, tran
 from extproc.settle.rows import UNRECONCILED, AuditRow
 
 _UNCHARGED: Final = (
-    "SELECT id, request_id, team_id, input_tokens + output_tokens, cost_nano_usd, received_at, status,"
+    "SELECT id, request_id, team_id, input_tokens + output_tokens + outrun_tokens, cost_nano_usd, received_at, status,"
     " estimated_input_tokens FROM audit WHERE charged = 0 ORDER BY id LIMIT ?"
 )
 _KNOWN: Final = (
@@ -76,6 +76,10 @@ class Outbox:
                 "INSERT OR IGNORE INTO alert (id, team_id, body, tries, next_at, delivered) VALUES (?, ?, ?, 0, ?, 0)",
                 rows,
             )
+
+    def alert(self, alert: Alert, now_s: float) -> None:
+        """Have an alert delivered that no charge gave rise to."""
+        self.charged((), (alert,), now_s)
 
     def unreconciled(self, rows: Sequence[AuditRow]) -> None:
         """Write rows of holds that were charged by their lease's end; a row that came meanwhile stays."""

@@ -42,6 +42,7 @@ class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
     estimated_input_tokens: int
     estimated_output_tokens: int
     estimated: bool  # the provider's usage was never seen: tokens and cost are estimates
+    outrun_tokens: int  # input of attempts that lost a race (hedging), estimated; their cost is in the cost
     cost_nano_usd: int | None  # None: the price of a part that was used is not known
     finish_reason: str | None
     received_at: float
@@ -63,10 +64,13 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     provider: str
+    model: str  # the gateway's name; "": of before it was written down
     started_at: float  # tells the attempts of a request apart
     verdict: Verdict
     status: int | None  # None: no answer came
     flags: str  # Envoy's response flags that are set, comma-separated
     first_byte_ms: float | None  # from the first byte sent to the first one back
     total_ms: float | None
+    stream: bool  # the answer was one
+    retry_after_s: float | None  # what the provider asked for
     at: float  # its end

@@ -17,6 +17,7 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from extproc.adapters.failures import retry_after_s
 from extproc.pricing import cost_nano_usd
 from extproc.records import Decision, Outcome, Status, Target, Usage
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
@@ -25,6 +26,7 @@ from extproc.wire import (
     M_OUTCOME,
     M_TEAM,
     METADATA,
+    MODEL_ROUTE_PREFIX,
     USAGE_METADATA,
     provider_cluster,
 )
@@ -134,6 +136,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
     if usage is None:
         usage = _from_bytes(entry, decision, target, estimate) if target is not None and answered else Usage()
     latency_ms = _ms(common.duration)
+    outrun = _outrun(decision, outcome)
     return AuditRow(
         request_id=request_id,
         team_id=team_id,
@@ -159,7 +162,8 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         estimated_input_tokens=decision.input_tokens,
         estimated_output_tokens=decision.estimated_output_tokens,
         estimated=estimated,
-        cost_nano_usd=cost_nano_usd(usage, target.price) if target else 0,
+        cost_nano_usd=_cost(usage, target, outrun),
+        outrun_tokens=len(outrun) * decision.input_tokens,
         finish_reason=(outcome.finish_reason if outcome else None) or said.native_finish_reason,
         received_at=decision.received_at or started_s,
         completed_at=started_s + latency_ms / 1000,
@@ -191,15 +195,19 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
     status = entry.response.response_code.value
     started_s = _seconds(common.start_time)
     sent_ms = _present_ms(common, "time_to_first_upstream_tx_byte")
+    headers = entry.response.response_headers
     return AttemptRow(
         request_id=request_id,
         provider=provider,
+        model=common.route_name.removeprefix(MODEL_ROUTE_PREFIX),
         started_at=started_s,
         verdict=verdict_of(status, flags),
         status=status or None,
         flags=",".join(flags),
         first_byte_ms=_since(sent_ms, _present_ms(common, "time_to_first_upstream_rx_byte")),
         total_ms=_since(sent_ms, _present_ms(common, "time_to_last_upstream_rx_byte")),
+        stream=headers.get("content-type", "").startswith("text/event-stream"),
+        retry_after_s=retry_after_s(headers, started_s) if status == 429 else None,
         at=started_s + _ms(common.duration) / 1000,
     )
 
@@ -244,6 +252,20 @@ class _Said(msgspec.Struct, frozen=True):
         if self.outcome is not None and self.outcome.usage is not None:
             return _bounded(self.outcome.usage)
         return self.native_usage
+
+
+def _outrun(decision: Decision, outcome: Outcome | None) -> list[tuple[Target, Usage]]:
+    """Attempts that lost a race, and what their providers may bill: the input, which they had read."""
+    indexes = outcome.outrun if outcome else ()
+    read = Usage(input_tokens=decision.input_tokens)
+    return [(target, read) for index in indexes if (target := _target(decision, index)) is not None]
+
+
+def _cost(usage: Usage, target: Target | None, outrun: list[tuple[Target, Usage]]) -> int | None:
+    """Of all that was asked. None: the price of a part is not known."""
+    asked = [*([(target, usage)] if target else []), *outrun]
+    costs = [cost_nano_usd(used, each.price) for each, used in asked]
+    return None if None in costs else sum(cost or 0 for cost in costs)
 
 
 def _decoded(text: str, kind: type[_T]) -> _T | None:

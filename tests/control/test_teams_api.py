@@ -36,8 +36,10 @@ NOW_MS = round(NOW_S * 1000)
 KEYS = {"admin": "sk-admin", "other admin": "sk-boss", "team": "sk-a", "unknown": "sk-wrong", "none": None}
 SETTINGS = """
 admin: {keys: [sk-admin, sk-boss]}
-providers: {openai: {format: openai, base_url: "http://127.0.0.1:9"}}
-models: [{name: gpt, provider: openai}]
+providers:
+  openai: {format: openai, base_url: "http://127.0.0.1:9"}
+  anthropic: {format: anthropic, base_url: "http://127.0.0.1:9"}
+models: [{name: gpt, provider: openai}, {name: claude, provider: anthropic}]
 teams:
   - id: a
     keys: [sk-a]
@@ -70,7 +72,7 @@ class Control:
         self.refresher = Refresher(self.current, self.client, self.paths)
         self.now_s = NOW_S
         self._store = Store(self.paths.journal)
-        api = Api(self.current, self._store, self.refresher, self.client, lambda: self.now_s)
+        api = Api(self.current, self._store, self.refresher, self.client, lambda: self.now_s, health=self.paths.health)
         self.routes = api.routes()
         self._runner = web.AppRunner(application(api), access_log=None)
 

@@ -116,6 +116,14 @@ def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> dict
             {"models": ["dead-ha", "gpt-b"]},
         ],
         "routing": {"attempts": 3, "first_byte_timeout": "2s"},
+        # Tests of faults share a gateway: what one does to a provider's health must not change what the next one sees.
+        "breaker": {
+            "consecutive_failures": 1_000_000,
+            "min_requests": 1_000_000,
+            "open_for": "10ms",
+            "probe_share": 1.0,
+            "max_retry_after": "10ms",
+        },
         "teams": [
             {"id": "team-a", "keys": [TEAM_KEY]},
             {"id": "team-b", "keys": [OTHER_KEY], "models": ["gpt"]},

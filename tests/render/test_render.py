@@ -136,9 +136,28 @@ def test_a_chain_has_one_entry_for_each_attempt(paths: Paths) -> None:
 
 
 def test_an_unknown_field_is_caught_by_envoys_types_before_envoy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render.routes, "fallback", lambda: {"@type": CLUSTER, "name": "x", "no_such_field": 1})
+    monkeypatch.setattr(render.routes, "fallback", lambda _: {"@type": CLUSTER, "name": "x", "no_such_field": 1})
     with pytest.raises(ValueError, match="no_such_field"):
         render.render(parse(CONFIG, {}), paths)
+
+
+def test_every_model_has_routes_of_its_own_by_which_its_attempts_are_known(paths: Paths) -> None:
+    files = rendered(parse(CONFIG, {}), paths)
+    for name in ("rds-ingress.json", "rds-fallback.json"):
+        routes = files[name]["resources"][0]["virtual_hosts"][0]["routes"]
+        assert [route["name"] for route in routes if route["name"].startswith("model:")] == [
+            "model:a",
+            "model:b",
+            "model:c",
+        ]
+
+
+def test_a_provider_is_ejected_by_the_breakers_rules_and_not_for_long(paths: Paths) -> None:
+    settings = parse(CONFIG + "breaker: {consecutive_failures: 7, open_for: 1s}", {})
+    found = clusters(settings, paths)["provider-openai"]
+    assert found["outlier_detection"]["consecutive_5xx"] == 7
+    assert found["outlier_detection"]["base_ejection_time"] == "0.5s"
+    assert found["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
 
 
 CLUSTER = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"

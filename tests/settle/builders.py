@@ -76,6 +76,8 @@ def entry(
     attempts: int = 1,
     cluster: str = "chain-openai-0",
     details: str = "via_upstream",
+    route: str = "",
+    headers: dict[str, str] | None = None,
     **times_ms: float | None,
 ) -> bytes:
     """One entry, serialised. `times_ms`: durations of AccessLogCommon, None to leave one out."""
@@ -101,12 +103,16 @@ def entry(
                     filter_metadata={name: Struct.from_dict(fields) for name, fields in spaces.items() if fields}
                 ),
                 upstream_request_attempt_count=attempts,
+                route_name=route,
                 stream_id=request_id,
                 **{name: timedelta(milliseconds=value) for name, value in times.items() if value is not None},
             ),
             request=HttpRequestProperties(request_id=request_id, path="/v1/chat/completions"),
             response=HttpResponseProperties(
-                response_code=status or None, response_body_bytes=body_bytes, response_code_details=details
+                response_code=status or None,
+                response_body_bytes=body_bytes,
+                response_code_details=details,
+                response_headers=headers or {},
             ),
         )
     )
@@ -154,6 +160,7 @@ def audit(request_id: str = "r1", **changes: Any) -> AuditRow:
         "estimated_input_tokens": 120,
         "estimated_output_tokens": 300,
         "estimated": False,
+        "outrun_tokens": 0,
         "cost_nano_usd": 200_000,
         "finish_reason": "stop",
         "received_at": STARTED_S,
@@ -171,12 +178,15 @@ def attempt(request_id: str = "r1", **changes: Any) -> AttemptRow:
     given = {
         "request_id": request_id,
         "provider": "openai",
+        "model": "gpt",
         "started_at": STARTED_S,
         "verdict": "ok",
         "status": 200,
         "flags": "",
         "first_byte_ms": 200.0,
         "total_ms": 880.0,
+        "stream": False,
+        "retry_after_s": None,
         "at": STARTED_S + 0.9,
     }
     return AttemptRow(**(given | changes))

@@ -14,15 +14,18 @@ def settled(**given: Any) -> AttemptRow | None:
 
 
 def test_an_attempt_that_went_well() -> None:
-    assert settled() == AttemptRow(
+    assert settled(route="model:gpt-4o", headers={"content-type": "text/event-stream; charset=utf-8"}) == AttemptRow(
         request_id="r1",
         provider="openai",
+        model="gpt-4o",
         started_at=STARTED_S,
         verdict="ok",
         status=200,
         flags="",
         first_byte_ms=200.0,
         total_ms=880.0,
+        stream=True,
+        retry_after_s=None,
         at=STARTED_S + 0.9,
     )
 
@@ -70,3 +73,20 @@ def test_an_attempt_without_an_answer_has_no_times() -> None:
     row = settled(status=0, time_to_first_upstream_rx_byte=None, time_to_last_upstream_rx_byte=None)
     assert row is not None
     assert (row.status, row.first_byte_ms, row.total_ms) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait_s"),
+    [
+        (429, {"retry-after": "7"}, 7.0),
+        (429, {"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+        (429, {"retry-after": "Mon, 21 Sep 2026 14:28:10 GMT"}, 890.0),
+        (429, {"retry-after": "soon"}, None),
+        (429, {}, None),
+        (503, {"retry-after": "7"}, None),
+    ],
+)
+def test_how_long_a_provider_wants_to_be_left_alone(status: int, headers: dict[str, str], wait_s: float) -> None:
+    row = settled(status=status, headers=headers)
+    assert row is not None
+    assert row.retry_after_s == wait_s

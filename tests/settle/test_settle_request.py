@@ -52,6 +52,7 @@ def test_a_request_that_went_well_fills_every_column() -> None:
         estimated_input_tokens=120,
         estimated_output_tokens=300,
         estimated=False,
+        outrun_tokens=0,
         cost_nano_usd=None,  # written to the provider's cache, whose price is not known
         finish_reason="stop",
         received_at=STARTED_S + 0.001,
@@ -296,3 +297,14 @@ def test_numbers_that_are_no_count_are_bounded(number: float) -> None:
 def test_the_workers_numbers_are_bounded_too() -> None:
     row = settled(outcome=outcome(usage=Usage(input_tokens=-1, output_tokens=2**63 - 1)))
     assert (row.input_tokens, row.output_tokens) == (0, 10**12)
+
+
+def test_an_attempt_that_lost_a_race_is_paid_for_too() -> None:
+    """Its provider had read the prompt when the other one answered."""
+    raced = settled(outcome=outcome(attempt=1, attempts=2, outrun=(2,)), decision=decision(input_tokens=1_000))
+    alone = settled(outcome=outcome(), decision=decision(input_tokens=1_000))
+    assert (raced.outrun_tokens, alone.outrun_tokens) == (1_000, 0)
+    assert raced.cost_nano_usd is not None
+    assert alone.cost_nano_usd is not None
+    assert raced.cost_nano_usd - alone.cost_nano_usd == 1_000 * 1_000
+    assert settled(outcome=outcome(attempt=1, attempts=2, outrun=(3,))).cost_nano_usd is None  # no price is known

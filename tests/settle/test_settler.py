@@ -140,6 +140,7 @@ async def test_the_end_loses_nothing(settler: Settler) -> None:
     # No ledger here: rows stay to be charged at the next start.
     assert [line["event"] for line in lines if "run-time" not in line["event"]] == [
         "serving",
+        "health is not shared now",
         "rows wait to be charged",
         "stopped",
     ]

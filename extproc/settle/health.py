@@ -1,0 +1,209 @@
+"""The keeper of health: attempts -> circuits for the workers, figures for people, shared with the other replicas.
+
+In: every attempt, as it is settled. Out: `standings.json`, which this gateway's workers look at 20 times a second, and
+`health.json`, which control reads; both below `data_dir`, so that they do not need the shared state. A circuit that
+changes is written and told at once; figures follow within a second. Run by the settler.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from extproc.budget.redis import State
+from extproc.paths import Paths
+from extproc.routing import shared
+from extproc.routing.breaker import Circuit
+from extproc.routing.deadline import Asked, usual_s
+from extproc.routing.health import (
+    REFUSED,
+    Figures,
+    Health,
+    Latency,
+    Record,
+    Seen,
+    Standings,
+    figures,
+    key_of,
+    together,
+)
+from extproc.runtime import replace_file
+from extproc.settings import Settings
+from extproc.settle.rows import AttemptRow
+
+log = logging.getLogger(__name__)
+
+EVERY_S: Final = 0.25
+RECORDS_EVERY: Final = 4  # of those
+
+OnRefused = Callable[[str, int, Circuit], None]  # provider, status, its circuit
+
+
+class HealthFile(msgspec.Struct, frozen=True):
+    """health.json: what control shows. `drained`: providers."""
+
+    at_s: float
+    circuits: Mapping[str, Circuit]
+    limited_until_s: Mapping[str, float]
+    drained: frozenset[str]
+    figures: Mapping[str, Figures]
+    latencies: Mapping[str, Latency]
+
+
+class Keeper:
+    """`replica`: a name no other settler has. `on_refused`: told when a credential's circuit opens."""
+
+    def __init__(self, settings: Settings, paths: Paths, client: State, replica: str, on_refused: OnRefused) -> None:
+        self._health = Health(settings.breaker)
+        self._settings = settings
+        self._latencies: Mapping[str, Latency] = {}
+        self._paths = paths
+        self._client = client
+        self._replica = replica
+        self._on_refused = on_refused
+        self._others: dict[str, dict[str, Record]] = {}
+        self._untold: set[str] = set()  # circuits that the others have not heard of
+        self._news = asyncio.Event()
+        self._written: dict[Path, bytes] = {}
+        self._away = False
+
+    def use(self, settings: Settings) -> None:
+        """Go by `settings` from now on."""
+        self._health.use(settings.breaker)
+        self._settings = settings
+
+    def start(self, rows: Iterable[AttemptRow]) -> None:
+        """Take over circuits from before, and the figures of `rows`, oldest first."""
+        for row in rows:
+            seen = self._seen(row)
+            if seen is not None:
+                self._health.count(seen, row.at)
+        try:
+            before = msgspec.json.decode(self._paths.health.read_bytes(), type=HealthFile)
+        except (OSError, msgspec.DecodeError):
+            return
+        self._health.adopt(before.circuits)
+        self._health.drained = before.drained
+
+    def take(self, row: AttemptRow) -> None:
+        """One attempt has ended. Does not wait."""
+        seen = self._seen(row)
+        if seen is None:
+            return
+        limited = self._health.limited_until_s.get(row.provider)
+        changed = self._health.observe(seen, time.time())
+        self._tell(changed)
+        if row.status in REFUSED and row.provider in changed:
+            self._on_refused(row.provider, row.status or 0, self._health.circuits()[row.provider])
+        if self._health.limited_until_s.get(row.provider) != limited:
+            self._untold.add(row.provider)
+            self._news.set()
+
+    def _seen(self, row: AttemptRow) -> Seen | None:
+        """What a row says of its provider; None for one that says nothing."""
+        ending = row.verdict
+        if ending == "abandoned":
+            # The client left, or the next attempt won the race: so long nobody waits for a provider that is well.
+            if row.at - row.started_at < self._patience_s(row):
+                return None
+            ending = "error"
+        return Seen(
+            provider=row.provider,
+            model=row.model,
+            ending=ending,
+            status=row.status,
+            began_s=row.started_at,
+            first_byte_ms=row.first_byte_ms,
+            total_ms=row.total_ms,
+            stream=row.stream,
+            retry_after_s=row.retry_after_s,
+        )
+
+    def _patience_s(self, row: AttemptRow) -> float:
+        routing = self._settings.routing
+        if routing.first_byte_timeout != "auto":
+            return routing.first_byte_timeout
+        latency = self._latencies.get(key_of(row.provider, row.model), Latency())
+        # Whether it was to be a stream is not known of an attempt without an answer.
+        known = ((True, latency.first_byte_p99_ms), (False, latency.whole_p99_ms))
+        waits_s = [usual_s(latency, Asked(stream), routing) for stream, p99_ms in known if p99_ms is not None]
+        return max(waits_s, default=routing.deadlines.cold)
+
+    def _tell(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            circuit = self._health.circuits()[key]
+            told = {"provider": key, "circuit": circuit.state, "reason": circuit.reason}
+            (log.info if circuit.state == "closed" else log.warning)("circuit changed", extra=told)
+            self._untold.add(key)
+            self._news.set()
+
+    async def run(self) -> None:
+        """Write and share, until cancelled."""
+        turn = 0
+        while True:
+            full = turn % RECORDS_EVERY == 0
+            if full or self._news.is_set():
+                self._news.clear()
+                self._write(time.time())
+            await self._share(records=full)
+            turn += 1
+            try:
+                async with asyncio.timeout(EVERY_S):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def _share(self, *, records: bool) -> None:
+        try:
+            if self._untold:
+                untold, self._untold = self._untold, set()
+                circuits = {key: circuit for key, circuit in self._health.circuits().items() if key in untold}
+                limited = {key: at for key, at in self._health.limited_until_s.items() if key in untold}
+                await shared.write(self._client, circuits, limited)
+            found = await shared.read(self._client)
+            if records:
+                mine = self._health.records(time.time())
+                self._others = await shared.exchange_records(self._client, self._replica, mine)
+                self._others.pop(self._replica, None)
+        except (*shared.AWAY, msgspec.DecodeError) as error:
+            if not self._away:
+                log.warning("health is not shared now", extra={"reason": str(error)})
+            self._away, self._others = True, {}
+            self._untold.update(self._health.circuits())
+            return
+        self._away = False
+        for key in self._health.adopt(found.circuits):
+            log.info("circuit changed elsewhere", extra={"provider": key, "circuit": found.circuits[key].state})
+            self._news.set()
+        if self._health.wait_for(found.limited_until_s) or found.drained != self._health.drained:
+            self._health.drained = found.drained
+            self._news.set()
+
+    def _write(self, now_s: float) -> None:
+        records = together({**self._others, self._replica: self._health.records(now_s)})
+        standings = self._health.standings(records, now_s)
+        self._latencies = standings.latencies
+        self._replace(self._paths.standings, standings)
+        known = HealthFile(
+            now_s,
+            self._health.circuits(),
+            standings.limited_until_s,
+            standings.drained,
+            {key: figures(record) for key, record in records.items()},
+            standings.latencies,
+        )
+        self._replace(self._paths.health, known)
+
+    def _replace(self, path: Path, content: Standings | HealthFile) -> None:
+        data = msgspec.json.encode(content)
+        if self._written.get(path) == data:
+            return
+        try:
+            replace_file(path, data)
+            self._written[path] = data
+        except OSError as error:
+            log.error("health cannot be written", extra={"path": str(path), "reason": str(error)})
