@@ -214,6 +214,8 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
 
 def verdict_of(status: int, flags: tuple[str, ...]) -> Verdict:
     """What an attempt says about its provider. A refusal of the client's own input is an answer like another."""
+    if status and flags == ("upstream_request_timeout",):
+        flags = ()  # late, but it came: the deadline only started a race
     if any(flag in _TIMED_OUT or flag in _BROKE_OFF or flag in _UNREACHABLE for flag in flags):
         return "error"
     if status == 0:

@@ -46,6 +46,8 @@ VERDICTS: dict[tuple[int, tuple[str, ...]], str] = {
     (0, ("upstream_connection_failure",)): "error",
     (503, ("no_healthy_upstream",)): "error",
     (0, ("upstream_request_timeout",)): "error",
+    (200, ("upstream_request_timeout",)): "ok",
+    (500, ("upstream_request_timeout",)): "error",
     (200, ("upstream_remote_reset",)): "error",
     (200, ("downstream_connection_termination",)): "ok",
 }
