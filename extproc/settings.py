@@ -519,6 +519,8 @@ def _cross_check(settings: Settings) -> list[str]:
             for at, name in enumerate(chosen)
             if name not in names
         ]
+    if settings.routing.deadlines.min > settings.routing.deadlines.max:
+        problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
     problems += _team_problems(settings)
     for name, provider in settings.providers.items():
         if provider.format == "bedrock":
