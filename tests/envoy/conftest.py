@@ -8,14 +8,12 @@ import pytest
 from tests.envoy.harness import Gateway, Simulator, base_config
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file's tests share processes, so they run in one worker."""
+    """Told apart from the others. Each file's tests share processes: `--dist loadfile` keeps them in one worker."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.envoy)
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")
