@@ -13,9 +13,7 @@ from tests.cache.builders import chat
 ON, NO_WISHES = Cache(exact=True), GatewayMetadata()
 
 
-def of(
-    cache_control: str = "", settings: Cache = ON, wishes: GatewayMetadata = NO_WISHES, **more: Any
-) -> Terms:
+def of(cache_control: str = "", settings: Cache = ON, wishes: GatewayMetadata = NO_WISHES, **more: Any) -> Terms:
     return terms(settings, chat("hi", **more), wishes, cache_control)
 
 
