@@ -1,22 +1,36 @@
 """Protobuf in and out: what Envoy sends, as events; what we answer, as bytes.
 
 In: serialised ProcessingRequest messages. Out: frozen events for the exchange, and serialised ProcessingResponse
-messages built from plain values. The only file that knows the protobuf types. Source: envoy.service.ext_proc.v3.
+messages built from plain values. The only file that knows the protobuf types: replies are joined from encoded fields
+(`protowire`), whose numbers stand here by name and are checked against the stubs. Source: envoy.service.ext_proc.v3.
 """
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
+from extproc import protowire
+from extproc.protowire import field
 from extproc.wire import METADATA as NAMESPACE
 from protos.gen import extproc_pb2 as pb
 
 HeaderList = Iterable[tuple[str, str]]
 Metadata = Mapping[str, str | bool]  # dynamic metadata below `gw`
 
-_OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_OVERWRITE: Final = protowire.number(3, pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)  # append_action
+_REPLACE: Final = protowire.number(1, pb.CommonResponse.CONTINUE_AND_REPLACE)  # status
+_REROUTE: Final = protowire.number(5, 1)  # clear_route_cache
+# Field numbers, as in protos/extproc.proto.
+_REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY, _RESPONSE_BODY, _IMMEDIATE = 1, 2, 3, 4, 7  # ProcessingResponse
+_METADATA, _MODE = 8, 9
+_COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
+_MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
+# ProcessingRequest's first byte, where it has a body.
+_BODY_KINDS: Final = {4 << 3 | 2: "request_body", 5 << 3 | 2: "response_body"}
+_BODY_TAG, _END = b"\x0a", b"\x10\x01"  # HttpBody: the body's tag; end_of_stream is true
 
 
 class Kind(Enum):
@@ -49,6 +63,9 @@ class BodyMode(Enum):
 
 def parse(data: bytes) -> Event:
     """The event in `data`. Raises ValueError for bytes that are no known message."""
+    event = _parse_body(data)
+    if event is not None:
+        return event
     message = pb.ProcessingRequest()
     try:
         message.ParseFromString(data)
@@ -66,83 +83,67 @@ def parse(data: bytes) -> Event:
     raise ValueError("an empty ProcessingRequest")
 
 
+def _parse_body(data: bytes) -> Event | None:
+    """A message that is one body and nothing else, as Envoy sends them; None for any other, to be parsed in full."""
+    which = _BODY_KINDS.get(data[0]) if data else None
+    if which is None:
+        return None
+    try:
+        size, at = protowire.take_varint(data, 1)
+        if at + size != len(data) or data[at : at + 1] != _BODY_TAG:
+            return None
+        length, at = protowire.take_varint(data, at + 1)
+    except IndexError:
+        return None
+    rest = data[at + length :]
+    if at + length > len(data) or rest not in (b"", _END):
+        return None
+    return Event(Kind(which), body=data[at : at + length], end=rest == _END)
+
+
 def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for item in items:
-        name = item.key
-        value = item.raw_value.decode("utf-8", "surrogateescape") if item.raw_value else item.value
+        name, raw = item.key, item.raw_value
+        value = raw.decode("utf-8", "surrogateescape") if raw else item.value
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
 
 
 def accept_headers(metadata: Metadata) -> bytes:
     """Go on with the request: its body comes next."""
-    response = pb.ProcessingResponse()
-    response.request_headers.SetInParent()
-    _metadata(response, metadata)
-    return response.SerializeToString()
+    return field(_REQUEST_HEADERS, b"") + _metadata(metadata)
 
 
 def forward(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
     """Answer to the request's body: send this to the provider that the headers route to."""
-    response = pb.ProcessingResponse()
-    common = response.request_body.response
-    common.clear_route_cache = True
-    _mutate(common.header_mutation, headers, remove)
-    common.body_mutation.body = body
-    _metadata(response, metadata)
-    return response.SerializeToString()
+    return _with_body(_REQUEST_BODY, _REROUTE + _mutation(headers, remove), body, metadata)
 
 
 def replace(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
     """Answer to a fallback attempt's headers: the original request, translated anew, with its own body."""
-    response = pb.ProcessingResponse()
-    common = response.request_headers.response
-    common.status = pb.CommonResponse.CONTINUE_AND_REPLACE
-    common.clear_route_cache = True
-    _mutate(common.header_mutation, headers, remove)
-    common.body_mutation.body = body
-    _metadata(response, metadata)
-    return response.SerializeToString()
+    return _with_body(_REQUEST_HEADERS, _REPLACE + _REROUTE + _mutation(headers, remove), body, metadata)
 
 
 def immediate(*, status: int, headers: HeaderList, body: bytes, metadata: Metadata, details: str) -> bytes:
     """Answer the client now. `details` (no spaces) shows in Envoy's access log."""
-    response = pb.ProcessingResponse()
-    answer = response.immediate_response
-    answer.status.code = status
-    _mutate(answer.headers, headers, ())
-    answer.body = body
-    answer.details = details
-    _metadata(response, metadata)
-    return response.SerializeToString()
+    answer = field(1, protowire.number(1, status)) + field(2, _set_headers(headers)) + protowire.text(5, details)
+    return field(_IMMEDIATE, answer + field(3, body)) + _metadata(metadata)
 
 
 def answer_headers(*, headers: HeaderList, remove: Iterable[str], mode: BodyMode, metadata: Metadata) -> bytes:
     """Answer to the response's headers: what the client gets, and how its body goes on."""
-    response = pb.ProcessingResponse()
-    response.response_headers.SetInParent()
-    _mutate(response.response_headers.response.header_mutation, headers, remove)
-    if mode is not BodyMode.NONE:
-        response.mode_override.response_header_mode = pb.ProcessingMode.SEND
-        response.mode_override.response_body_mode = mode.value
-    _metadata(response, metadata)
-    return response.SerializeToString()
+    reply = field(_RESPONSE_HEADERS, field(_COMMON, _mutation(headers, remove)))
+    return reply + _OVERRIDES[mode] + _metadata(metadata)
 
 
 def answer_body(body: bytes | None, *, headers: HeaderList = (), metadata: Metadata | None = None) -> bytes:
     """Answer to (a piece of) the response's body: `body` in its place, None to leave it."""
-    response = pb.ProcessingResponse()
-    response.response_body.SetInParent()
-    common = response.response_body.response
-    if body is not None:
-        if body:
-            common.body_mutation.body = body
-        else:
-            common.body_mutation.clear_body = True
-    _mutate(common.header_mutation, headers, ())
-    _metadata(response, metadata or {})
-    return response.SerializeToString()
+    mutation = _mutation(headers, ()) if headers else b""
+    if body:
+        return _with_body(_RESPONSE_BODY, mutation, body, metadata or {})
+    cleared = b"" if body is None else field(_BODY_MUTATION, protowire.number(2, 1))
+    return field(_RESPONSE_BODY, field(_COMMON, mutation + cleared)) + _metadata(metadata or {})
 
 
 def nothing(kind: Kind) -> bytes:
@@ -153,22 +154,58 @@ def nothing(kind: Kind) -> bytes:
     return response.SerializeToString()
 
 
-def _mutate(mutation: pb.HeaderMutation, headers: HeaderList, remove: Iterable[str]) -> None:
-    for name, value in headers:
-        option = mutation.set_headers.add()
-        option.append_action = _OVERWRITE
-        option.header.key = name
-        option.header.raw_value = value.encode("utf-8", "surrogateescape")
-    mutation.remove_headers.extend(remove)
+def _with_body(reply: int, common: bytes, body: bytes, metadata: Metadata) -> bytes:
+    """A reply whose CommonResponse is `common` and `body` in the body's place; joined once, the body last."""
+    size = len(body)
+    head = field(_BODY_MUTATION, field(1, b"", size), size)
+    for number in (_COMMON, reply):
+        head = field(number, common + head, size)
+        common = b""
+    return b"".join((_metadata(metadata), head, body))
 
 
-def _metadata(response: pb.ProcessingResponse, metadata: Metadata) -> None:
-    """Written under the `gw` namespace, merged by key with what was there."""
+def _mutation(headers: HeaderList, remove: Iterable[str]) -> bytes:
+    return field(_MUTATION, _set_headers(headers) + b"".join([_removal(name) for name in remove]))
+
+
+def _set_headers(headers: HeaderList) -> bytes:
+    return b"".join([_option(name, value) for name, value in headers])
+
+
+# Most headers come again: names and values of models, providers, limits, types; names of what an SDK or provider sends.
+@lru_cache(maxsize=4096)
+def _option(name: str, value: str) -> bytes:
+    header = field(1, protowire.text(1, name) + protowire.text(3, value))
+    return field(1, header + _OVERWRITE)
+
+
+@lru_cache(maxsize=1024)
+def _removal(name: str) -> bytes:
+    return protowire.text(2, name)
+
+
+def _metadata(metadata: Metadata) -> bytes:
+    """Written under the `gw` namespace, merged by key with what was there. A Struct in a Struct."""
     if not metadata:
-        return
-    fields = response.dynamic_metadata.fields[NAMESPACE].struct_value.fields
-    for key, value in metadata.items():
-        if isinstance(value, bool):
-            fields[key].bool_value = value
-        else:
-            fields[key].string_value = value
+        return b""
+    fields = b"".join([_entry(key, _value(value)) for key, value in metadata.items()])
+    return field(_METADATA, _entry(NAMESPACE, field(5, fields)))
+
+
+def _value(value: str | bool) -> bytes:
+    return protowire.number(4, value) if isinstance(value, bool) else protowire.text(3, value)
+
+
+def _entry(key: str, value: bytes) -> bytes:
+    """One entry of a Struct's map."""
+    return field(1, protowire.text(1, key) + field(2, value))
+
+
+def _override(mode: BodyMode) -> bytes:
+    """mode_override: the headers as they are (SEND), the body in `mode`."""
+    if mode is BodyMode.NONE:
+        return b""
+    return field(_MODE, protowire.number(2, pb.ProcessingMode.SEND) + protowire.number(4, mode.value))
+
+
+_OVERRIDES: Final = {mode: _override(mode) for mode in BodyMode}

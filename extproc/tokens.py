@@ -113,24 +113,6 @@ class Estimator:
         return tokens * total / chars, wide / chars
 
 
-def estimate_output_tokens_from_bytes(wire_bytes: int, wire_format: ProviderFormat, stream: bool) -> int:
-    """Output tokens behind `wire_bytes` of a response body, when the provider's usage was never seen.
-
-    For the first exchanges of a model only: `extproc.budget.estimate.WireSizes` learns each model's own proportion.
-    Reasoning that is billed but not sent leaves no bytes and is not seen.
-    """
-    overhead, per_token = _WIRE[stream].get(wire_format, _WIRE[stream]["openai"])
-    return max(0, round((wire_bytes - overhead) / per_token))
-
-
-# (bytes beside the tokens, bytes per token), fitted to recorded exchanges. A stream of OpenAI's has a JSON object per
-# token, Anthropic's and Google's several tokens in one; a whole body is its text and one envelope.
-_WIRE: dict[bool, dict[str, tuple[int, float]]] = {
-    True: {"openai": (500, 240.0), "anthropic": (850, 45.0), "google": (300, 18.0), "bedrock": (850, 45.0)},
-    False: {"openai": (730, 4.8), "anthropic": (440, 4.8), "google": (500, 5.0), "bedrock": (440, 4.8)},
-}
-
-
 @cache
 def vocabulary() -> tiktoken.Encoding:
     """`o200k_base` from the package's own data, hash-checked, once per process. Raises VocabularyError."""

@@ -1,12 +1,10 @@
 """Output tokens that nobody told us, learnt from exchanges that ended whole. Sans-I/O, no clock.
 
-`OutputEstimates`: how many to hold for a request that does not say.
+`OutputEstimates`: how many to hold for a request that does not say. (What a cut answer had is for `settle.estimate`.)
 
     observe(team, model, output_tokens)   after each exchange        (settler)
     ceiling(team, model, max_tokens, ..)  before each exchange       (worker, pure look-up)
     dump() / load(data)                   from the one to the other, through the shared state
-
-`WireSizes`: how many a cut answer had, from the bytes that came through (settler, both ways).
 
 A client's `max_tokens` is its own ceiling. Without one, the hold is a high quantile of what that (team, model) used
 lately, from a histogram with exponentially growing bins whose counts fade by half every HALF_LIFE exchanges; before a
@@ -26,12 +24,8 @@ holds 1.43 and 1.54 times what is used, and refuses or clamps at most 0.06 % fal
 
 import math
 from collections import OrderedDict
-from typing import NamedTuple
 
 import msgspec
-
-from extproc.records import ProviderFormat
-from extproc.tokens import estimate_output_tokens_from_bytes
 
 HALF_LIFE = 1_000  # exchanges
 MAX_PAIRS = 4_096  # least recently observed are forgotten first
@@ -146,68 +140,6 @@ class OutputEstimates:
         except msgspec.DecodeError as error:
             raise ValueError(f"not a dump of output estimates: {error}") from None
         self._sketches = OrderedDict(((team, model), Sketch(bins)) for team, model, bins in rows[-MAX_PAIRS:])
-
-
-class WireKind(NamedTuple):
-    """Answers whose bytes per token are alike. `wire_format`: of the bytes counted, the client's or the provider's."""
-
-    model: str
-    wire_format: ProviderFormat
-    stream: bool
-
-
-class WireSizes:
-    """Tokens behind the bytes of an answer, per kind of answer: a straight line fitted to those that ended whole."""
-
-    def __init__(self) -> None:
-        self._lines: OrderedDict[WireKind, _Line] = OrderedDict()
-
-    def observe(self, kind: WireKind, wire_bytes: int, output_tokens: int) -> None:
-        """A whole answer had `wire_bytes` of body, counted at the same place where `tokens` will be asked for them."""
-        self._lines.setdefault(kind, _Line()).add(max(0, output_tokens), max(0, wire_bytes))
-        self._lines.move_to_end(kind)
-        if len(self._lines) > MAX_PAIRS:
-            self._lines.popitem(last=False)
-
-    def tokens(self, kind: WireKind, wire_bytes: int) -> int:
-        """Output tokens of a cut answer of which `wire_bytes` came; 0 when only its beginning did."""
-        line = self._lines.get(kind)
-        learnt = line.tokens(wire_bytes) if line else None
-        if learnt is None:
-            return estimate_output_tokens_from_bytes(wire_bytes, kind.wire_format, kind.stream)
-        return learnt
-
-
-class _Line:
-    """bytes = overhead + per_token x tokens, by least squares with fading weights."""
-
-    FADE = 0.99
-    MIN_WEIGHT = 5.0
-
-    def __init__(self) -> None:
-        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # weight, tokens, bytes, tokens^2, tokens x bytes
-
-    def add(self, tokens: int, wire_bytes: int) -> None:
-        new = (1, tokens, wire_bytes, tokens * tokens, tokens * wire_bytes)
-        self._sums = (
-            self._sums[0] * self.FADE + new[0],
-            self._sums[1] * self.FADE + new[1],
-            self._sums[2] * self.FADE + new[2],
-            self._sums[3] * self.FADE + new[3],
-            self._sums[4] * self.FADE + new[4],
-        )
-
-    def tokens(self, wire_bytes: int) -> int | None:
-        """None: too little seen to tell."""
-        weight, tokens, size, squares, products = self._sums
-        if weight < self.MIN_WEIGHT or tokens <= 0:
-            return None
-        spread = squares - tokens * tokens / weight
-        per_token = (products - tokens * size / weight) / spread if spread > 1e-6 * squares else 0.0
-        overhead = (size - per_token * tokens) / weight
-        if per_token <= 0 or overhead < 0:  # answers all of one length, or noise: a plain proportion
-            per_token, overhead = size / tokens, 0.0
-        return max(0, round((wire_bytes - overhead) / per_token)) if per_token > 0 else None
 
 
 def _bin(tokens: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates, Policy, Sketch, WireKind, WireSizes
+from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates, Policy, Sketch
 
 
 def _learnt(counts: list[int], team: str = "team", model: str = "model") -> OutputEstimates:
@@ -121,39 +121,3 @@ def test_many_observations_neither_overflow_nor_lose_the_count() -> None:
         sketch.observe(64, half_life=50)
     assert sketch.samples == pytest.approx(1 / (1 - 2 ** (-1 / 50)), rel=0.01)
     assert sketch.quantile(0.5) == 64
-
-
-KIND = WireKind("gpt", "openai", True)
-
-
-def test_a_cut_answer_is_estimated_by_the_line_learnt() -> None:
-    rng = random.Random(5)
-    sizes = WireSizes()
-    for _ in range(50):
-        tokens = rng.randrange(5, 900)
-        sizes.observe(KIND, 640 + 231 * tokens + rng.randrange(-90, 90), tokens)
-    for tokens in (0, 20, 100, 2_000):
-        assert sizes.tokens(KIND, 640 + 231 * tokens) == pytest.approx(tokens, rel=0.05, abs=2)
-    assert sizes.tokens(KIND, 0) == 0
-
-
-def test_answers_of_one_length_give_a_proportion() -> None:
-    sizes = WireSizes()
-    for _ in range(50):
-        sizes.observe(KIND, 24_000, 100)
-    assert sizes.tokens(KIND, 12_000) == 50
-
-
-def test_before_any_is_learnt_the_formats_own_proportion_holds() -> None:
-    sizes = WireSizes()
-    sizes.observe(KIND, 10, 10_000)
-    assert sizes.tokens(KIND, 500 + 240 * 100) == 100
-    assert sizes.tokens(WireKind("claude", "anthropic", False), 440 + 480) == 100
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**6)), max_size=40), st.integers(0, 10**9))
-def test_an_estimate_is_never_negative_whatever_was_learnt(seen: list[tuple[int, int]], wire_bytes: int) -> None:
-    sizes = WireSizes()
-    for size, tokens in seen:
-        sizes.observe(KIND, size, tokens)
-    assert sizes.tokens(KIND, wire_bytes) >= 0
