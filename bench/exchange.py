@@ -37,7 +37,17 @@ from extproc.settings import parse
 from extproc.tokens import Estimator
 from protos.gen import extproc_pb2 as pb
 
-_CASES = ("plain-167", "stream-167", "translated-plain-167", "translated-stream-20")
+# A scenario of `scenarios`, then bytes of the prompt (None: the scenario's own) and text events of the answer.
+_CASES: tuple[tuple[str, int | None, int], ...] = (
+    ("plain-167", None, scenarios.CHUNKS),
+    ("plain-167", 1_000, scenarios.CHUNKS),
+    ("plain-167", 100_000, scenarios.CHUNKS),
+    ("plain-167", 10 * 1024 * 1024, scenarios.CHUNKS),
+    *(("stream-167", None, chunks) for chunks in (20, 200, 2000)),
+    ("translated-plain-167", None, scenarios.CHUNKS),
+    *(("translated-stream-20", None, chunks) for chunks in (20, 200, 2000)),
+)
+_LONG_BYTES = 1024 * 1024  # such prompts are measured a hundredth as often
 _FORMATS: dict[str, Format] = {"openai": OpenAI(), "anthropic": Anthropic()}
 _PHASES = ("request headers", "request body", "answer headers", "answer body", "each chunk", "all")
 _WARM_UP_CALLS = 50
@@ -92,19 +102,23 @@ class _Clock:
 def measure(calls: int, *, profile: bool) -> str:
     """The table, or with `profile` what cProfile says of the same work."""
     profiler = cProfile.Profile() if profile else None
-    rows = [_case(next(item for item in SCENARIOS if item.name == name), calls, profiler) for name in _CASES]
+    by_name = {item.name: item for item in SCENARIOS}
+    rows = [_case(by_name[name], size, chunks, calls, profiler) for name, size, chunks in _CASES]
     if profiler is not None:
         out = io.StringIO()
         pstats.Stats(profiler, stream=out).sort_stats("tottime").print_stats(_PROFILE_LINES)
         return out.getvalue()
-    head = f"{'µs, median':24}" + "".join(f"{phase:>17}" for phase in _PHASES)
+    head = f"{'µs, median':42}" + "".join(f"{phase:>17}" for phase in _PHASES)
     return "\n".join([head, *rows])
 
 
-def _case(scenario: Scenario, calls: int, profiler: cProfile.Profile | None) -> str:
-    messages = _messages(scenario)
-    calls = calls // 10 if scenario.stream and scenario.format != "openai" else calls
-    asyncio.run(_time(messages, _WARM_UP_CALLS))
+def _case(scenario: Scenario, size: int | None, chunks: int, calls: int, profiler: cProfile.Profile | None) -> str:
+    messages = _messages(scenario, size, chunks)
+    if scenario.stream and scenario.format != "openai":
+        calls = max(5, calls * 20 // (10 * chunks))
+    elif size is not None and size > _LONG_BYTES:
+        calls = max(5, calls // 100)
+    asyncio.run(_time(messages, min(calls, _WARM_UP_CALLS)))
     if profiler is not None:
         profiler.enable()
     took = asyncio.run(_time(messages, calls))
@@ -112,9 +126,11 @@ def _case(scenario: Scenario, calls: int, profiler: cProfile.Profile | None) -> 
         profiler.disable()
     heads = [_median(column) for column in zip(*(item[:3] for item in took), strict=True)]
     bodies = [item[3:] for item in took]
-    chunks = list(chain.from_iterable(bodies)) if scenario.stream else []
-    cells = [*heads, _median([sum(item) for item in bodies if item]), _median(chunks), _median([*map(sum, took)])]
-    return f"{scenario.name:24}" + "".join(f"{cell:>17}" for cell in cells)
+    pieces = list(chain.from_iterable(bodies)) if scenario.stream else []
+    cells = [*heads, _median([sum(item) for item in bodies if item]), _median(pieces), _median([*map(sum, took)])]
+    name = f"{scenario.name}, {chunks} chunks" if scenario.stream else scenario.name
+    name += f", {size:,} B asked" if size else ""
+    return f"{name:42}" + "".join(f"{cell:>17}" for cell in cells)
 
 
 def _median(values: Sequence[float]) -> str:
@@ -146,9 +162,12 @@ async def _time(messages: Exchanged, calls: int) -> list[list[float]]:
     return took
 
 
-def _messages(scenario: Scenario) -> Exchanged:
+def _messages(scenario: Scenario, size: int | None, chunks: int) -> Exchanged:
     asked = b"0000000000".join(scenarios.request(scenario, "gateway")).partition(b"\r\n\r\n")[2]
-    frames = _answer(scenario)
+    if size is not None:
+        text = ("Tell me more about tokens, budgets and gateways. " * (size // 48 + 1))[:size]
+        asked = msgspec.json.encode({**msgspec.json.decode(asked), "messages": [{"role": "user", "content": text}]})
+    frames = _answer(scenario, chunks)
     kind = "text/event-stream" if scenario.stream else "application/json"
     request = _HEADERS | {"content-length": str(len(asked)), "x-request-id": "6a4e9b0c-0000-4000-8000-000000000000"}
     answered = {
@@ -172,12 +191,12 @@ def _messages(scenario: Scenario) -> Exchanged:
     return Exchanged(_serialised(head), _serialised(body))
 
 
-def _answer(scenario: Scenario) -> list[bytes]:
+def _answer(scenario: Scenario, chunks: int) -> list[bytes]:
     """The provider's body, in the pieces it comes in."""
     wire_format = _FORMATS[scenario.format]
     head, _, body = b"0000000000".join(scenarios.request(scenario, "envoy")).partition(b"\r\n\r\n")
     asked = wire_format.read(parse_head(head), body)
-    answer = compose(asked, Shape(chunks=scenarios.CHUNKS), PromptCache())
+    answer = compose(asked, Shape(chunks=chunks), PromptCache())
     return wire_format.reply(asked, answer, Meta("0" * 32, 1_800_000_000), Faults()).frames
 
 

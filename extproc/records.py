@@ -72,11 +72,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A client's chat completion request, read once.
 
-    `body` is the decoded JSON object, whole and never changed: pass-through keeps unknown fields from it, translating
-    adapters read it through their own types.
+    `body` is the decoded JSON object, whole and never changed: translating adapters read it through their own types.
+    `text` is what the client sent, which pass-through changes in place; empty: only the object is known.
     """
 
     body: dict[str, Any]
+    text: bytes = b""
     model: str
     stream: bool = False
     include_usage: bool = False  # the client sent stream_options.include_usage

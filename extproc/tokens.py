@@ -44,6 +44,7 @@ from extproc.media import (
 from extproc.records import ProviderFormat, Target
 
 EXACT_CHARS = 8_192
+_REMEMBERED = 16_384  # texts whose count is known; 3 MB
 WINDOWS = 32
 WINDOW_CHARS = 256
 
@@ -86,6 +87,9 @@ class Estimator:
 
     def __init__(self) -> None:
         self._encoding = vocabulary()
+        self._counted: dict[
+            tuple[int, int], int
+        ] = {}  # by hash and length: a conversation's turns come again and again
 
     def input_tokens(self, body: Mapping[str, Any], target: Target) -> int:
         """Tokens `target` would bill for the request `body` as input, at least 1. Never raises on decoded JSON."""
@@ -100,6 +104,15 @@ class Estimator:
         """o200k tokens of the texts, each counted by itself; sampled above EXACT_CHARS characters in all."""
         return math.ceil(self._text(list(texts))[0])
 
+    def _count(self, text: str) -> int:
+        key = (hash(text), len(text))
+        tokens = self._counted.get(key)
+        if tokens is None:
+            if len(self._counted) >= _REMEMBERED:
+                self._counted.clear()
+            tokens = self._counted[key] = len(self._encoding.encode_ordinary(text))
+        return tokens
+
     def _text(self, texts: list[str]) -> tuple[float, float]:
         """(o200k tokens, share of characters outside ASCII)."""
         total = sum(map(len, texts))
@@ -108,7 +121,7 @@ class Estimator:
         if not chars:
             return 0.0, 0.0
         # encode_ordinary: "<|endoftext|>" in a user's text is text. Lone surrogates become U+FFFD in tiktoken.
-        tokens = sum(len(self._encoding.encode_ordinary(text)) for text in counted)
+        tokens = sum(map(self._count, counted))
         wide = sum(_wide_chars(text) for text in counted)
         return tokens * total / chars, wide / chars
 

@@ -261,3 +261,16 @@ def test_a_wrong_metadata_value_is_refused_by_its_name(key: str, value: Any) -> 
 def test_metadata_that_was_all_ours_leaves_nothing() -> None:
     assert client_metadata(parse_chat(body(metadata={"team_id": "t"}))) is None
     assert client_metadata(parse_chat(body())) is None
+
+
+def test_the_hash_of_a_long_prompt_is_of_the_conversation_alone_too() -> None:
+    long = {"messages": [{"role": "user", "content": "x" * 300_000}]}
+    first, same, other = (
+        prompt_hash(parse_chat(json.dumps(fields).encode()))
+        for fields in (
+            {"model": "a", **long},
+            {**long, "model": "b", "n": 2},
+            {"model": "a", "messages": [{"role": "user", "content": "y" * 300_000}]},
+        )
+    )
+    assert first == same != other

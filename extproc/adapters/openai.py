@@ -18,6 +18,7 @@ from extproc.adapters.usage import from_openai
 from extproc.chat import client_metadata, encoded
 from extproc.errors import GatewayError
 from extproc.records import ChatRequest, ProviderRequest
+from extproc.splice import DROP, spliced
 from extproc.sse import Event
 
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
@@ -61,16 +62,11 @@ class OpenAIAdapter(AnswerReader):
     def request(self, chat: ChatRequest) -> ProviderRequest:
         """The client's body with the provider's model name, without the gateway's metadata."""
         self._wanted = chat.n
-        body = {**chat.body, "model": self._target.upstream_name, "messages": toolids.unsigned(chat.body["messages"])}
-        metadata = client_metadata(chat)
-        if metadata is None:
-            body.pop("metadata", None)
-        else:
-            body["metadata"] = metadata
-        _limit(body, chat.max_tokens)
-        if chat.stream:  # without it endpoints refuse stream_options
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        return ProviderRequest("/chat/completions", (("content-type", "application/json"),), encoded(body))
+        changes = _changes(chat, self._target.upstream_name)
+        body = spliced(chat.text, changes) if chat.text else None
+        if body is None:
+            body = encoded({name: value for name, value in {**chat.body, **changes}.items() if value is not DROP})
+        return ProviderRequest("/chat/completions", (("content-type", "application/json"),), body)
 
     def _on_event(self, event: Event) -> list[Chunk]:
         if self._complete:
@@ -131,12 +127,24 @@ class OpenAIAdapter(AnswerReader):
         return classify(self._target.provider, status, problem, retry_after_s(headers, self._created))
 
 
-def _limit(body: dict[str, Any], max_tokens: int | None) -> None:
-    """Write the output limit where the client wrote it, for the gateway may have lowered or set it."""
-    if max_tokens is None:
-        return
-    name = "max_tokens" if body.get("max_tokens") and not body.get("max_completion_tokens") else "max_completion_tokens"
-    body[name] = max_tokens
+def _changes(chat: ChatRequest, upstream_name: str) -> dict[str, Any]:
+    """Members of the client's body that the provider gets with another value, or not at all."""
+    body = chat.body
+    wanted: dict[str, Any] = {"model": upstream_name, "messages": toolids.unsigned(body["messages"])}
+    if "metadata" in body:
+        metadata = client_metadata(chat)
+        wanted["metadata"] = DROP if metadata is None else metadata
+    if chat.max_tokens is not None:  # where the client wrote it, for the gateway may have lowered or set it
+        short = body.get("max_tokens") and not body.get("max_completion_tokens")
+        wanted["max_tokens" if short else "max_completion_tokens"] = chat.max_tokens
+    if chat.stream:  # without it endpoints refuse stream_options
+        wanted["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return {name: value for name, value in wanted.items() if not _same(body.get(name), value)}
+
+
+def _same(old: object, new: object) -> bool:
+    """Whether nothing is to be written. Messages are the very list when they stay: nothing long is compared."""
+    return old is new or (not isinstance(new, list) and old == new)
 
 
 def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
