@@ -4,7 +4,6 @@ In: the data directory and the worker's index. Out: nothing but replies to Envoy
 """
 
 import asyncio
-import gc
 import signal
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from extproc.budget.outage import GuardedHolds, OutagePolicy
 from extproc.budget.redis import RedisLedger, State
 from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
+from extproc.collector import tune_collector
 from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipe import open_state
@@ -67,8 +67,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     socket = paths.worker_socket(index)
     socket.unlink(missing_ok=True)
     await server.start(socket)
-    gc.collect()
-    gc.freeze()  # what was loaded stays; collections look only at what requests make
+    tune_collector()
     beside = [
         asyncio.create_task(work)
         for work in (follow(client, outputs), refresher.run(), watch(paths.standings, view), *cache.beside())
@@ -92,4 +91,5 @@ def _options(settings: Settings, index: int) -> Options:
         worker=index,
         native_streams=settings.streams.same_format == "native",
         metadata_in_body=settings.response_metadata == "body",
+        native_answers=settings.streams.same_format == "native" and settings.response_metadata == "headers",
     )

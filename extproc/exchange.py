@@ -26,6 +26,7 @@ from extproc.wire import (
     H_FALLBACK,
     H_HEDGE,
     H_MAX_RETRIES,
+    H_METADATA,
     H_MODEL,
     H_PER_TRY_TIMEOUT,
     H_REQUEST_ID,
@@ -83,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     worker: int  # index of this worker
     native_streams: bool = True
     metadata_in_body: bool = True
+    native_answers: bool = False  # Envoy reads the usage of whole answers too, so they may pass by it alone
 
 
 class Live:
@@ -125,6 +127,7 @@ class Exchange:
         self._stream: ClientStream | None = None
         self._plain = Plain("")
         self._attempt: Attempt | None = None
+        self._fields = options.metadata_in_body  # whether the answer's body is to carry the gateway's fields
         self._own_ns = 0  # gateway's own time so far
 
     async def receive(self, data: bytes) -> bytes:
@@ -175,6 +178,8 @@ class Exchange:
         if H_FALLBACK in headers:
             return State.DONE, self._on_fallback(headers)
         self._headers = headers
+        if H_METADATA in headers:
+            self._fields = headers[H_METADATA] == "body"
         self._request_id = headers.get(H_REQUEST_ID, "")
         self._admission = admission = self._pipeline.authenticate(headers)
         check_request(headers)
@@ -211,9 +216,7 @@ class Exchange:
 
     def _from_cache(self, served: Served) -> bytes:
         timing = self._timing()
-        body = served.body(
-            fields=self._options.metadata_in_body, gateway_us=served.decision.decided_us, total_us=timing.total_us
-        )
+        body = served.body(fields=self._fields, gateway_us=served.decision.decided_us, total_us=timing.total_us)
         metadata = {M_DECISION: _json(served.decision), M_OUTCOME: _json(served.outcome)}
         return _immediate(200, body, served.answer_headers(), metadata, ROUTING)
 
@@ -255,6 +258,9 @@ class Exchange:
         self._plain = plain = Plain(headers.get("content-encoding", ""))
         if event.end:
             return State.DONE, self._on_whole_body(b"")
+        if status == 200 and is_json and not plain.compressed and self._passes_whole(plan, attempt):
+            outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
+            return State.DONE, self._pass_headers(attempt, BodyMode.NONE, {M_OUTCOME: _json(outcome)}, whole=True)
         if not streamed:
             return State.BUFFERING, self._pass_headers(attempt, BodyMode.BUFFERED)
         if self._native(attempt) and not plain.compressed:
@@ -270,12 +276,19 @@ class Exchange:
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         return State.STREAMING, self._pass_headers(attempt, BodyMode.STREAMED)
 
-    def _pass_headers(self, attempt: Attempt, mode: BodyMode, metadata: Metadata | None = None) -> bytes:
+    def _passes_whole(self, plan: Plan, attempt: Attempt) -> bool:
+        """Whether nothing remains to be done with an answer that is not streamed."""
+        mine = self._fields or plan.chat.stream or plan.tape.recording
+        return self._options.native_answers and not mine and self._native(attempt)
+
+    def _pass_headers(
+        self, attempt: Attempt, mode: BodyMode, metadata: Metadata | None = None, *, whole: bool = False
+    ) -> bytes:
         headers = self._answer_headers(attempt)
         remove = [name for name in self._headers if name not in _TO_CLIENT]
         if mode is BodyMode.STREAMED:
             headers.append(("content-type", "text/event-stream; charset=utf-8"))
-        if mode is not BodyMode.BUFFERED:
+        if mode is not BodyMode.BUFFERED and not whole:
             remove.append("content-length")  # a stream's length changes on its way
         return frames.answer_headers(headers=headers, remove=remove, mode=mode, metadata=metadata or {})
 
@@ -293,8 +306,8 @@ class Exchange:
             raise ProviderError(f"{attempt.target.provider} answered a streaming request without a stream.")
         if self._plain.error is not None:
             raise self._plain.error
-        result = answer.whole(plan, attempt, body, self._timing(), fields=self._options.metadata_in_body)
-        plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._options.metadata_in_body)
+        result = answer.whole(plan, attempt, body, self._timing(), fields=self._fields)
+        plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._fields)
         return frames.answer_body(
             result.body,
             headers=[_JSON, ("content-length", str(len(result.body)))],

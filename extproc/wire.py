@@ -30,6 +30,7 @@ H_TOO_LONG = "x-gw-too-long"  # the last attempt was refused for the prompt's le
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
 
 H_REQUEST_ID = "x-request-id"
+H_METADATA = "x-gateway-metadata"  # of a client: `body` or `headers`, where it wants to be told of its request
 H_PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
 H_MAX_RETRIES = "x-envoy-max-retries"
 H_HEDGE = "x-envoy-hedge-on-per-try-timeout"

@@ -65,6 +65,7 @@ def _ingress(settings: Settings, paths: Paths) -> Document:
         *([_lua("native_stream.lua")] if native else []),
         _ext_proc(cluster=WORKERS, body=True),
         *([_sse_usage()] if native else []),
+        *([_json_usage()] if native and settings.response_metadata == "headers" else []),
         _router(),
     ]
     manager = _manager(
@@ -216,23 +217,37 @@ def _lua(name: str) -> Document:
     }
 
 
-def _sse_usage() -> Document:
-    """Reads usage (OpenAI's shape) out of a passing stream into dynamic metadata, for the settler."""
+def _usage_rules() -> list[Document]:
+    """Usage in OpenAI's shape, into dynamic metadata, for the settler."""
     paths = {
         "prompt_tokens": ("usage", "prompt_tokens"),
         "completion_tokens": ("usage", "completion_tokens"),
         "cached_tokens": ("usage", "prompt_tokens_details", "cached_tokens"),
         "reasoning_tokens": ("usage", "completion_tokens_details", "reasoning_tokens"),
     }
-    rules = [
+    return [
         {
-            "rule": {
-                "selectors": [{"key": key} for key in path],
-                "on_present": {"metadata_namespace": USAGE_METADATA, "key": name, "type": "NUMBER"},
-            }
+            "selectors": [{"key": key} for key in path],
+            "on_present": {"metadata_namespace": USAGE_METADATA, "key": name, "type": "NUMBER"},
         }
         for name, path in paths.items()
     ]
+
+
+def _json_usage() -> Document:
+    """Reads it out of whole answers, which then may pass without the worker."""
+    return {
+        "name": "envoy.filters.http.json_to_metadata",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
+            response_rules={"rules": _usage_rules()},
+        ),
+    }
+
+
+def _sse_usage() -> Document:
+    """Reads it out of a passing stream."""
+    rules = [{"rule": rule} for rule in _usage_rules()]
     return {
         "name": "envoy.filters.http.sse_to_metadata",
         "typed_config": any_of(

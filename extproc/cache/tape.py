@@ -42,6 +42,11 @@ class Tape:
         self._left = most_bytes
         self._pieces: list[bytes] = []
 
+    @property
+    def recording(self) -> bool:
+        """Whether it wants to be told of the answer."""
+        return self._ticket is not None
+
     def piece(self, data: bytes) -> None:
         """A piece of a stream, as the client gets it."""
         if self._ticket is None:

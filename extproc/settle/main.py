@@ -4,7 +4,6 @@ In: the data directory. Out: the journal, and the ledger charged from it. Starte
 """
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -24,6 +23,7 @@ from extproc.budget.learnt import publish
 from extproc.budget.ledger import LedgerUnavailable
 from extproc.budget.redis import RedisLedger, State
 from extproc.cache.setup import CacheParts
+from extproc.collector import tune_collector
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.routing.health import LATELY_S
@@ -84,8 +84,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     socket.unlink(missing_ok=True)
     writer.start()
     await server.start(socket)
-    gc.collect()
-    gc.freeze()  # what was loaded stays; collections look only at what entries make
+    tune_collector()
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     charger, others = _charging(current, paths, client, outputs)
