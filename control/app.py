@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from control import budget_metrics, metrics, prometheus, requests, usage
+from control import budget_metrics, config, metrics, prometheus, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
@@ -53,13 +53,14 @@ class Api:
         store: Store,
         refresher: Refresher,
         client: Client,
-        wall_s: Callable[[], float] = time.time,
+        paths: Paths,
         *,
-        health: Path,
+        wall_s: Callable[[], float] = time.time,
         replica: str = "",
     ) -> None:
         self._current = current
         self._store = store
+        self._paths = paths
         self._ledger = ledger = RedisLedger(client)
         self._cache = CacheApi(current, RedisStore(client), replica, self._caller, wall_s)
         changes = Changes(client, ledger, current, refresher)
@@ -67,7 +68,7 @@ class Api:
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
-        self._providers = Providers(lambda: current.snapshot.settings, self._caller, health, client, wall_s)
+        self._providers = Providers(lambda: current.snapshot.settings, self._caller, paths.health, client, wall_s)
 
     def routes(self) -> list[web.RouteDef]:
         """Every path that is served."""
@@ -75,6 +76,7 @@ class Api:
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
+            web.get("/v1/config", self.config),
             web.get("/v1/requests", self.requests),
             web.get("/v1/usage", self.usage),
             web.get("/v1/teams/{id}/usage", self.team_usage),
@@ -102,12 +104,19 @@ class Api:
             return [*settled, *budget_metrics.budgets(teams, known)], metrics.began_s(connection)
 
         found, began_s = await self._store.read(read)
-        return [*found, *self._providers.families(), *await self._cache.families()], began_s
+        known = [*self._providers.families(), *await self._cache.families(), *await config.families(self._paths)]
+        return [*found, *known], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
         families, _began_s = await self.families()
         return web.Response(body=prometheus.text(families).encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
+
+    async def config(self, request: web.Request) -> web.Response:
+        """Which configuration is in force."""
+        self._caller(request).require_admin()
+        query(request, ())
+        return answer(await config.state(self._paths))
 
     async def requests(self, request: web.Request) -> web.Response:
         """Audit rows: all for an administrator, a team's own for the team."""
@@ -166,7 +175,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    api = Api(current, store, refresher, client, health=paths.health, replica=replica_of(paths))
+    api = Api(current, store, refresher, client, paths, replica=replica_of(paths))
     runner = web.AppRunner(application(api), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
     await runner.setup()
     socket = paths.control_socket

@@ -83,6 +83,31 @@ def _start_without_credentials(config: Path, port: int | None, ready_timeout: fl
 
 
 @main.command()
+@click.option("--config", type=_CONFIG, default=None, help="gateway.yaml. Default: the demo configuration.")
+@click.option("--data-dir", type=_CONFIG, default=None, help="Of the running gateway. Default: data_dir of the file.")
+@click.option("--quiet", is_flag=True, hidden=True, help="Say nothing: the supervisor logs what came of it.")
+def reload(config: Path | None, data_dir: Path | None, quiet: bool) -> None:
+    """Have a running gateway take over its changed configuration now. A wrong one is refused, and nothing changes."""
+    from control import reload as reloading
+    from extproc.settings import data_dir_of
+
+    config = config or demo_config()
+    try:
+        paths = Paths.of(data_dir or data_dir_of(config, os.environ))
+    except SettingsError as error:
+        _refuse(error, config)
+    if not reloading.running(paths):
+        _say(f"error: no gateway runs on data_dir {paths.data_dir}")
+        sys.exit(1)
+    attempt = reloading.run(config, paths, os.environ)
+    if not quiet:
+        for problem in attempt.problems:
+            _say(f"{config}: {problem}")
+        click.echo(attempt.result)
+    sys.exit(2 if attempt.result == "refused" else 0)
+
+
+@main.command()
 @click.argument("file", type=_CONFIG)
 @click.option("--json", "as_json_", is_flag=True, help="For programs.")
 def check(file: Path, as_json_: bool) -> None:

@@ -10,11 +10,14 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from control import config_status, kept
+from control.config_status import Attempt, ConfigStatus
 from control.environment import without_credentials
 from control.render import write as write_envoy_config
 from extproc import runtime
@@ -36,7 +39,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
 def prepare(config: Path, port: int | None, env: Mapping[str, str]) -> Prepared:
     """Check everything and write everything. Raises SettingsError, StartError."""
-    settings = _absolute(load(config, env), port)
+    settings = as_started(load(config, env), port)
     paths = Paths.of(settings.data_dir)
     require_free_port(settings.listen.host, settings.listen.port)
     try:
@@ -45,13 +48,22 @@ def prepare(config: Path, port: int | None, env: Mapping[str, str]) -> Prepared:
         _remove_stale_sockets(paths)
         runtime.write(settings, paths.runtime)
         write_envoy_config(settings, paths)
+        kept.write(config, env, paths.kept_environment)
+        config_status.write(_first_status(config, port, settings), paths.config_status)
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
         raise StartError(f"data_dir {paths.data_dir} cannot be used: {reason}") from None
     return Prepared(paths=paths, lock_fd=lock_fd, env=without_credentials(env, settings))
 
 
-def _absolute(settings: Settings, port: int | None) -> Settings:
+def _first_status(config: Path, port: int | None, settings: Settings) -> ConfigStatus:
+    now_s = time.time()
+    version = config_status.version_of(settings)
+    return ConfigStatus(str(config.absolute()), port, version, now_s, Attempt(now_s, "applied"))
+
+
+def as_started(settings: Settings, port: int | None) -> Settings:
+    """`settings` with what the command line and the working directory make of them."""
     changes: dict[str, object] = {"data_dir": settings.data_dir.absolute()}
     if port is not None:
         changes["listen"] = settings.listen.model_copy(update={"port": port})

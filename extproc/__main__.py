@@ -24,7 +24,7 @@ from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
 from extproc.routing.standing import View
 from extproc.routing.watch import watch
-from extproc.server import services
+from extproc.server import Chosen, services
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
@@ -58,9 +58,12 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
     reserver = _reserver(settings, client, outputs)
     pipeline = Pipeline(current.snapshot.catalog, reserver, SystemClock(), view, cache.step())
+    options = Chosen(_options(settings, index))
     current.on_swap.append(lambda snapshot: pipeline.use(snapshot.catalog))
     current.on_swap.append(lambda snapshot: view.use(snapshot.settings.breaker))
-    server = make_server(settings.transport, services(pipeline, _options(settings, index)))
+    current.on_swap.append(lambda snapshot: reserver.use(_lease_ms(snapshot.settings)))
+    current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
+    server = make_server(settings.transport, services(pipeline, options))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -73,7 +76,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
         for work in (follow(client, outputs), refresher.run(), watch(paths.standings, view), *cache.beside())
     ]
     await stop.wait()
-    await server.stop(settings.timeouts.drain)
+    await server.stop(current.snapshot.settings.timeouts.drain)
     for task in beside:
         task.cancel()
     await cache.close()
@@ -82,8 +85,11 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
 
 def _reserver(settings: Settings, client: State, outputs: OutputEstimates) -> Reserver:
     policy = OutagePolicy(settings.state.on_outage, shares=settings.workers)
-    lease_s = settings.budgets.hold_lease or settings.timeouts.request + LEASE_MARGIN_S
-    return Reserver(GuardedHolds(RedisLedger(client), policy), Estimator(), outputs, round(lease_s * 1000))
+    return Reserver(GuardedHolds(RedisLedger(client), policy), Estimator(), outputs, _lease_ms(settings))
+
+
+def _lease_ms(settings: Settings) -> int:
+    return round(1000 * (settings.budgets.hold_lease or settings.timeouts.request + LEASE_MARGIN_S))
 
 
 def _options(settings: Settings, index: int) -> Options:

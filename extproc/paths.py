@@ -88,6 +88,16 @@ class Paths(msgspec.Struct, frozen=True):
         return self.data_dir / "overrides.json"
 
     @property
+    def config_status(self) -> Path:
+        """Which version of gateway.yaml is in force, and what came of the last change to it."""
+        return self.data_dir / "config.json"
+
+    @property
+    def kept_environment(self) -> Path:
+        """The variables gateway.yaml asked for, for a reload of it; lies with the secrets."""
+        return self.secrets / ".environment"
+
+    @property
     def request_log(self) -> Path:
         """Envoy's own log of authenticated requests; what the settler missed is settled from it."""
         return self.data_dir / "requests.log"

@@ -15,10 +15,21 @@ METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 MAX_MESSAGE_BYTES = 80 * 1024 * 1024  # above Envoy's buffers, so that what is too large is for them to say
 
 
-def services(pipeline: Pipeline, options: Options) -> Services:
+class Chosen:
+    """The options of exchanges that begin now; a running one keeps its own."""
+
+    def __init__(self, options: Options) -> None:
+        self.now = options
+
+    def use(self, options: Options) -> None:
+        """Go by `options` from the next exchange on."""
+        self.now = options
+
+
+def services(pipeline: Pipeline, options: Chosen) -> Services:
     """What a worker serves."""
     live = Live()
-    return {METHOD: Service(lambda: ExtProcSession(Exchange(pipeline, live, options)), MAX_MESSAGE_BYTES)}
+    return {METHOD: Service(lambda: ExtProcSession(Exchange(pipeline, live, options.now)), MAX_MESSAGE_BYTES)}
 
 
 class ExtProcSession:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -56,6 +56,14 @@ def _key_digest(value: object) -> object:
     if not value.strip():
         raise ValueError("a key must not be empty")
     return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+
+
+def _has_port(url: SplitResult) -> bool:
+    """Whether its port is one, if it names any."""
+    try:
+        return url.port != 0
+    except ValueError:
+        return False
 
 
 def _known_zone(value: str) -> str:
@@ -119,6 +127,9 @@ class Provider(_Model):
     format: Literal["openai", "azure", "anthropic", "google", "bedrock", "demo"]
     base_url: str | None = None
     credential: str | None = Field(default=None, repr=False)
+    credential_file: Path | None = Field(
+        default=None, description="a file that holds the credential, such as a mounted Secret; its change is noticed"
+    )
     speaks: Literal["openai", "anthropic", "google"] = Field(
         default="openai", description="for format: demo, the wire format the simulator speaks"
     )
@@ -133,10 +144,12 @@ class Provider(_Model):
             if not self.base_url:
                 raise ValueError("base_url: needed unless format is demo")
             url = urlsplit(self.base_url)
-            if url.scheme not in ("http", "https") or not url.hostname:
+            if url.scheme not in ("http", "https") or not url.hostname or not _has_port(url):
                 raise ValueError("base_url: must be http://host[:port][/path] or https://…")
             if self.demo_without_credential and self.format not in ("openai", "anthropic", "google"):
                 raise ValueError("demo_without_credential: the simulator speaks openai, anthropic and google only")
+        if self.credential_file is not None and self.demo_without_credential:
+            raise ValueError("credential_file: not together with demo_without_credential")
         if self.credential is not None and re.search(r"[\x00-\x1f\x7f]", self.credential):
             raise ValueError("credential: must not contain control characters or line ends")
         return self
@@ -378,12 +391,53 @@ class Settings(_Model):
 
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:
-    """Read and check the file at `path`. Raises SettingsError with every problem found."""
+    """Read and check the file at `path`, and the credential files it names. Raises SettingsError with every problem."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
-    return parse(text, env)
+    return _with_credential_files(parse(text, env))
+
+
+def _with_credential_files(settings: Settings) -> Settings:
+    """`settings` with each `credential_file` read into the credential. Raises SettingsError."""
+    providers, problems = dict(settings.providers), []
+    for name, provider in settings.providers.items():
+        if provider.credential_file is None:
+            continue
+        path = f"providers.{name}.credential_file"
+        try:
+            credential = provider.credential_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
+            continue
+        if provider.credential is not None:
+            problems.append(f"{path}: not together with credential")
+        elif not credential or not credential.isprintable():
+            problems.append(f"{path}: must hold the credential on one line")
+        providers[name] = provider.model_copy(update={"credential": credential})
+    if problems:
+        raise SettingsError(problems)
+    return settings.model_copy(update={"providers": providers})
+
+
+def data_dir_of(path: Path, env: Mapping[str, str]) -> Path:
+    """Where the file at `path` has its data, whatever else is wrong with it. Raises SettingsError."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError([f"{path}: cannot be read: {' '.join(str(error).split())}"]) from None
+    named = raw.get("data_dir") if isinstance(raw, dict) else None
+    problems: list[str] = []
+    expanded = _expand(named, env, ("data_dir",), problems) if isinstance(named, str) else ""
+    if problems:
+        raise SettingsError(problems)
+    return Path(expanded or Settings.model_fields["data_dir"].default)
+
+
+def variables(text: str) -> set[str]:
+    """The names of the environment variables that a YAML text asks for."""
+    return {match[1] for match in _ENV.finditer(text)}
 
 
 def parse(text: str, env: Mapping[str, str]) -> Settings:

@@ -5,9 +5,10 @@ In: checked Settings (with credentials) and the data directory's layout. Out: fi
 with a credential. Called by the supervisor and by `gateway render`; nothing here runs while requests are served.
 """
 
+import hashlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import betterproto2
@@ -26,34 +27,56 @@ def render(settings: Settings, paths: Paths) -> dict[str, Document]:
     """File name below `paths.envoy` -> its content. Raises ValueError where Envoy's types do not accept it."""
     files: dict[str, Document] = {
         "bootstrap.json": bootstrap.render(paths),
-        "cds.json": _discovery(clusters.render(settings, paths)),
-        "lds.json": _discovery(listeners.render(settings, paths)),
-        "rds-ingress.json": _discovery([routes.ingress(settings)]),
-        "rds-fallback.json": _discovery([routes.fallback(settings)]),
+        "cds.json": discovery(clusters.render(settings, paths)),
+        "lds.json": discovery(listeners.render(settings, paths)),
+        "rds-ingress.json": discovery([routes.ingress(settings)]),
+        "rds-fallback.json": discovery([routes.fallback(settings)]),
     }
     _check(Bootstrap, "bootstrap.json", files["bootstrap.json"])
     for name in list(files)[1:]:
         _check(DiscoveryResponse, name, files[name])
     for provider, secret in secrets.render(settings).items():
-        files[f"secrets/{provider}.json"] = _discovery([secret])
+        files[f"secrets/{provider}.json"] = {
+            "resources": [secret]
+        }  # no version_info: a credential has no digest either
         _check(DiscoveryResponse, f"secrets/{provider}.json", files[f"secrets/{provider}.json"])
     return files
 
 
-def write(settings: Settings, paths: Paths) -> None:
-    """Render and replace every file atomically; secrets first, so that no cluster waits for one."""
+def write(settings: Settings, paths: Paths) -> dict[str, Document]:
+    """Render and write every file, for an Envoy that is not yet running; secrets no longer configured are removed.
+    Returns what was rendered."""
+    files = render(settings, paths)
     paths.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths.secrets.chmod(0o700)
-    files = render(settings, paths)
+    remove_secrets(paths, keep=files)
+    for name in in_order(files):
+        replace_file(paths.envoy / name, encoded(files[name]))
+    return files
+
+
+def in_order(files: Iterable[str]) -> list[str]:
+    """File names as Envoy must get them: secrets before the clusters that wait for them, clusters before routes."""
+    first = ("secrets/", "bootstrap.", "cds.", "lds.", "rds-")
+    return sorted(files, key=lambda name: next(rank for rank, start in enumerate(first) if name.startswith(start)))
+
+
+def remove_secrets(paths: Paths, keep: Collection[str]) -> None:
+    """Remove secret files that are not in `keep` (names as in `render`)."""
     for stale in paths.secrets.glob("*.json"):
-        if f"secrets/{stale.name}" not in files:
+        if f"secrets/{stale.name}" not in keep:
             stale.unlink()
-    for name in sorted(files, key=lambda name: not name.startswith("secrets/")):
-        replace_file(paths.envoy / name, json.dumps(files[name], indent=1).encode())
 
 
-def _discovery(resources: list[Document]) -> Document:
-    return {"resources": resources}
+def encoded(document: Document) -> bytes:
+    """The bytes of a file."""
+    return json.dumps(document, indent=1).encode()
+
+
+def discovery(resources: list[Document]) -> Document:
+    """What a watched file holds. By `version_info` Envoy tells which one it has taken."""
+    digest = hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()
+    return {"version_info": digest[:16], "resources": resources}
 
 
 def _check(kind: type[betterproto2.Message], name: str, document: Document) -> None:

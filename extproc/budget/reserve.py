@@ -54,6 +54,10 @@ class Reserver:
         self._outputs = outputs
         self._lease_ms = lease_ms
 
+    def use(self, lease_ms: int) -> None:
+        """Hold for `lease_ms` from the next request on."""
+        self._lease_ms = lease_ms
+
     async def reserve(
         self, team: Team, chat: ChatRequest, targets: Sequence[Target], *, hold_id: str, priority: Priority, now_ms: int
     ) -> Hold:

@@ -85,6 +85,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     writer.start()
     await server.start(socket)
     tune_collector()
+    current.on_swap.append(lambda snapshot: writer.keep(snapshot.settings.retention))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     charger, others = _charging(current, paths, client, outputs)

@@ -54,6 +54,10 @@ class Writer:
         self._trim_at = 0.0
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
+    def keep(self, retention_s: float) -> None:
+        """Delete what is older than `retention_s` from now on."""
+        self._retention_s = retention_s
+
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()

