@@ -59,7 +59,8 @@ class Control:
             self._store,
             Refresher(current, self.client, paths),
             self.client,
-            lambda: self.now_ms / 1000,
+            paths,
+            wall_s=lambda: self.now_ms / 1000,
             replica=f"replica-of-{self.a}",
         )
         self.routes = api.routes()
