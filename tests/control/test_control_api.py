@@ -15,7 +15,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from control import config_status
 from control.app import Api, application
+from control.config_status import Attempt, ConfigStatus
 from control.http1 import ask
 from control.store import Store
 from extproc import runtime
@@ -63,6 +65,8 @@ class Control:
         self.socket = folder / "control.sock"
         self.journal = folder / "journal.db"
         self.connection = connect(self.journal)
+        loaded = ConfigStatus("gateway.yaml", None, "0123456789ab", NOW_S, Attempt(NOW_S, "applied"))
+        config_status.write(loaded, Paths.of(folder).config_status)
         self.http = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket)))
 
     def write(self, *rows: Any) -> None:
@@ -104,6 +108,7 @@ ROLES: dict[str, dict[str, int]] = {
     "/v1/teams/team-search/usage": {"admin": 200, "team": 200, "other": 403, "unknown": 401, "none": 401},
     "/v1/teams/nobody/usage": {"admin": 404, "team": 403, "other": 403, "unknown": 401, "none": 401},
     "/v1/providers/health": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
+    "/v1/config": {"admin": 200, "team": 403, "other": 403, "unknown": 401, "none": 401},
     "/v1/nothing": {"admin": 404, "team": 404, "other": 404, "unknown": 404, "none": 404},
 }
 CODES = {401: {"invalid_api_key"}, 403: {"team_mismatch", "permission_denied"}, 404: {"not_found"}}

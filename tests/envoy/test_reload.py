@@ -272,7 +272,7 @@ def test_no_process_that_lives_on_has_a_key_in_memory(gateway: Gateway) -> None:
 def test_sighup_reloads(gateway: Gateway) -> None:
     before = state(gateway)["last_attempt_at"]
     gateway.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: state(gateway)["last_attempt_at"] != before, 10, "an attempt")
+    wait_until(lambda: state(gateway)["last_attempt_at"] != before, NOTICED_S, "an attempt")
     assert state(gateway)["status"] == "unchanged"
 
 
