@@ -104,8 +104,8 @@ class Api:
             return [*settled, *budget_metrics.budgets(teams, known)], metrics.began_s(connection)
 
         found, began_s = await self._store.read(read)
-        known = [*self._providers.families(), *await self._cache.families(), *await config.families(self._paths)]
-        return [*found, *known], began_s
+        others = [*self._providers.families(), *await self._cache.families(), *await config.families(self._paths)]
+        return [*found, *others], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
