@@ -7,6 +7,7 @@ sees; `merged` takes over what other replicas decided: of two states of a circui
                                   ^───failed, refused──┘
 """
 
+from collections import deque
 from typing import Final, Literal
 
 import msgspec
@@ -28,6 +29,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     ("half-open", "proven"): "closed",
 }
 PROVEN_BY: Final = 3  # probes in a row that were answered
+_LAST: Final = 2  # times `min_requests`
 
 
 class Circuit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +83,8 @@ class CircuitBreaker:
         self._failures: set[str] = set()  # models of the failures since the last success
         self._models: set[str] = set()  # models that were asked at all
         self._consecutive = 0
+        # The whole window is slow to notice what began just now: as many of the last ones count by themselves.
+        self._last: deque[tuple[float, bool]] = deque(maxlen=_LAST * self.settings.min_requests)
         self._proven = 0
 
     def adopt(self, circuit: Circuit) -> bool:
@@ -118,6 +122,7 @@ class CircuitBreaker:
             return "failed" if failed else "proven" if self._proven >= PROVEN_BY else None
         self._window.add(now_s, seen)
         self._models.add(model)
+        self._last.append((now_s, failed))
         if not failed:
             self._failures.clear()
             self._consecutive = 0
@@ -133,5 +138,11 @@ class CircuitBreaker:
         if self._consecutive >= self.settings.consecutive_failures:
             return True
         tally = self._window.read(now_s)
-        asked = tally.ok + tally.error
-        return asked >= self.settings.min_requests and tally.error / asked >= self.settings.error_rate
+        return self._share(tally.error, tally.ok + tally.error) or self._share(*self._lately(now_s))
+
+    def _lately(self, now_s: float) -> tuple[int, int]:
+        last = [failed for at_s, failed in self._last if at_s > now_s - self.settings.window]
+        return sum(last), len(last)
+
+    def _share(self, failed: int, asked: int) -> bool:
+        return asked >= self.settings.min_requests and failed / asked >= self.settings.error_rate

@@ -62,6 +62,16 @@ def test_a_share_of_failures_opens_it_once_there_are_enough_requests() -> None:
     assert feed(one, OK, ERROR) == "open"
 
 
+def test_a_share_of_failures_that_begins_after_a_long_time_of_answers() -> None:
+    one = breaker()
+    assert feed(one, *[OK] * 1000, *[OK, ERROR] * 9) == "closed"
+    assert feed(one, OK, ERROR) == "open"
+
+
+def test_a_few_failures_among_answers_do_not_open_it() -> None:
+    assert feed(breaker(), *[OK, OK, OK, ERROR] * 500) == "closed"
+
+
 def test_failures_of_long_ago_do_not_count() -> None:
     one = breaker(consecutive_failures=100)
     feed(one, *[ERROR] * 9)
