@@ -204,7 +204,7 @@ class Exchange:
             (H_CLUSTER, chain_cluster(attempt.target.provider, self._options.worker)),
             (H_MAX_RETRIES, str(len(plan.decision.targets) - attempt.index)),
             (H_PER_TRY_TIMEOUT, str(plan.deadline.ms)),
-            *([(H_HEDGE, "true")] if plan.deadline.hedge else []),
+            *([(H_HEDGE, "true")] if plan.deadline.race else []),
         ]
         keep = {name for name, _ in headers} | _TO_PROVIDER
         return State.WAITING, frames.forward(

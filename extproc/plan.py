@@ -65,7 +65,7 @@ class Plan:
         """
         last = self.attempts[-1]
         waited_ns = now_ns - last.began_ns
-        last.outrun = self.deadline.hedge and waited_ns >= _NEARLY * self.deadline.ms * 1_000_000
+        last.outrun = self.deadline.race and waited_ns >= _NEARLY * self.deadline.ms * 1_000_000
         if not larger:
             return self._next(now_ns)
         try:
@@ -80,7 +80,7 @@ class Plan:
             raise self.too_long from None
 
     def outrun(self, winner: Attempt) -> tuple[int, ...]:
-        """The attempts that were under way when `winner` answered: their providers may bill them."""
+        """The attempts that were under way when `winner` answered, where the operator pays for such: hedging."""
         if not self.deadline.hedge:
             return ()
         last = self.attempts[-1]

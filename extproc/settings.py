@@ -229,7 +229,7 @@ class Routing(_Model):
     first_byte_timeout: Literal["auto"] | Duration = "auto"
     deadlines: Deadlines = Deadlines()
     hedge: bool = Field(
-        default=False, description="after the deadline the next attempt races the first instead of replacing it"
+        default=False, description="attempts race after a fixed deadline too, and what lost races may cost is billed"
     )
 
 

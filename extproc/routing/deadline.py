@@ -20,9 +20,11 @@ _READING_MS_PER_TOKEN: Final = 0.1
 
 
 class Deadline(msgspec.Struct, frozen=True):
-    """`hedge`: when it is over, the next attempt starts and the first is not cut off; the first answer wins."""
+    """`race`: when it is over, the next attempt starts and the first is not cut off; the first answer wins.
+    `hedge`: the operator wants races, and to see what they cost."""
 
     ms: int
+    race: bool = False
     hedge: bool = False
 
 
@@ -35,17 +37,17 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def deadline(view: View, targets: Sequence[Target], asked: Asked, settings: Routing) -> Deadline:
-    """The first-byte deadline of a request's attempts. Envoy has one for all of them.
+    """The first-byte deadline of a request's attempts. Envoy has one for all of them: the first target's.
 
-    So the first target's decides. Where a later one may rightly take longer, it must not be cut off by it: then the
-    attempts race (`hedge`), as they do if the operator wants it. With nobody to turn to, giving up early gains nothing.
+    By `auto` they race, for nothing but a guess would cut them off: a stand-in that takes longer than the first, or
+    all of them on a slow day. With nobody to turn to, giving up early gains nothing.
     """
+    several = len(targets) > 1
+    hedge = settings.hedge and several
     if settings.first_byte_timeout != "auto":
-        return Deadline(_ms(settings.first_byte_timeout), settings.hedge and len(targets) > 1)
-    if len(targets) == 1:
-        return Deadline(_ms(_cold_s(asked, settings)))
-    first_s, *others_s = (usual_s(view.latency(target), asked, settings) for target in targets)
-    return Deadline(_ms(first_s), settings.hedge or any(other > first_s for other in others_s))
+        return Deadline(_ms(settings.first_byte_timeout), race=hedge, hedge=hedge)
+    seconds = usual_s(view.latency(targets[0]), asked, settings) if several else _cold_s(asked, settings)
+    return Deadline(_ms(seconds), race=several, hedge=hedge)
 
 
 def usual_s(latency: Latency, asked: Asked, settings: Routing) -> float:

@@ -42,25 +42,22 @@ def of(*targets: Target, routing: dict[str, Any] | None = None, **asked: Any) ->
     ],
 )
 def test_the_first_targets_decides(found: Deadline, ms: int) -> None:
-    assert found == Deadline(ms, hedge=False)
+    assert found == Deadline(ms, race=True)
 
 
-@pytest.mark.parametrize("slower", [SLOW, COLD])
-def test_a_slower_stand_in_races_and_is_not_cut_off(slower: Target) -> None:
-    assert of(FAST, slower) == Deadline(1_500, hedge=True)
-    assert of(slower, FAST).hedge is False
+@pytest.mark.parametrize("other", [FAST, SLOW, COLD])
+def test_nobody_is_cut_off_by_a_guess(other: Target) -> None:
+    assert of(FAST, other) == Deadline(1_500, race=True)
+    assert of(FAST, other, routing={"hedge": True}) == Deadline(1_500, race=True, hedge=True)
 
 
 def test_with_nobody_to_turn_to_there_is_no_hurry() -> None:
     assert of(FAST) == Deadline(30_000)
     assert of(FAST, stream=False) == Deadline(120_000)
+    assert of(FAST, routing={"hedge": True}) == Deadline(30_000)
 
 
 def test_a_fixed_deadline_is_everyones() -> None:
     assert of(FAST, SLOW, routing={"first_byte_timeout": "2s"}) == Deadline(2_000)
-    assert of(FAST, SLOW, routing={"first_byte_timeout": "2s", "hedge": True}) == Deadline(2_000, hedge=True)
     assert of(FAST, routing={"first_byte_timeout": "2s", "hedge": True}) == Deadline(2_000)
-
-
-def test_hedging_where_the_operator_wants_it() -> None:
-    assert of(FAST, FAST, routing={"hedge": True}) == Deadline(1_500, hedge=True)
+    assert of(FAST, SLOW, routing={"first_byte_timeout": "2s", "hedge": True}) == Deadline(2_000, race=True, hedge=True)

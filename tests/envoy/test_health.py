@@ -1,0 +1,367 @@
+"""Providers' health through a real Envoy, two replicas of the gateway on one state: what clients see of a provider that
+fails, when it is passed over, and how it comes back."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, free_port, wait_until
+from tests.envoy.test_budgets import Hook
+
+FAILURES: dict[str, list[dict[str, Any]]] = {
+    "hanging": [{"format": "openai", "hang": "before_headers"}],
+    "500s": [{"format": "openai", "status": 500}],
+    "429s": [{"format": "openai", "status": 429, "retry_after": "1"}],
+    "half of them": [{"format": "openai", "status": 500, "probability": 0.5}],
+    "slow": [{"format": "openai", "first_byte_ms": 1500}],
+    "resets": [{"format": "openai", "reset": "before_headers"}],
+    "401s": [{"format": "openai", "status": 401}],
+}
+RPS = 20
+# From the first failure on, requests that needed a second attempt: two seconds' worth at most. Probes are few.
+MOST_FAILED_OVER = 2 * RPS
+
+
+@pytest.fixture(scope="module")
+def hook() -> Hook:
+    return Hook()
+
+
+@pytest.fixture(scope="module")
+def pair(
+    simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory, hook: Hook
+) -> Iterator[tuple[Gateway, Gateway]]:
+    folders = [tmp_path_factory.mktemp("health") for _ in range(2)]
+    configs = [base_config(folder / "data", *simulators) for folder in folders]
+    for config in configs:
+        config["breaker"] = {"open_for": "1s"}
+        config["routing"] = {
+            "attempts": 3,
+            "hedge": True,
+            "deadlines": {"min": "300ms", "cold": "3s", "cold_whole": "3s"},
+        }
+        config["alerts"] = {"webhook": hook.url, "secret": "operator"}
+        windows = {"gpt-ha": 1_000, "claude-b": 8_000, "gemini-b": 100_000}
+        config["models"] = [
+            model | ({"context": windows[model["name"]]} if model["name"] in windows else {})
+            for model in config["models"]
+        ]
+        config["teams"][0]["limits"] = {}
+    configs[1]["state"] = {"url": f"unix://{folders[0]}/data/valkey.sock"}
+    with contextlib.ExitStack() as stack:
+        running = []
+        for config, folder in zip(configs, folders, strict=True):
+            gateway = Gateway(config, folder)
+            stack.callback(gateway.stop)
+            running.append(gateway)
+        yield running[0], running[1]
+
+
+@pytest.fixture
+def gateway(pair: tuple[Gateway, Gateway]) -> Gateway:
+    return pair[0]
+
+
+@pytest.fixture(autouse=True)
+def _healthy(_reset: None, pair: tuple[Gateway, Gateway]) -> None:
+    for name in ("openai", "anthropic-b", "google-b"):
+        assert by_hand(pair[0], name, "enable") == 200
+    alone = {"metadata": {"fallback": "false"}}
+    for gateway in pair:
+        for model in ("gpt-ha", "claude-b", "gemini-b"):
+            wait_until(lambda at=gateway, model=model: one(at, model, **alone).status == 200, 10, model)  # type: ignore[misc]
+
+
+def by_hand(gateway: Gateway, provider: str, action: str) -> int:
+    return gateway.http.post(f"/v1/providers/{provider}/{action}", headers=bearer(ADMIN_KEY)).status_code
+
+
+def health(gateway: Gateway, name: str = "openai") -> dict[str, Any]:
+    body = gateway.http.get("/v1/providers/health", headers=bearer()).json()
+    found: dict[str, Any] = next(provider for provider in body["providers"] if provider["provider"] == name)
+    return found
+
+
+def circuits(gateway: Gateway) -> dict[str, str]:
+    """Of the provider and the model that the tests break."""
+    found = health(gateway)
+    models = {model["model"]: model["circuit"] for model in found["models"]}
+    return {"openai": found["circuit"], "gpt-ha": models["gpt-ha"]}
+
+
+class Answer:
+    """What a client saw of one request."""
+
+    def __init__(self, status: int, headers: Any) -> None:
+        self.status = status
+        self.model: str = headers.get("x-gateway-model", "")
+        self.routing: str = headers.get("x-gateway-routing", "")
+        self.attempts = int(headers.get("x-gateway-attempts", 0))
+
+    def __repr__(self) -> str:
+        return f"{self.status} {self.model} {self.routing} {self.attempts}"
+
+
+def one(gateway: Gateway, model: str = "gpt-ha", **more: Any) -> Answer:
+    answer = gateway.http.post("/v1/chat/completions", json=ask("hi", model, **more), headers=bearer())
+    return Answer(answer.status_code, answer.headers)
+
+
+class Traffic:
+    """Requests at a steady rate, until told to stop."""
+
+    def __init__(self, gateway: Gateway, rps: float = RPS) -> None:
+        self.answers: list[Answer] = []
+        self._gateway, self._rps = gateway, rps
+        self._stop = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        self._thread.join()
+
+    async def _run(self) -> None:
+        async with aiohttp.ClientSession(headers=bearer()) as session, asyncio.TaskGroup() as group:
+            while not self._stop:
+                group.create_task(self._one(session))
+                await asyncio.sleep(1 / self._rps)
+
+    async def _one(self, session: aiohttp.ClientSession) -> None:
+        url = f"{self._gateway.url}/v1/chat/completions"
+        async with session.post(url, json=ask("hi", "gpt-ha")) as answer:
+            await answer.read()
+            self.answers.append(Answer(answer.status, answer.headers))
+
+    def until(self, condition: Callable[[list[Answer]], bool], what: str) -> None:
+        """Wait for answers, of those that come from now on."""
+        seen = len(self.answers)
+        wait_until(lambda: condition(self.answers[seen:]), 20, what)
+
+
+def in_use(answers: list[Answer]) -> bool:
+    """The provider's own answers, one after the other: it is no longer a matter of probes."""
+    return len(answers) >= 8 and all(answer.model == "gpt-ha" for answer in answers[-8:])
+
+
+def knows_p99(gateway: Gateway) -> bool:
+    known = json.loads((gateway.data_dir / "standings.json").read_text())
+    return "whole_p99_ms" in known.get("latencies", {}).get("openai/gpt-ha", {})
+
+
+def routed_around(answers: list[Answer]) -> bool:
+    return len(answers) >= 8 and all(answer.attempts == 1 and answer.model != "gpt-ha" for answer in answers[-8:])
+
+
+@pytest.mark.parametrize("fault", FAILURES)
+def test_a_provider_that_fails_is_passed_over_and_comes_back(gateway: Gateway, primary: Simulator, fault: str) -> None:
+    with Traffic(gateway) as traffic:
+        traffic.until(in_use, "the provider's own answers")
+        wait_until(lambda: knows_p99(gateway), 10, "its p99 to be known")
+        primary.faults(*FAILURES[fault])
+        traffic.until(routed_around, "the provider to be passed over")
+        failed_over = [answer for answer in traffic.answers if answer.attempts > 1]
+        primary.faults()
+        traffic.until(in_use, "the provider to be back")
+    assert {answer.status for answer in traffic.answers} == {200}
+    assert 1 <= len(failed_over) <= MOST_FAILED_OVER
+    assert {answer.routing for answer in traffic.answers if answer.model != "gpt-ha"} == {"fallback"}
+
+
+def test_the_row_of_a_request_that_passed_a_provider_over_is_a_success(gateway: Gateway, primary: Simulator) -> None:
+    primary.faults({"format": "openai", "status": 500})
+    wait_until(lambda: one(gateway).attempts == 1, 10, "the provider to be passed over")
+    wait_until(lambda: {"success", "fallback"} <= {row["status"] for row in gateway.rows(limit=20)}, 10, "rows")
+    rows = [row for row in gateway.rows(limit=20) if row["model_used"] == "claude-b"]
+    told = {(row["status"], row["routing_decision"], row["attempts"]) for row in rows}
+    assert told <= {("success", "fallback", 1), ("fallback", "fallback", 2)}
+
+
+def test_the_other_replica_learns_of_it_without_trying(pair: tuple[Gateway, Gateway], primary: Simulator) -> None:
+    primary.faults({"format": "openai", "status": 500})
+    wait_until(lambda: one(pair[0]).attempts == 1, 10, "the circuit to open")
+    wait_until(lambda: "open" in circuits(pair[1]).values(), 10, "the other replica to know, which was not asked")
+    wait_until(lambda: one(pair[1]).attempts == 1, 10, "the other replica to pass it over")
+
+
+def test_health_without_the_shared_state(pair: tuple[Gateway, Gateway], primary: Simulator) -> None:
+    """The state hangs: a replica goes by what it sees."""
+    (valkey,) = pair[0].processes("valkey-server")
+    os.kill(valkey.pid, signal.SIGSTOP)
+    try:
+        primary.faults({"format": "openai", "status": 500})
+        wait_until(lambda: one(pair[1]).attempts == 1, 20, "the provider to be passed over")
+        assert one(pair[1]).status == 200
+    finally:
+        os.kill(valkey.pid, signal.SIGCONT)
+
+
+def test_nobody_left(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    primary.faults({"status": 500})
+    second.faults({"status": 500})
+    wait_until(lambda: one(gateway).status == 503, 10, "all circuits to open")
+    with pytest.raises(openai.InternalServerError) as caught:
+        gateway.client().chat.completions.create(**ask("hi", "gpt-ha"))
+    assert (caught.value.status_code, caught.value.code) == (503, "no_provider_available")
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    row = gateway.row(caught.value.response.headers["x-gateway-request-id"])
+    assert (row["status"], row["error_code"], row["attempts"]) == ("refused", "no_provider_available", 0)
+
+
+def test_a_limited_provider_with_no_stand_in_is_a_429(gateway: Gateway, primary: Simulator) -> None:
+    primary.faults({"format": "openai", "status": 429, "retry_after": "5"})
+    assert one(gateway, metadata={"fallback": "false"}).status == 429
+    wait_until(lambda: health(gateway)["rate_limited_until"] is not None, 10, "the wait to be known")
+    time.sleep(0.5)  # workers look 20 times a second
+    asked = primary.total("requests")
+    answers = [one(gateway, metadata={"fallback": "false"}) for _ in range(3)]
+    assert {answer.status for answer in answers} == {429}
+    assert primary.total("requests") == asked, "it was left alone"
+    assert circuits(gateway)["openai"] == "closed", "a rate limit is no failure"
+
+
+def test_a_refused_credential_is_the_operators_business(gateway: Gateway, primary: Simulator, hook: Hook) -> None:
+    primary.faults({"format": "openai", "status": 403})
+    assert one(gateway).status == 200
+    wait_until(lambda: health(gateway)["circuit_reason"] == "credential", 10, "the circuit")
+    wait_until(lambda: any(b"provider.credential_refused" in body for _, body in hook.calls), 15, "the alert")
+    assert "provider refuses our credential" in gateway.log()
+
+
+def test_drain_and_enable(pair: tuple[Gateway, Gateway], primary: Simulator) -> None:
+    assert by_hand(pair[0], "openai", "drain") == 200
+    for gateway in pair:
+        wait_until(lambda at=gateway: health(at)["status"] == "drained", 10, "it to be drained")  # type: ignore[misc]
+        wait_until(lambda at=gateway: one(at).routing == "fallback", 10, "it to be passed over")  # type: ignore[misc]
+    assert by_hand(pair[1], "openai", "enable") == 200
+    for gateway in pair:
+        wait_until(lambda at=gateway: one(at).model == "gpt-ha", 10, "it to be enabled")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("fault", [{}, {"early_answer": True}, {"early_answer": True, "early_close": True}], ids=str)
+def test_too_long_a_prompt_goes_to_a_larger_window(
+    gateway: Gateway, primary: Simulator, second: Simulator, fault: dict[str, Any]
+) -> None:
+    """As the provider says in a 400, which is tried again for no other reason."""
+    refusal = {"status": 400, "message": "This model's maximum context length is 1000 tokens."}
+    primary.faults({"format": "openai", **refusal, **fault})
+    found = one(gateway)
+    assert (found.status, found.model, found.attempts) == (200, "claude-b", 2)
+    second.faults({"format": "anthropic", "status": 400, "message": "prompt is too long: 9000 tokens > 8000 maximum"})
+    found = one(gateway)
+    assert (found.status, found.model, found.attempts) == (200, "gemini-b", 3)
+    second.faults({"status": 400, "message": "The input token count exceeds the maximum number of tokens allowed"})
+    with pytest.raises(openai.BadRequestError) as caught:
+        gateway.client().chat.completions.create(**ask("hi", "gpt-ha"))
+    assert caught.value.code == "context_length_exceeded"
+    primary.faults({"format": "openai", "status": 400, "message": "something else", **fault})
+    assert (one(gateway).status, one(gateway).attempts) == (400, 1)
+
+
+def test_too_long_a_prompt_by_our_own_estimate(gateway: Gateway, primary: Simulator) -> None:
+    asked = primary.total("requests")
+    answer = gateway.client().chat.completions.create(**ask("word " * 3_000, "gpt-ha"))
+    assert answer.model == "claude-b"
+    assert answer.model_extra is not None
+    assert answer.model_extra["gateway_metadata"]["routing_decision"] == "larger_context"
+    assert primary.total("requests") == asked
+
+
+def test_a_slow_answer_races_and_both_are_paid(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
+    """All are slow: nobody is cut off, and the first answer wins."""
+    with Traffic(gateway) as traffic:
+        traffic.until(in_use, "the provider's own answers")
+        wait_until(lambda: knows_p99(gateway), 10, "its p99 to be known")
+    primary.faults({"format": "openai", "first_byte_ms": 900})
+    second.faults({"first_byte_ms": 5000})
+    raw = gateway.client().chat.completions.with_raw_response.create(**ask("hi", "gpt-ha"))
+    assert raw.headers["x-gateway-model"] == "gpt-ha"
+    assert int(raw.headers["x-gateway-attempts"]) > 1
+    row = gateway.row(raw.headers["x-gateway-request-id"])
+    assert row["outrun_tokens"] == row["estimated_input_tokens"] * (row["attempts"] - 1)
+    assert row["cost_usd"] > (row["input_tokens"] * 1.0 + row["output_tokens"] * 4.0) / 1e6
+
+
+def test_a_thousand_requests_while_the_provider_dies(pair: tuple[Gateway, Gateway], tmp_path: Path) -> None:
+    """Every one is answered by the stand-in."""
+    gateway = pair[0]
+    dying = Simulator()
+    config = gateway.config | {"listen": {"port": free_port()}, "data_dir": str(tmp_path / "data")}
+    providers = config["providers"] | {"openai": config["providers"]["openai"] | {"base_url": dying.base_url("openai")}}
+    with contextlib.closing(Closing(Gateway(config | {"providers": providers}, tmp_path))) as own:
+        dying.faults({"first_byte_ms": 8000})
+        statuses = asyncio.run(storm(own.gateway, 1_000, lambda: wait_and_kill(dying, 1_000)))
+    assert statuses == {(200, "claude-b"): 1_000}
+
+
+class Closing:
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    def close(self) -> None:
+        self.gateway.stop()
+
+
+def wait_and_kill(simulator: Simulator, requests: int) -> None:
+    """Once every request waits for an answer there."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: simulator.stats()["open"] >= min(requests, 200), 6, "the requests to be there")
+    simulator.process.kill()
+    simulator.process.wait()
+
+
+async def storm(gateway: Gateway, requests: int, meanwhile: Callable[[], None]) -> dict[tuple[int, str], int]:
+    """Answers by status and model."""
+    found: dict[tuple[int, str], int] = {}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(headers=bearer(), connector=connector) as session:
+
+        async def ask_once() -> None:
+            body = ask("hi", "gpt-ha")
+            async with session.post(f"{gateway.url}/v1/chat/completions", json=body) as answer:
+                await answer.read()
+                key = answer.status, answer.headers.get("x-gateway-model", "")
+                found[key] = found.get(key, 0) + 1
+
+        await asyncio.gather(asyncio.to_thread(meanwhile), *(ask_once() for _ in range(requests)))
+    return found
+
+
+def test_figures_are_the_providers_own_counters(gateway: Gateway, primary: Simulator) -> None:
+    def figures() -> tuple[int, float]:
+        found = health(gateway)
+        return found["attempts_5m"], found["attempts_5m"] * found["error_rate_5m"]
+
+    time.sleep(1.5)  # what came before is counted
+    attempts_before, errors_before = figures()
+    primary.reset()
+    primary.faults({"format": "openai", "status": 500, "probability": 0.1})
+    with Traffic(gateway, rps=100) as traffic:
+        wait_until(lambda: len(traffic.answers) >= 200, 20, "200 answers")
+    statuses = [totals["statuses"] for totals in primary.stats()["formats"]["openai"].values()]
+    asked = sum(sum(each.values()) for each in statuses)
+    failed = sum(each.get("500", 0) for each in statuses)
+    wait_until(lambda: figures()[0] - attempts_before >= asked, 10, "all attempts to be counted")
+    attempts, errors = figures()
+    assert attempts - attempts_before == pytest.approx(asked, rel=0.01)
+    assert errors - errors_before == pytest.approx(failed, rel=0.01)
+
+
+def test_metrics(gateway: Gateway) -> None:
+    text = gateway.http.get("/metrics").text
+    for name in ("circuit", "error_ratio", "deadline_seconds", "rate_limited", "drained"):
+        assert f"gateway_provider_{name}{{" in text
