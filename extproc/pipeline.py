@@ -164,8 +164,11 @@ class Pipeline:
     async def _plan(self, asked: _Asked, found: Looked) -> Plan:
         """Choose the targets, hold what the request may cost. Raises GatewayError."""
         admission, chat, wishes = asked.admission, asked.chat, asked.wishes
+        settings = admission.team.settings
         route = partial(self._route, asked, self._needs(asked))
         choice = route()
+        # A strict team's hold covers what the request may become, so that is chosen before.
+        cheaper = route(downgrade=True) if settings.auto_downgrade and settings.budget.strict else None
         asked.steps.done("route")
         hold = await self._reserver.reserve(
             admission.team.settings,
@@ -174,10 +177,10 @@ class Pipeline:
             hold_id=admission.request_id,
             priority=wishes.priority,
             now_ms=asked.now_ms,
+            perhaps=cheaper.targets if cheaper else (),
         )
-        settings = admission.team.settings
         if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
-            choice = route(downgrade=True)
+            choice = cheaper or route(downgrade=True)
         if choice.reason in _NOT_KEPT:
             found.tape.give_up()
         asked.steps.done("reserve")
@@ -194,6 +197,7 @@ class Pipeline:
             routing_decision=choice.reason,
             prompt_hash=prompt_hash(chat),
             input_tokens=hold.input_tokens,
+            counted_tokens=None if hold.counted_tokens == hold.input_tokens else hold.counted_tokens,
             estimated_output_tokens=hold.output_tokens,
             priority=wishes.priority,
             received_at=admission.received_at,

@@ -103,7 +103,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provider: str = ""  # of the first choice
     routing_decision: str = ""
     prompt_hash: str = ""  # sha256 of the canonical messages, hex
-    input_tokens: int = 0  # estimate
+    input_tokens: int = 0  # held
+    counted_tokens: int | None = None  # the estimate of the same, where more is held to be sure
     estimated_output_tokens: int = 0
     priority: Priority = "normal"
     received_at: float = 0.0  # seconds since the epoch

@@ -86,7 +86,7 @@ class Estimator:
     """Counts input tokens. Stateless but for the vocabulary, which the first one loads (0.3 s, 47 MB)."""
 
     def __init__(self) -> None:
-        self._encoding = vocabulary()
+        self.encoding = vocabulary()
         self._counted: dict[
             tuple[int, int], int
         ] = {}  # by hash and length: a conversation's turns come again and again
@@ -94,7 +94,7 @@ class Estimator:
     def input_tokens(self, body: Mapping[str, Any], target: Target) -> int:
         """Tokens `target` would bill for the request `body` as input, at least 1. Never raises on decoded JSON."""
         family = family_of(target.format, target.upstream_name)
-        parts = _Parts(family)
+        parts = Parts(family)
         parts.add_request(body)
         tokens, wide_share = self._text(parts.texts)
         factor = family.latin + (family.wide - family.latin) * wide_share
@@ -110,7 +110,7 @@ class Estimator:
         if tokens is None:
             if len(self._counted) >= _REMEMBERED:
                 self._counted.clear()
-            tokens = self._counted[key] = len(self._encoding.encode_ordinary(text))
+            tokens = self._counted[key] = len(self.encoding.encode_ordinary(text))
         return tokens
 
     def _text(self, texts: list[str]) -> tuple[float, float]:
@@ -162,7 +162,7 @@ def _wide_chars(text: str) -> int:
     return 0 if text.isascii() else sum(char > "\x7f" for char in text)
 
 
-class _Parts:
+class Parts:
     """What one request is made of: texts to count, and tokens already known."""
 
     def __init__(self, family: Family) -> None:

@@ -148,7 +148,7 @@ def test_the_vocabulary_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_the_vocabulary_is_loaded_once() -> None:
-    assert Estimator()._encoding is Estimator()._encoding
+    assert Estimator().encoding is Estimator().encoding
 
 
 def test_the_smallest_request_costs_what_openai_bills(estimator: Estimator) -> None:

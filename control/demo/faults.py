@@ -32,6 +32,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     chunks: int | None = None  # text events of a stream
     huge: int | None = None  # the answer has this many bytes of text
     cached_tokens: int | None = None  # reported instead of what the prompt cache says
+    input_bytes_per_token: int | None = None  # of the prompt's text, instead of 4
     reasoning_tokens: int | None = None  # reported instead of what the model's name and the request say
     status: int | None = None  # answer with this error status, in the format's shape
     error_type: str | None = None  # the format's error type, instead of the usual one for `status`

@@ -136,6 +136,7 @@ class Simulator:
             huge=faults.huge,
             cached_tokens=faults.cached_tokens,
             reasoning_tokens=faults.reasoning_tokens,
+            input_bytes_per_token=faults.input_bytes_per_token,
         )
         answer: Answer = compose(ask, shape, self._cache)
         reply = fmt.reply(ask, answer, self._meta(), faults)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
+BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 85
 TOOL_TOKENS = 10
 CACHE_MIN_TOKENS = 1024  # of a system prompt, as OpenAI and Anthropic document for prompt caching
@@ -139,6 +140,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     huge: int | None = None  # bytes of a text answer
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    input_bytes_per_token: int | None = None
 
 
 class PromptCache:
@@ -192,7 +194,8 @@ def canonical(value: Any) -> str:
 def compose(ask: Ask, shape: Shape, cache: PromptCache) -> Answer:
     """The answer to `ask`. Changes `cache` only."""
     digest = _digest(ask, shape.seed)
-    prompt_tokens = tokens(sum(map(byte_length, ask.texts))) + IMAGE_TOKENS * ask.images + TOOL_TOKENS * len(ask.tools)
+    text_tokens = -(-sum(map(byte_length, ask.texts)) // (shape.input_bytes_per_token or BYTES_PER_TOKEN))
+    prompt_tokens = text_tokens + IMAGE_TOKENS * ask.images + TOOL_TOKENS * len(ask.tools)
     reasoning = _reasoning_tokens(ask) if shape.reasoning_tokens is None else shape.reasoning_tokens
     if ask.max_tokens is not None:
         reasoning = min(reasoning, ask.max_tokens)

@@ -5,11 +5,13 @@ headers, how much of its budget the team has used; or a 429. One round trip to t
 settler gives back what was not used.
 """
 
+import asyncio
 import math
 from collections.abc import Sequence
 
 import msgspec
 
+from extproc.bounds import most_input_tokens
 from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
 from extproc.budget.ledger import Caps, Holds, Refused
 from extproc.budget.plan import (
@@ -22,15 +24,10 @@ from extproc.budget.plan import (
     reservation_for,
     used_pct,
 )
-from extproc.chat import texts
+from extproc.chat import text_chars
 from extproc.records import ChatRequest, Priority, Target
 from extproc.settings import Team
-from extproc.tokens import Estimator
-
-# A strict team's input is held with at least one token for so many bytes of text: no tokenizer in use needs more for
-# prose, code or CJK, and what was held too much comes back when the exchange is settled.
-STRICT_BYTES_PER_TOKEN = 3
-
+from extproc.tokens import EXACT_CHARS, Estimator
 
 _FREE = Estimate(input_tokens=0, output_tokens=0, output_bounded=True, input_nano_usd=0, output_pico_usd_per_token=0)
 
@@ -38,7 +35,8 @@ _FREE = Estimate(input_tokens=0, output_tokens=0, output_bounded=True, input_nan
 class Hold(msgspec.Struct, frozen=True):
     """What was taken for one request."""
 
-    input_tokens: int
+    input_tokens: int  # held: for a strict team the most that can be billed
+    counted_tokens: int  # the best estimate of the same
     output_tokens: int  # over all choices
     max_tokens: int | None  # to be written into the request, per choice; None: leave what the client sent
     headers: tuple[Header, ...]
@@ -59,10 +57,24 @@ class Reserver:
         self._lease_ms = lease_ms
 
     async def reserve(
-        self, team: Team, chat: ChatRequest, targets: Sequence[Target], *, hold_id: str, priority: Priority, now_ms: int
+        self,
+        team: Team,
+        chat: ChatRequest,
+        targets: Sequence[Target],
+        *,
+        hold_id: str,
+        priority: Priority,
+        now_ms: int,
+        perhaps: Sequence[Target] = (),
     ) -> Hold:
-        """Take the hold. Raises RateLimitExceeded, BudgetExceeded, ModelNotAllowed, LimitsUnavailable."""
-        estimate = self._estimate(team, chat, targets)
+        """Take the hold. `perhaps`: what may be tried instead of `targets`, as a strict team's hold must cover it too.
+
+        Raises RateLimitExceeded, BudgetExceeded, ModelNotAllowed, LimitsUnavailable, InvalidRequest.
+        """
+        counted = self._estimator.input_tokens(chat.body, targets[0])
+        looked_at = (*targets, *perhaps) if team.budget.strict else targets[:1]
+        held = max(counted, await self._most(chat, looked_at)) if team.budget.strict else counted
+        estimate = self._estimate(team, chat, looked_at, held)
         reservation = reservation_for(
             team, estimate, hold_id=hold_id, priority=priority, now_ms=now_ms, lease_ms=self._lease_ms
         )
@@ -72,7 +84,8 @@ class Reserver:
             error.headers = tuple(rate_limit_headers(reservation, answer.standing))
             raise error
         return Hold(
-            input_tokens=estimate.input_tokens,
+            input_tokens=held,
+            counted_tokens=counted,
             output_tokens=answer.output_tokens,
             max_tokens=max_tokens_to_write(estimate, answer, strict=team.budget.strict),
             headers=tuple(rate_limit_headers(reservation, answer.standing)),
@@ -107,13 +120,17 @@ class Reserver:
         """How long an answer may take to write, against what is usual for the model: 1 to 4."""
         return self._outputs.length(team_id, target.model, chat.max_tokens)
 
-    def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target]) -> Estimate:
-        """The most that any of the targets would take, for a strict team; what the first would take, for others."""
-        strict = team.budget.strict
-        looked_at = targets if strict else targets[:1]
-        input_tokens = max(self._estimator.input_tokens(chat.body, target) for target in looked_at)
-        if strict:
-            input_tokens = max(input_tokens, math.ceil(_text_bytes(chat) / STRICT_BYTES_PER_TOKEN))
+    async def _most(self, chat: ChatRequest, targets: Sequence[Target]) -> int:
+        """The most input tokens any of the targets can bill; long texts are counted in a thread."""
+        encoding = self._estimator.encoding
+
+        def most() -> int:
+            return max(most_input_tokens(chat.body, target, encoding) for target in targets)
+
+        return most() if text_chars(chat) <= EXACT_CHARS else await asyncio.to_thread(most)
+
+    def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target], input_tokens: int) -> Estimate:
+        """What the dearest of the targets would cost."""
         first = targets[0]
         output_tokens = self._outputs.ceiling(
             team.id,
@@ -121,7 +138,7 @@ class Reserver:
             chat.max_tokens,
             first.max_output_tokens,
             n=chat.n,
-            policy=ENFORCED if strict else HELD,
+            policy=ENFORCED if team.budget.strict else HELD,
         )
         estimates = [
             estimate_for(
@@ -131,13 +148,9 @@ class Reserver:
                 choices=chat.n,
                 output_bounded=chat.max_tokens is not None,
             )
-            for target in looked_at
+            for target in targets
         ]
         return max(estimates, key=_cost)
-
-
-def _text_bytes(chat: ChatRequest) -> int:
-    return sum(len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) for text in texts(chat))
 
 
 def _cost(estimate: Estimate) -> float:

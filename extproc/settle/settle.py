@@ -300,7 +300,8 @@ def _from_bytes(entry: pb.HTTPAccessLogEntry, decision: Decision, target: Target
     output, reasoning = 0, 0
     if response.response_code.value:
         output, reasoning = estimate(target, decision.stream, response.response_body_bytes)
-    return Usage(input_tokens=decision.input_tokens, output_tokens=output, reasoning_tokens=reasoning)
+    counted = decision.input_tokens if decision.counted_tokens is None else decision.counted_tokens
+    return Usage(input_tokens=counted, output_tokens=output, reasoning_tokens=reasoning)
 
 
 def _bounded(usage: Usage) -> Usage:
