@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import msgspec
 
 from extproc.paths import Paths
 from extproc.settings import Settings, SettingsError
@@ -139,6 +140,49 @@ def _redacted(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
         return node if key in ("@type", "name") else "***"
 
     return {name: blank(file) if name.startswith("secrets/") else file for name, file in files.items()}
+
+
+@main.group()
+def prices() -> None:
+    """List prices: import a newer table, show those in force."""
+
+
+@prices.command(name="import")
+@click.argument("file", type=_CONFIG)
+@click.option("--output", type=_CONFIG, default=Path("prices.json"), show_default=True, help="The table to write.")
+@click.option("--as-of", default=None, metavar="YYYY-MM-DD", help="The date of FILE. Default: today.")
+def import_prices(file: Path, output: Path, as_of: str | None) -> None:
+    """Make a price table of LiteLLM's public FILE, model_prices_and_context_window.json, for `prices: {file: …}`."""
+    from datetime import UTC, datetime
+
+    from control.pricelist import import_file
+    from extproc.pricing import PriceTableError
+
+    try:
+        click.echo(import_file(file, output, as_of or f"{datetime.now(UTC):%Y-%m-%d}"))
+    except PriceTableError as error:
+        for problem in error.problems:
+            _say(problem)
+        sys.exit(2)
+    except OSError as error:
+        _say(f"{output}: cannot be written: {error.strerror}")
+        sys.exit(1)
+
+
+@prices.command(name="list")
+@click.option("--config", type=_CONFIG, default=None, help="gateway.yaml. Default: the demo configuration.")
+@click.option("--json", "as_json_", is_flag=True, help="For programs.")
+def list_prices(config: Path | None, as_json_: bool) -> None:
+    """Show each configured model's price, and where it is from."""
+    from control.pricelist import as_text, in_force
+    from extproc.pricing import price_tables
+    from extproc.settings import parse
+
+    file = config or demo_config()
+    priced = _load(file)
+    unpriced = parse(file.read_text(encoding="utf-8"), os.environ, list_prices=False)
+    models = in_force(unpriced, priced, price_tables(priced.prices.file))
+    click.echo(json.dumps([msgspec.to_builtins(model) for model in models], indent=2) if as_json_ else as_text(models))
 
 
 @main.command(hidden=True)

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from extproc.pricing import default_price, price_from_usd, with_defaults
-from extproc.records import Feature, Price, ProviderFormat, Target
+from extproc.pricing import price_from_usd
+from extproc.records import Feature, ProviderFormat, Target
 from extproc.settings import Model, Provider, Routing, Settings, Team
 from extproc.wire import provider_cluster
 
@@ -74,14 +74,8 @@ def _target(model: Model, provider: Provider) -> Target:
         format=wire_format,
         max_output_tokens=model.max_output,
         context_tokens=model.context,
-        price=_price(model, wire_format),
+        price=price_from_usd(model.price.model_dump()),
     )
-
-
-def _price(model: Model, wire_format: ProviderFormat) -> Price:
-    """What gateway.yaml says of the price, and for the rest the list price of a model we know."""
-    listed = default_price(wire_format, model.upstream_name or model.name)
-    return with_defaults(price_from_usd(model.price.model_dump()), listed)
 
 
 def _chain(name: str, settings: Settings) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -152,6 +152,26 @@ class PriceTableError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class PriceTables(msgspec.Struct, frozen=True):
+    """The tables in force: one that was imported (and what to call it), before the one shipped."""
+
+    imported: PriceTable | None = None
+    imported_from: str = ""
+
+    def find(self, wire_format: str, upstream_name: str) -> tuple[ListedModel, str] | None:
+        """A model as listed, and where. The first table that has it decides all of its price: parts are not mixed."""
+        for table, name in ((self.imported, self.imported_from), (default_table(), "built-in table")):
+            listed = table.find(cast(ProviderFormat, wire_format), upstream_name) if table else None
+            if table and listed:
+                return listed, f"{name} as of {table.as_of}"
+        return None
+
+
+def price_tables(path: Path | None) -> PriceTables:
+    """The tables, with the one at `path` if any. Raises PriceTableError."""
+    return PriceTables() if path is None else PriceTables(load_table(path), str(path))
 
 
 def default_price(wire_format: ProviderFormat, upstream_name: str, table: PriceTable | None = None) -> Price | None:

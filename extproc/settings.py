@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from extproc.pricing import PriceTableError, price_tables
 from extproc.records import Feature
 
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -203,6 +205,12 @@ class Model(_Model):
     )
 
 
+class Prices(_Model):
+    """List prices for models whose `price` here leaves something open."""
+
+    file: Path | None = Field(default=None, description="a table made by `gateway prices import`, before the built-in")
+
+
 class Equivalents(_Model):
     """Models that may stand in for one another, in failover order."""
 
@@ -373,6 +381,7 @@ class Settings(_Model):
     admin: Admin = Admin()
     providers: dict[Annotated[str, Field(pattern=_PROVIDER_NAME)], Provider] = Field(min_length=1)
     models: list[Model] = Field(min_length=1)
+    prices: Prices = Prices()
     equivalents: list[Equivalents] = []
     routing: Routing = Routing()
     teams: list[Team] = Field(min_length=1)
@@ -440,7 +449,7 @@ def variables(text: str) -> set[str]:
     return {match[1] for match in _ENV.finditer(text)}
 
 
-def parse(text: str, env: Mapping[str, str]) -> Settings:
+def parse(text: str, env: Mapping[str, str], *, list_prices: bool = True) -> Settings:
     """Check YAML text. `env` gives the values of `${NAME}` and `${NAME:-default}`. Raises SettingsError."""
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
@@ -459,7 +468,24 @@ def parse(text: str, env: Mapping[str, str]) -> Settings:
     problems = list(_cross_check(settings))
     if problems:
         raise SettingsError(problems)
-    return settings
+    return with_list_prices(settings) if list_prices else settings
+
+
+def with_list_prices(settings: Settings) -> Settings:
+    """Fill in what gateway.yaml leaves open of its models' prices. Raises SettingsError."""
+    try:
+        tables = price_tables(settings.prices.file)
+    except PriceTableError as error:
+        raise SettingsError([f"prices.file: {problem}" for problem in error.problems]) from None
+    models = []
+    for model in settings.models:
+        found = tables.find(settings.providers[model.provider].wire_format, model.upstream_name or model.name)
+        listed = ModelPrice.model_validate(msgspec.to_builtins(found[0].price)) if found else ModelPrice()
+        if listed.long_context is None:  # a listed model without tiers has none
+            listed = listed.model_copy(update={"long_context": [] if found else None})
+        own = {name: value for name, value in model.price if value is not None}
+        models.append(model.model_copy(update={"price": listed.model_copy(update=own)}))
+    return settings.model_copy(update={"models": models})
 
 
 def parse_team(raw: Mapping[str, Any]) -> Team:
