@@ -51,7 +51,8 @@ def _listener(settings: Settings, paths: Paths, port: int) -> Document:
 
 
 def _routes(settings: Settings) -> Document:
-    decided = next(item for item in routes.ingress(settings)["virtual_hosts"][0]["routes"] if item["name"] == "decided")
+    found = routes.ingress(settings)["virtual_hosts"][0]["routes"]
+    decided = next(item for item in found if "cluster_header" in item.get("route", {}))
     timeouts = {name: decided["route"][name] for name in ("timeout", "idle_timeout")}
     by_path = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai"}
     return {
