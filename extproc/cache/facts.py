@@ -37,6 +37,7 @@ _QUOTES = str.maketrans(
 )
 _SHORT_UNITS = {"s": "seconds", "ms": "ms", "m": "m", "h": "hours", "g": "gram", "l": "liter"}
 _SHORT_UNITS |= {"C": "celsius", "F": "fahrenheit"}
+_BEFORE_FIRST = frozenset(("the", "my", "your", "our", "his", "her", "their", "its"))
 _OTHERWISE_READ = lx.STOPWORDS | lx.UNITS.keys() | lx.DATES.keys() | {"may", "march"}  # no names
 
 
@@ -60,7 +61,8 @@ class Facts(msgspec.Struct, frozen=True, gc=False):
     degrees: frozenset[str]  # big++ for largest
     asks: frozenset[str]  # who, when, how many, …
     owners: frozenset[str]  # my, your, …
-    sources: frozenset[str]  # words after "from", or on the left of "to"
+    sources: frozenset[str]  # words after "from"
+    starts: frozenset[str]  # words on the left of "to"
     goals: frozenset[str]  # words after "to", "into"
     order: tuple[str, ...]  # names and the two sides of "than", as they come
     commutative: bool  # joined by "and", "or", "between"
@@ -92,7 +94,8 @@ def facts(prompt: str) -> Facts:
         degrees=frozenset(lx.DEGREES[word] for word in words if word in lx.DEGREES),
         asks=frozenset(_asks(words)),
         owners=frozenset(lx.OWNERS[word] for word in words if word in lx.OWNERS),
-        sources=frozenset(_beside(words, "from", 1)) | frozenset(_beside(words, "to", -1)),
+        sources=frozenset(_beside(words, "from", 1)),
+        starts=frozenset(_beside(words, "to", -1)),
         goals=frozenset(_beside(words, "to", 1)) | frozenset(_beside(words, "into", 1)),
         order=tuple(_order(words, names)),
         commutative=not {"and", "or", "between", "vs", "versus", "&"}.isdisjoint(words),
@@ -188,9 +191,29 @@ def _marked(words: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def is_common(word: str) -> bool:
-    """Whether a word is in a list of frequent English words; others are treated as names."""
-    forms = (word, stem(word), stem(word) + "e", stem(word) + "ing", word.removesuffix("s"))
-    return len(word) < 3 or any(form in _common() for form in forms)
+    """Whether a word is a frequent English one, a form of one, or made of two; others are treated as names."""
+    return len(word) < 3 or _known(word) or _known(stem(word)) or _joined(word)
+
+
+def _known(word: str) -> bool:
+    return any(word + ending in _common() for ending in _FORMS)
+
+
+_FORMS = ("", "e", "s", "ed", "ing", "er", "or", "ion", "d", "r")
+_PREFIXES = ("re", "un", "pre", "non", "sub", "multi", "over", "under", "mis", "dis")
+_SUFFIXES = ("er", "or", "ize", "ise", "able", "ful", "less", "ness", "ment", "ation", "al", "ic", "y", "ity")
+
+
+def _joined(word: str) -> bool:
+    """`runtime`, `redirect`, `optimizer`."""
+    heads, tails = (word[:at] for at in range(3, len(word) - 2)), (word[at:] for at in range(3, len(word) - 2))
+    return (
+        any(head in _common() and tail in _common() for head, tail in zip(heads, tails, strict=True))
+        or any(
+            word.startswith(start) and _known(word[len(start) :]) for start in _PREFIXES if len(word) > len(start) + 3
+        )
+        or any(word.endswith(end) and _known(word[: -len(end)]) for end in _SUFFIXES if len(word) > len(end) + 3)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -225,11 +248,18 @@ def _number(token: str, before: str, after: str) -> tuple[str | None, str | None
         return word, None
     if word == "s" and before[:1].isdigit():
         return None, "seconds"
-    if word in lx.NUMBERS and not (word == "second" and (before[:1].isdigit() or before in ("per", "a"))):
+    if word in lx.NUMBERS and not _other_sense(word, before):
         return lx.NUMBERS[word], None
     if word == "one" and after in lx.MULTIPLES:
         return "1", None
     return None, None
+
+
+def _other_sense(word: str, before: str) -> bool:
+    """`first` as "to begin with", `second` as a unit."""
+    if word == "first":
+        return before not in _BEFORE_FIRST
+    return word == "second" and (before[:1].isdigit() or before in ("per", "a"))
 
 
 def _arabic(tokens: Sequence[str]) -> list[str]:

@@ -91,12 +91,27 @@ def _asks(a: Facts, b: Facts) -> bool:
 
 
 def _direction(a: Facts, b: Facts) -> bool:
-    """From A to B against from B to A; who did it to whom; what is compared with what."""
-    if a.sources & b.goals - b.sources or a.goals & b.sources - b.goals or b.sources & a.goals - a.sources:
+    """From A to B against from B to A; who did it to whom; what is compared with what.
+
+    Names change places in many a paraphrase too (active and passive). So all but an outright "from" and "to" counts only
+    between prompts of nearly the same words.
+    """
+    if _turned(a.sources, b.sources, a.goals, b.goals):
+        return True
+    if len(a.content ^ b.content) > _NEARLY_SAME:
+        return False
+    if _turned(a.sources | a.starts, b.sources | b.starts, a.goals, b.goals):
         return True
     shared = set(a.order) & set(b.order)
     in_a, in_b = [w for w in a.order if w in shared], [w for w in b.order if w in shared]
     return in_a != in_b and not (a.commutative and b.commutative)
+
+
+_NEARLY_SAME = 3  # content words that only one of the two has
+
+
+def _turned(from_a: frozenset[str], from_b: frozenset[str], to_a: frozenset[str], to_b: frozenset[str]) -> bool:
+    return bool(from_a & to_b - from_b or to_a & from_b - to_b or from_b & to_a - from_a or to_b & from_a - to_a)
 
 
 # The most telling reason first: it is what an operator sees counted.
