@@ -109,6 +109,9 @@ class Index:
     def __len__(self) -> int:
         return len(self._used)
 
+    def __contains__(self, context: str) -> bool:
+        return context in self._shards
+
     def put(self, context: str, digest: str, text: str, vector: Vector, until_ms: int) -> None:
         """Know a text, or that it is kept longer. `digest` names its answer in the store."""
         self._shards.setdefault(context, _Shard()).put(digest, text, vector, until_ms)

@@ -1,0 +1,101 @@
+"""Beside the walk: learns of new entries, compares answers, and shares what came of it.
+
+In: the store's news. Out: an index that is up to date (after a restart too, from the news that are kept), and tallies
+that all workers share. A store that is away is tried again; nothing waits for it.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Final, Protocol
+
+from extproc.cache.agree import agree, text_of
+from extproc.cache.calibrate import Tally
+from extproc.cache.cascade import Embedder
+from extproc.cache.entry import Entry, Stored
+from extproc.cache.key import Key
+from extproc.cache.ports import StoreUnavailable
+from extproc.cache.semantic import Pending, Semantic
+
+log = logging.getLogger(__name__)
+
+NEWS_S: Final = 0.2
+TALLIES_S: Final = 2.0
+EXPIRE_S: Final = 60.0
+_AT_ONCE: Final = 100  # news between two turns of the loop: about 10 ms
+
+
+class Store(Protocol):
+    """What of the store is needed here. All raise StoreUnavailable."""
+
+    async def stored_after(self, place: str, most: int) -> list[tuple[str, Stored]]:
+        """See `redis`."""
+
+    async def get(self, key: Key, digest: str, now_ms: int) -> Entry | None:
+        """See `ports`."""
+
+    async def add_check(self, partition: str, bucket: int, *, wrong: bool) -> None:
+        """One more check of a partition."""
+
+    async def tally(self, partition: str) -> Tally:
+        """Checks of a partition, by all workers of all replicas."""
+
+
+class Follower:
+    """Bound to a worker's semantic step and store."""
+
+    def __init__(self, semantic: Semantic, store: Store, embedder: Embedder) -> None:
+        self._semantic = semantic
+        self._store = store
+        self._embedder = embedder
+        self._place = "0"
+        self._comparing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        tallies_at = expire_at = time.monotonic()
+        while True:
+            try:
+                while await self.catch_up():
+                    await asyncio.sleep(0)
+                if time.monotonic() >= tallies_at:
+                    tallies_at = time.monotonic() + TALLIES_S
+                    await self.refresh()
+            except StoreUnavailable as error:
+                log.debug("news of the cache not read", extra={"reason": str(error)})
+            if time.monotonic() >= expire_at:
+                expire_at = time.monotonic() + EXPIRE_S
+                self._semantic.cascade.index.expire(round(time.time() * 1000))
+            await asyncio.sleep(NEWS_S)
+
+    async def catch_up(self) -> bool:
+        """Read some news; whether there may be more."""
+        news = await self._store.stored_after(self._place, _AT_ONCE)
+        for place, stored in news:
+            self._place = place
+            pending = self._semantic.learn(stored)
+            if pending is not None:
+                task = asyncio.create_task(self._compare(stored.key, pending))
+                self._comparing.add(task)
+                task.add_done_callback(self._comparing.discard)
+        return len(news) == _AT_ONCE
+
+    async def refresh(self) -> None:
+        """Take over what others checked."""
+        for partition in list(self._semantic.tallies):
+            self._semantic.update(partition, await self._store.tally(partition))
+
+    async def _compare(self, key: Key, pending: Pending) -> None:
+        """The provider's own answer against the candidate's."""
+        now_ms = round(time.time() * 1000)
+        try:
+            own = await self._store.get(key, key.digest, now_ms)
+            other = await self._store.get(key, pending.candidate.digest, now_ms)
+            texts = [text_of(entry.answer) for entry in (own, other) if entry is not None]
+            if len(texts) != 2 or texts[0] is None or texts[1] is None:
+                return
+            wrong = not agree(texts[0], texts[1], self._embedder)
+            at = self._semantic.checked(key.partition, pending, wrong=wrong)
+            await self._store.add_check(key.partition, at, wrong=wrong)
+        except StoreUnavailable as error:
+            log.debug("check of a semantic hit not made", extra={"reason": str(error)})
