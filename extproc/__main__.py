@@ -73,7 +73,13 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     tune_collector()
     beside = [
         asyncio.create_task(work)
-        for work in (follow(client, outputs), refresher.run(), watch(paths.standings, view), *cache.beside())
+        for work in (
+            follow(client, outputs),
+            refresher.run(),
+            watch(paths.standings, view),
+            *cache.beside(),
+            *cache.of_worker(),
+        )
     ]
     await stop.wait()
     await server.stop(current.snapshot.settings.timeouts.drain)

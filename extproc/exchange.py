@@ -194,6 +194,8 @@ class Exchange:
         assert self._admission is not None  # noqa: S101 - the table leads here only from READING
         decided = await self._pipeline.decide(self._admission, event.body)
         if isinstance(decided, Served):
+            if decided.hit.check:
+                self._pipeline.check(self._headers, event.body)
             return State.DONE, self._from_cache(decided)
         self._plan = plan = decided
         self._live.add(plan)

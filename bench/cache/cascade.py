@@ -1,7 +1,7 @@
 """The cascade with steps left out, over a fixed set of cached prompts: the best candidate and its score.
 
-In: cached prompts, asked ones, which steps. Out: for each asked prompt its score and whether that hit would be right; no
-candidate is a score of 0. The steps are the product's own.
+In: cached prompts, asked ones, which steps. Out: for each asked prompt its score and whether that hit would be right;
+no candidate is a score of 0. The steps are the product's own.
 """
 
 from typing import NamedTuple

@@ -2,8 +2,8 @@
 
 In: `../shared/data/cache` beside the repository (CLINC150, CC BY 3.0; GPTCache's mock_data, MIT). Out: prompts with a
 label. Two prompts with the same label may share an answer. CLINC150: its own `val` to choose on, `test` to report on;
-out-of-scope prompts have a label each. GPTCache: rows of odd index to choose on, of even index to report on; the label is
-the original sentence.
+out-of-scope prompts have a label each. GPTCache: rows of odd index to choose on, of even index to report on; the
+label is the original sentence.
 """
 
 import gzip

@@ -81,7 +81,7 @@ class Answers:
         if similar is not None:
             if found is Flight.LEAD and flight:
                 await self._entries.land(question.key, flight)
-            return Hit(similar, "semantic-hit", _age_s(similar, question))
+            return Hit(similar, "semantic-hit", _age_s(similar, question), self._to_check(question))
         if found is Flight.FOLLOW and flight:
             answer = await self._flights.wait(question, wait_s)
             if isinstance(answer, Entry) and self._usable(answer, question):
@@ -93,9 +93,16 @@ class Answers:
     async def _look_for_similar(self, question: Question) -> Entry | None:
         if self._similar is None or not question.terms.similar or question.key.text is None:
             return None
-        digest = await self._similar.find(question.key)
-        entry = await self._entries.get(question.key, digest, question.now_ms) if digest else None
+        digest = await self._similar.find(question.key, question.team_id, question.now_ms)
+        if digest is None:
+            return None
+        entry = await self._entries.get(question.key, digest, question.now_ms)
+        if entry is None:
+            self._similar.gone(digest)
         return entry if entry is not None and self._usable(entry, question) else None
+
+    def _to_check(self, question: Question) -> bool:
+        return self._similar is not None and self._similar.to_check(question.key)
 
     def _usable(self, entry: Entry, question: Question) -> bool:
         oldest_s = min(question.terms.max_age_s, self.settings().ttl)

@@ -5,9 +5,10 @@ In: a context and a text. Out: the best candidate with its cosine, or why there 
 decided here. Called by `semantic`, and by `bench.cache` with steps left out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Literal, Protocol
+from itertools import islice
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -35,6 +36,9 @@ class Judge(Protocol):
     def fits(self, text: str) -> bool:
         """Whether it reads all of a text."""
 
+    def expect(self, text: str) -> None:
+        """A text that may be a candidate soon."""
+
     async def cosines(self, text: str, others: Sequence[str], deadline_s: float) -> list[float] | None:
         """See `confirm`."""
 
@@ -47,42 +51,47 @@ class Candidate(msgspec.Struct, frozen=True):
     cosine: float
 
 
-class Cascade:
-    """Bound to a worker's index."""
+class Models(NamedTuple):
+    """What reads texts."""
 
-    def __init__(self, embedder: Embedder, index: Index, judge: Judge) -> None:
+    embedder: Embedder
+    judge: Judge
+
+
+class Cascade:
+    """Bound to a worker's index. Finds nothing until it has its `models`, for until then it learns nothing."""
+
+    def __init__(self, index: Index, models: Models | None = None) -> None:
         self.index = index
-        self._embedder = embedder
-        self._judge = judge
+        self.models = models
 
     def learn(self, context: str, digest: str, text: str, until_ms: int) -> None:
         """A text whose answer is kept. About 0.1 ms."""
-        self.index.put(context, digest, text, self._embedder.embed(text), until_ms)
+        if self.models is not None:
+            self.index.put(context, digest, text, self.models.embedder.embed(text), until_ms)
 
     async def best(self, context: str, text: str, now_ms: int, deadline_s: float) -> Candidate | Why:
         """The survivor that is nearest."""
-        if context not in self.index:
+        if self.models is None or context not in self.index:
             return "empty"
-        near = [one for one in self.shortlist(context, text, now_ms) if one.cosine >= _FIRST_COSINE]
+        judge = self.models.judge
+        near = self.index.nearest(context, self.models.embedder.embed(text), now_ms)
+        near = [one for one in near if one.cosine >= _FIRST_COSINE]
         if not near:
             return "far"
-        survivors = allowed(text, near)[:SURVIVORS]
+        survivors = allowed(text, near)
         if not survivors:
             return "vetoed"
-        if not all(map(self._judge.fits, (text, *(one.text for one in survivors)))):
+        if not all(map(judge.fits, (text, *(one.text for one in survivors)))):
             return "long"
-        cosines = await self._judge.cosines(text, [one.text for one in survivors], deadline_s)
+        cosines = await judge.cosines(text, [one.text for one in survivors], deadline_s)
         if cosines is None:
             return "late"
         cosine, one = max(zip(cosines, survivors, strict=True), key=lambda pair: pair[0])
         return Candidate(one.digest, one.text, cosine)
 
-    def shortlist(self, context: str, text: str, now_ms: int) -> list[Near]:
-        """The nearest by static vectors."""
-        return self.index.nearest(context, self._embedder.embed(text), now_ms)
 
-
-def allowed(text: str, near: Sequence[Near]) -> list[Near]:
-    """Those that no guard objects to."""
+def allowed(text: str, near: Iterable[Near], most: int = SURVIVORS) -> list[Near]:
+    """The first few that no guard objects to."""
     asked = read_facts(text)
-    return [one for one in near if veto(asked, read_facts(one.text)) is None]
+    return list(islice((one for one in near if veto(asked, read_facts(one.text)) is None), most))

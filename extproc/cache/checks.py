@@ -7,11 +7,12 @@ that all workers share. A store that is away is tried again; nothing waits for i
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from extproc.cache.agree import agree, text_of
 from extproc.cache.calibrate import Tally
-from extproc.cache.cascade import Embedder
+from extproc.cache.cascade import Models
 from extproc.cache.entry import Entry, Stored
 from extproc.cache.key import Key
 from extproc.cache.ports import StoreUnavailable
@@ -42,21 +43,24 @@ class Store(Protocol):
 
 
 class Follower:
-    """Bound to a worker's semantic step and store."""
+    """Bound to a worker's semantic step and store. `load`: the models, which are read when the step is first on."""
 
-    def __init__(self, semantic: Semantic, store: Store, embedder: Embedder) -> None:
+    def __init__(self, semantic: Semantic, store: Store, load: Callable[[], Models]) -> None:
         self._semantic = semantic
         self._store = store
-        self._embedder = embedder
+        self._load = load
         self._place = "0"
         self._comparing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
+        while not self._semantic.settings().enabled:  # noqa: ASYNC110 - switched on by a reload, if ever
+            await asyncio.sleep(TALLIES_S)
+        self._semantic.cascade.models = await asyncio.to_thread(self._load)
         tallies_at = expire_at = time.monotonic()
         while True:
             try:
-                while await self.catch_up():
+                while await self.catch_up():  # noqa: ASYNC110 - lets requests through between two batches
                     await asyncio.sleep(0)
                 if time.monotonic() >= tallies_at:
                     tallies_at = time.monotonic() + TALLIES_S
@@ -70,10 +74,13 @@ class Follower:
 
     async def catch_up(self) -> bool:
         """Read some news; whether there may be more."""
+        models = self._semantic.cascade.models
         news = await self._store.stored_after(self._place, _AT_ONCE)
         for place, stored in news:
             self._place = place
             pending = self._semantic.learn(stored)
+            if models is not None and stored.key.text is not None and len(news) < _AT_ONCE:
+                models.judge.expect(stored.key.text)
             if pending is not None:
                 task = asyncio.create_task(self._compare(stored.key, pending))
                 self._comparing.add(task)
@@ -87,14 +94,14 @@ class Follower:
 
     async def _compare(self, key: Key, pending: Pending) -> None:
         """The provider's own answer against the candidate's."""
-        now_ms = round(time.time() * 1000)
+        now_ms, models = round(time.time() * 1000), self._semantic.cascade.models
         try:
             own = await self._store.get(key, key.digest, now_ms)
             other = await self._store.get(key, pending.candidate.digest, now_ms)
             texts = [text_of(entry.answer) for entry in (own, other) if entry is not None]
-            if len(texts) != 2 or texts[0] is None or texts[1] is None:
+            if models is None or len(texts) != 2 or texts[0] is None or texts[1] is None:
                 return
-            wrong = not agree(texts[0], texts[1], self._embedder)
+            wrong = not agree(texts[0], texts[1], models.embedder)
             at = self._semantic.checked(key.partition, pending, wrong=wrong)
             await self._store.add_check(key.partition, at, wrong=wrong)
         except StoreUnavailable as error:

@@ -65,6 +65,16 @@ class Confirmer:
         except TimeoutError:
             return None
 
+    def expect(self, text: str) -> None:
+        """Read a text soon, if there is time, so that it need not be when it is a candidate."""
+        if not self._waiting:
+            self._waiting += 1
+            asyncio.get_running_loop().run_in_executor(self._thread, self._read, text).add_done_callback(self._done)
+
+    def _read(self, text: str) -> list[float]:
+        self.vector(text)
+        return []
+
     def compare(self, text: str, others: Sequence[str]) -> list[float]:
         """The same, here and now."""
         vector = self.vector(text)

@@ -11,6 +11,7 @@ Event = Literal[
     "hits",
     "semantic_hits",
     "misses",
+    "not_similar",  # misses for which a similar request was looked for; detail: the step that found none
     "bypasses",  # detail: why
     "coalesced",  # hits that waited for the same request in flight
     "stores",

@@ -29,6 +29,7 @@ class Hit(msgspec.Struct, frozen=True):
     entry: Entry
     status: CacheStatus
     age_s: int
+    check: bool = False  # ask the provider too, to compare
 
 
 class Miss(msgspec.Struct, frozen=True):

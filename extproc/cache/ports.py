@@ -47,5 +47,11 @@ class Entries(Protocol):
 class Similar(Protocol):
     """The semantic step. Must not raise, and bounds its own time."""
 
-    async def find(self, key: Key) -> str | None:
+    async def find(self, key: Key, team_id: str, now_ms: int) -> str | None:
         """The digest of a kept entry of `key`'s partition and context whose answer also answers `key.text`."""
+
+    def to_check(self, key: Key) -> bool:
+        """Whether the provider is to be asked too, behind the back of the client that was given what was found."""
+
+    def gone(self, digest: str) -> None:
+        """What was found is not kept any more."""

@@ -18,6 +18,7 @@ import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from extproc.budget.redis import Argument, State
+from extproc.cache.calibrate import Tally
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry, Stored, dump, load
 from extproc.cache.key import Key
@@ -28,6 +29,7 @@ LOOK_UP_S = 0.1
 WRITE_S = 2.0  # behind the reply: nobody waits
 NEWS_KEPT = 50_000  # entries a restarted worker can learn of
 PURGE_KEPT_MS = 3_600_000  # longer than any request lasts
+CHECKS_KEPT_S = 30 * 86_400
 _FLUSH_S = 0.5
 _SCAN = 500
 
@@ -157,6 +159,24 @@ class RedisStore:
     async def replicas(self) -> set[str]:
         """Every replica that ever counted."""
         return {name.decode() for name in await self._command("SMEMBERS", f"{self._prefix}:replicas")}
+
+    # --- checks of similar hits ----------------------------------------------------------------------------------
+
+    async def add_check(self, partition: str, bucket: int, *, wrong: bool) -> None:
+        """One more check of a partition; what nobody adds to for a month is forgotten."""
+        name = f"{self._prefix}:checks:{partition}"
+        await self._command("HINCRBY", name, f"checked:{bucket}", 1)
+        if wrong:
+            await self._command("HINCRBY", name, f"wrong:{bucket}", 1)
+        await self._command("EXPIRE", name, CHECKS_KEPT_S)
+
+    async def tally(self, partition: str) -> Tally:
+        """The checks of a partition, by all workers of all replicas."""
+        tally = Tally()
+        for field, number in _mapping(await self._command("HGETALL", f"{self._prefix}:checks:{partition}")).items():
+            kind, at = field.decode().split(":")
+            (tally.wrong if kind == "wrong" else tally.checked)[int(at)] = int(number)
+        return tally
 
     async def flush(self, replica: str, counts: Counts) -> None:
         """Hand on what `counts` gathers, until cancelled. Kept while the store is away."""

@@ -11,11 +11,18 @@ from contextlib import suppress
 from typing import Any
 
 from extproc.cache.answers import Answers
+from extproc.cache.cascade import Cascade, Models
+from extproc.cache.checks import Follower
+from extproc.cache.confirm import Confirmer
 from extproc.cache.counts import Counts
-from extproc.cache.ports import Similar, StoreUnavailable
+from extproc.cache.index import Index
+from extproc.cache.ports import StoreUnavailable
 from extproc.cache.recorder import Recorder
 from extproc.cache.redis import LOOK_UP_S, WRITE_S, RedisStore
+from extproc.cache.sampler import Sampler
+from extproc.cache.semantic import Semantic
 from extproc.cache.step import CacheStep
+from extproc.embedding.static import StaticEmbedder
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.settings import Cache, Settings
@@ -24,6 +31,11 @@ from extproc.settings import Cache, Settings
 def replica_of(paths: Paths) -> str:
     """Names this gateway among those that share a state, over restarts."""
     return hashlib.sha256(f"{socket.gethostname()}:{paths.data_dir}".encode()).hexdigest()[:12]
+
+
+def models() -> Models:
+    """What the semantic step reads texts with: 0.3 s, 80 MB."""
+    return Models(StaticEmbedder.load(), Confirmer.load())
 
 
 class CacheParts:
@@ -37,14 +49,21 @@ class CacheParts:
         self.store = RedisStore(self._client, self._quick)
         self.counts = Counts()
         self.recorder = Recorder(settings, self.store, self.counts)
+        self._semantic = Semantic(lambda: settings().semantic, Cascade(Index()), self.counts)
+        self._sampler = Sampler(configured.listen, lambda: settings().semantic)
 
-    def step(self, similar: Similar | None = None) -> CacheStep:
+    def step(self) -> CacheStep:
         """The walk's."""
-        return CacheStep(Answers(self._settings, self.store, self.counts, similar), self.recorder)
+        answers = Answers(self._settings, self.store, self.counts, self._semantic)
+        return CacheStep(answers, self.recorder, self._sampler.ask)
 
     def beside(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside everything else, until cancelled."""
         return [self.recorder.run(), self.store.flush(self._replica, self.counts)]
+
+    def of_worker(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside a worker's walk: the semantic step's index, its checks, and the requests made for them."""
+        return [Follower(self._semantic, self.store, models).run(), self._sampler.run()]
 
     async def close(self) -> None:
         """Keep what waits to be kept, and leave."""

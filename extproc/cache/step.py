@@ -4,6 +4,8 @@ In: a read request and who asks. Out: a `Looked`: a hit, or the tape that goes w
 headers that say so. Called by the pipeline.
 """
 
+from collections.abc import Callable, Mapping
+
 import msgspec
 
 from extproc.cache.answers import Answers
@@ -30,12 +32,21 @@ class Looked(msgspec.Struct, frozen=True):
 NOT_LOOKED = Looked("bypass", ((STATUS, "bypass"),))
 
 
+Ask = Callable[[Mapping[str, str], bytes], bool]  # a request's headers and body
+
+
 class CacheStep:
     """Bound to a worker's answers and recorder."""
 
-    def __init__(self, answers: Answers, taker: Taker) -> None:
+    def __init__(self, answers: Answers, taker: Taker, ask: Ask | None = None) -> None:
         self._answers = answers
         self._taker = taker
+        self._ask = ask
+
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Ask the provider too: the answer given was a similar request's."""
+        if self._ask is not None:
+            self._ask(headers, body)
 
     async def look_up(
         self,
