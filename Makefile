@@ -11,11 +11,11 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench protos diagram lock clean
+.PHONY: help run test check bench eval-cache protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
 
 run: .venv/run.stamp  ## serve; CONFIG=gateway.yaml and PORT=8080 are optional
 	@exec $(BIN)/gateway up --with-parent $${CONFIG:+--config "$$CONFIG"} $${PORT:+--port "$$PORT"}
@@ -38,6 +38,9 @@ check: .venv/dev.stamp  ## formatting, lint, types; generated files and locks up
 
 bench: .venv/dev.stamp  ## measure what the gateway adds; prints a table, writes bench/results
 	$(BIN)/python -m bench
+
+eval-cache: .venv/dev.stamp  ## what the semantic cache hits, and hits wrongly; writes bench/results/cache.*
+	$(BIN)/python -m bench.cache
 
 protos: .venv/dev.stamp  ## generate protos/gen
 	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from control.auth import Caller
 from control.families import Family, Sample
 from control.web import answer, json_object, query
+from extproc.cache.calibrate import Tally, estimate
 from extproc.cache.counts import read
 from extproc.cache.key import SHARED, partition_of
 from extproc.cache.ports import StoreUnavailable
@@ -101,12 +102,12 @@ class CacheApi:
         """Metrics of this replica; without samples while the store is away."""
         try:
             totals = await self._totals([self._replica])
-            sizes = {
-                name: await self._store.size(name, self._now_ms()) for name in sorted(await self._store.partitions())
-            }
+            names = sorted(await self._store.partitions())
+            sizes = {name: await self._store.size(name, self._now_ms()) for name in names}
+            semantic = {name: self._semantic(await self._store.tally(name)) for name in names}
         except StoreUnavailable:
-            totals, sizes = {}, {}
-        return [*_counters(totals), *_gauges(sizes)]
+            totals, sizes, semantic = {}, {}, {}
+        return [*_counters(totals), *_gauges(sizes), *_thresholds(semantic)]
 
     async def _delete(self, deletion: Deletion) -> int:
         now_ms, count = self._now_ms(), 0
@@ -141,7 +142,8 @@ class CacheApi:
             return sum(number for (team, name, _), number in totals.items() if (team, name) == (team_id, event))
 
         hits, semantic_hits, misses, checked = (total(name) for name in ("hits", "semantic_hits", "misses", "checked"))
-        entries, size_bytes = await self._store.size(partition_of(team_id, shared=False), self._now_ms())
+        partition = partition_of(team_id, shared=False)
+        entries, size_bytes = await self._store.size(partition, self._now_ms())
         looked_up = hits + semantic_hits + misses
         return {
             "team_id": team_id,
@@ -150,12 +152,18 @@ class CacheApi:
             "misses": misses,
             "bypasses": total("bypasses"),
             "hit_rate": (hits + semantic_hits) / looked_up if looked_up else None,
+            "semantic": self._semantic(await self._store.tally(partition)),
             "estimated_wrong_hit_rate": total("wrong") / checked if checked else None,
             "saved_tokens": total("saved_tokens"),
             "saved_usd": total("saved_nano_usd") / _NANO,
             "entries": entries,
             "bytes": size_bytes,
         }
+
+    def _semantic(self, tally: Tally) -> dict[str, Any]:
+        """How near a question must be, and what checks of the partition say of hits that are."""
+        found = estimate(tally, self._current.snapshot.settings.cache.semantic.max_wrong_hit_rate)
+        return {"threshold": found.threshold, "checked": found.checked, "wrong": found.wrong, "upper": found.upper}
 
     def _now_ms(self) -> int:
         return round(self._wall_s() * 1000)
@@ -218,6 +226,12 @@ _COUNTERS = (
         },
         "reason",
     ),
+    _Counter(
+        "not_similar",
+        "Misses for which a similar request was looked for, by what ruled it out.",
+        {"not_similar": {}},
+        "reason",
+    ),
     _Counter("coalesced", "Hits that waited for the same request in flight.", {"coalesced": {}}),
     _Counter("stores", "Answers kept.", {"stores": {}}),
     _Counter("refused", "Answers not kept, by why.", {"refused": {}}, "reason"),
@@ -247,6 +261,25 @@ def _counters(totals: _Totals) -> list[Family]:
             ],
         )
         for each in _COUNTERS
+    ]
+
+
+_THRESHOLDS = {
+    "threshold": ("semantic_threshold", "How near a question must be: a cosine; above 1 none is."),
+    "upper": ("semantic_wrong_hit_rate_upper", "With 95 % confidence no larger a share of semantic hits is wrong."),
+}
+
+
+def _thresholds(semantic: Mapping[str, Mapping[str, float]]) -> list[Family]:
+    """Of the shared state: the same at every replica."""
+    return [
+        Family(
+            name=f"gateway.cache.{name}",
+            kind="gauge",
+            text=text,
+            samples=[Sample({"partition": partition}, found[field]) for partition, found in semantic.items()],
+        )
+        for field, (name, text) in _THRESHOLDS.items()
     ]
 
 

@@ -45,3 +45,11 @@ def gptcache(part: Part) -> tuple[list[Prompt], list[Prompt]]:
     odd = {"choose": 1, "report": 0}[part]
     cached = [Prompt(row["origin"], row["origin"]) for row in rows]
     return cached, [Prompt(row["similar"], row["origin"]) for at, row in enumerate(rows) if at % 2 == odd]
+
+
+def support() -> tuple[list[Prompt], list[Prompt]]:
+    """CLINC150's `train` and `test` together, as support traffic is made from them: nothing is chosen on either."""
+    raw = msgspec.json.decode(gzip.decompress((FOLDER / "clinc150.json.gz").read_bytes()))
+    inside = [Prompt(text, intent) for text, intent in raw["train"] + raw["test"]]
+    outside = [text for text, _ in raw["oos_train"] + raw["oos_test"]]
+    return inside, [Prompt(text, f"out of scope {at}") for at, text in enumerate(outside)]

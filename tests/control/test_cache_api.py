@@ -197,6 +197,9 @@ async def test_statistics_are_of_all_replicas_and_metrics_of_this_one(control: C
     await control.cache.add_counts(f"replica-of-{control.a}", mine)
     theirs = {f"{control.a}|semantic_hits|": 1, f"{control.a}|checked|": 50, f"{control.a}|wrong|": 1}
     await control.cache.add_counts(f"another-of-{control.a}", theirs)
+    for _ in range(3):
+        await control.cache.add_check(f"team:{control.a}", 15, wrong=False)
+    await control.cache.add_check(f"team:{control.a}", 2, wrong=True)
     _, answer = await control.ask("GET", "/v1/cache/stats", who="a")
     assert answer["teams"] == [
         {
@@ -206,6 +209,7 @@ async def test_statistics_are_of_all_replicas_and_metrics_of_this_one(control: C
             "misses": 5,
             "bypasses": 2,
             "hit_rate": pytest.approx(4 / 9),
+            "semantic": {"threshold": 0.94, "checked": 3, "wrong": 0, "upper": pytest.approx(0.63, abs=0.01)},
             "estimated_wrong_hit_rate": 0.02,
             "saved_tokens": 0,
             "saved_usd": 2.0,
@@ -221,6 +225,7 @@ async def test_statistics_are_of_all_replicas_and_metrics_of_this_one(control: C
     assert f'gateway_cache_refused_total{{team="{control.a}",reason="oversized"}} 1' in lines
     assert f'gateway_cache_saved_cost_usd_total{{team="{control.a}"}} 2' in lines
     assert f'gateway_cache_entries{{partition="team:{control.a}"}} 1' in lines
+    assert f'gateway_cache_semantic_threshold{{partition="team:{control.a}"}} 0.94' in lines
     assert "semantic-hit" not in text
 
 
