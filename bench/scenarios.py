@@ -30,10 +30,13 @@ class Scenario(msgspec.Struct, frozen=True):
     rate: float
     format: Literal["openai", "anthropic"]  # what the provider speaks; clients of the gateway speak OpenAI's
     stream: bool
+    cached: bool = False  # the same request each time, but for who asks
 
     @property
     def title(self) -> str:
         """In words."""
+        if self.cached:
+            return f"{self.rate:g}/s, whole answers, from the cache"
         kind = f"streams of {CHUNKS} chunks" if self.stream else "whole answers"
         way = "same format" if self.format == "openai" else f"translated from {self.format}"
         return f"{self.rate:g}/s, {kind}, {way}"
@@ -46,6 +49,7 @@ SCENARIOS = (
     Scenario("stream-167", 167, "openai", stream=True),
     Scenario("translated-plain-167", 167, "anthropic", stream=False),
     Scenario("translated-stream-20", 20, "anthropic", stream=True),
+    Scenario("cache-hit-167", 167, "openai", stream=False, cached=True),
 )
 SUSTAINED = "stream-167"  # also run long
 QUICK = ("plain-167", "plain-500", "stream-20", "translated-stream-20")
@@ -61,6 +65,7 @@ def config(port: int, provider_port: int, data_dir: str) -> dict[str, Any]:
         "listen": {"port": port},
         "data_dir": data_dir,
         "workers": 2,
+        "cache": {"exact": True},
         "providers": {name: {"format": name, "base_url": base, "credential": PROVIDER_KEY} for name in _MODEL},
         "models": [
             {"name": model, "provider": name, "price": price, "max_output": 4096} for name, model in _MODEL.items()
@@ -82,9 +87,11 @@ def request(scenario: Scenario, target: TargetName) -> tuple[bytes, bytes]:
     anthropic = native and scenario.format == "anthropic"
     body: dict[str, Any] = {
         "model": _MODEL[scenario.format],
-        "messages": [{"role": "user", "content": f"Request {_MARK}: {_prompt()}"}],
+        "messages": [{"role": "user", "content": _prompt() if scenario.cached else f"Request {_MARK}: {_prompt()}"}],
         "stream": scenario.stream,
     }
+    if scenario.cached:
+        body["user"] = _MARK
     if anthropic:
         body["max_tokens"] = 4096
     elif native and scenario.stream:
@@ -95,6 +102,8 @@ def request(scenario: Scenario, target: TargetName) -> tuple[bytes, bytes]:
         headers |= {"x-api-key": PROVIDER_KEY, "anthropic-version": "2023-06-01"}
     else:
         headers["authorization"] = f"Bearer {PROVIDER_KEY if native else TEAM_KEY}"
+        if not native and not scenario.cached:
+            headers["cache-control"] = "no-store"  # measured without a cache
     path = "/v1/messages" if anthropic else "/v1/chat/completions"
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + before, after

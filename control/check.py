@@ -59,6 +59,7 @@ class Explanation(msgspec.Struct, frozen=True):
     providers: tuple[ProviderLine, ...]
     models: tuple[ModelLine, ...]
     auto: dict[str, tuple[str, ...]]
+    cache: str
     teams: tuple[TeamLine, ...]
     warnings: tuple[str, ...]
 
@@ -76,6 +77,7 @@ def explain(settings: Settings) -> Explanation:
         providers=tuple(_provider(name, provider) for name, provider in settings.providers.items()),
         models=tuple(_model(model, catalog) for model in settings.models),
         auto=dict(catalog.auto),
+        cache=_cache(settings),
         teams=tuple(
             TeamLine(
                 id=team.id,
@@ -115,6 +117,28 @@ def _model(model: Model, catalog: Catalog) -> ModelLine:
     )
 
 
+def _cache(settings: Settings) -> str:
+    """What the cache does, in one line."""
+    cache = settings.cache
+    if not cache.exact:
+        return "off"
+    shared = [team.id for team in settings.teams if team.cache.shared]
+    parts = [
+        f"the same request, for {_duration(cache.ttl)}",
+        *(["similar ones too"] if cache.semantic.enabled else []),
+        *(["also at a temperature above 0"] if cache.temperature_above_zero else []),
+        *(["also answers that call tools"] if cache.tool_calls else []),
+        *([] if cache.record else ["nothing new is kept"]),
+        f"shared by {', '.join(shared)}" if shared else "each team apart",
+    ]
+    return "; ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    unit, length = next((item for item in (("h", 3600.0), ("m", 60.0)) if seconds % item[1] == 0), ("s", 1.0))
+    return f"{seconds / length:g}{unit}"
+
+
 def _usd_per_million(pico_usd_per_token: int | None) -> float | None:
     return None if pico_usd_per_token is None else pico_usd_per_token / 1_000_000
 
@@ -134,8 +158,21 @@ def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
             if pattern != AUTO and not any(fnmatchcase(name, pattern) for name in names):
                 yield f"teams[{index}].models[{at}]: {pattern} matches no model"
     yield from _provider_warnings(settings)
+    yield from _cache_warnings(settings)
     if not settings.admin.keys:
         yield "admin.keys: none; nobody can use the admin endpoints"
+
+
+def _cache_warnings(settings: Settings) -> Iterator[str]:
+    cache = settings.cache
+    if cache.semantic.enabled and not cache.exact:
+        yield "cache.semantic.enabled: has no effect without cache.exact"
+    if not cache.exact and any(team.cache.shared for team in settings.teams):
+        yield "teams: cache.shared has no effect without cache.exact"
+    if sum(team.cache.shared for team in settings.teams) == 1:
+        yield "teams: only one team has cache.shared; it shares with nobody"
+    if cache.max_entry_bytes > cache.max_bytes_per_team:
+        yield "cache.max_entry_bytes: is larger than max_bytes_per_team; such an answer is not kept"
 
 
 def _provider_warnings(settings: Settings) -> Iterator[str]:
@@ -186,6 +223,8 @@ def as_text(explanation: Explanation) -> str:
         "auto",
         *_table((tier, ", ".join(say.auto[tier])) for tier in TIERS if tier in say.auto),
         *([] if any(say.auto.values()) else ["  not set"]),
+        "",
+        f"cache: {say.cache}",
         "",
         "teams",
         *_table(

@@ -212,7 +212,7 @@ class Calls:
             self._end(call, OK_TRAILERS)
             return
         self.connection.consumed(call.stream, size + PREFIX.size)
-        if call.loan is not None and not call.backlog and not call.reader.missing:
+        if call.loan is not None:  # it was for this message: none is asked for while another one waits
             self._budget.give_back(call.loan)
             call.loan = None
 

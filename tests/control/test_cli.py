@@ -65,6 +65,21 @@ class TestCheck:
         assert "hard  gpt-4o" in out
         assert "routing.auto.simple: has no model" in out
 
+    @pytest.mark.parametrize(
+        ("cache", "line"),
+        [
+            ({}, "cache: off"),
+            ({"exact": True}, "cache: the same request, for 24h; each team apart"),
+            (
+                {"exact": True, "ttl": "90m", "temperature_above_zero": True, "tool_calls": True, "record": False},
+                "cache: the same request, for 90m; also at a temperature above 0; also answers that call tools; nothing"
+                " new is kept; each team apart",
+            ),
+        ],
+    )
+    def test_it_explains_the_cache(self, file: Path, cache: dict[str, Any], line: str) -> None:
+        assert line in check(file, config(cache=cache))[1].splitlines()
+
     def test_for_programs(self, file: Path) -> None:
         code, out, _ = check(file, config(), "--json")
         explained = json.loads(out)
@@ -89,6 +104,12 @@ class TestCheck:
             ({"models": [{"name": "mock", "provider": "demo"}]}, "models[0].price: mock has no input and no output"),
             ({"models": [{"name": "mock", "provider": "demo"}]}, "providers.openai: no model uses it"),
             ({"models": [{"name": "mock", "provider": "demo"}]}, "models[0].context: mock has none"),
+            ({"cache": {"semantic": {"enabled": True}}}, "cache.semantic.enabled: has no effect"),
+            ({"cache": {"exact": True, "max_entry_bytes": 10**9}}, "cache.max_entry_bytes: is larger"),
+            (
+                {"cache": {"exact": True}, "teams": [{"id": "a", "keys": ["k"], "cache": {"shared": True}}]},
+                "only one team has cache.shared",
+            ),
         ],
     )
     def test_what_is_probably_not_meant(self, file: Path, changes: dict[str, Any], warning: str) -> None:
@@ -100,6 +121,9 @@ class TestCheck:
         ("changes", "line"),
         [
             ({"routnig": {}}, "routnig: unknown key; did you mean routing?"),
+            ({"cache": {"coalesce": 1}}, "cache.coalesce: unknown key; did you mean coalesce_wait?"),
+            ({"cache": {"coalesce_wait": "1m"}}, "cache.coalesce_wait: input should be less than or equal to 25"),
+            ({"cache": {"ttl": "soon"}}, "cache.ttl: not a duration"),
             ({"routing": {"atempts": 2}}, "routing.atempts: unknown key; did you mean attempts?"),
             (
                 {"teams": [{"id": "a", "keys": ["k"], "budget": {"daily_token": 1}}]},
@@ -113,7 +137,6 @@ class TestCheck:
             ({"models": [{"name": "m", "provider": "opnai"}]}, "no provider is named opnai; did you mean openai?"),
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
             ({"workers": 0}, "workers: input should be greater than or equal to 1"),
-            ({"cache": {"ttl": "soon"}}, "cache.ttl: not a duration"),
             ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),
             ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: list should have at least 1 item"),
             ({"teams": [{"id": "a", "keys": ["k"]}, {"id": "b", "keys": ["k"]}]}, "the same key belongs to a"),

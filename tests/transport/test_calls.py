@@ -241,3 +241,20 @@ def test_a_lost_connection_closes_every_session() -> None:
     pair.calls.abandon()
     assert [session.closed for session in pair.sessions] == [1, 1]
     assert len(pair.calls) == 0
+
+
+def test_large_messages_that_follow_one_another_on_one_call_come_through() -> None:
+    """One read may end a message and begin the next, which needs credit of its own."""
+    pair = Pair()
+    stream = pair.open()
+    messages = [bytes([65 + number]) * 110_000 for number in range(12)]
+    data = b"".join(map(framed, messages))
+    pair.run()
+    while data:
+        assert pair.client.local_flow_control_window(stream), "stalled"
+        while room := min(pair.client.local_flow_control_window(stream), 16_384, len(data)):
+            pair.client.send_data(stream, data[:room])
+            data = data[room:]
+        pair.run()
+    assert pair.data[stream] == b"".join(map(framed, messages))
+    assert pair.connection.streams[stream].call.loan is None
