@@ -216,7 +216,9 @@ class TestBooks:
         assert stats()["entries"] == before["entries"] + 1
         assert stats()["bytes"] > before["bytes"]
         assert metric(gateway, "gateway_cache_requests_total", team="b", result="hit") == stats()["hits"]
-        assert metric(gateway, "gateway_cache_stores_total", team="b") >= 1
+        wait_until(
+            lambda: metric(gateway, "gateway_cache_stores_total", team="b") >= 1, 5, "what was kept to be counted"
+        )
 
 
 class TestWhoseAndWhich:
