@@ -52,8 +52,22 @@ def typed(command: list[str], port: str) -> str:
     return done.stdout
 
 
-def test_the_curl(port: str) -> None:
-    assert '"object":"chat.completion"' in typed(["sh", "-c", block("sh", "curl")], port).replace('": ', '":')
+def test_the_first_curl(port: str) -> None:
+    said = typed(["sh", "-c", block("sh", "/v1/chat/completions")], port)
+    assert '"object":"chat.completion"' in said.replace('": ', '":')
+
+
+@pytest.mark.parametrize("commands", re.findall(r"^```sh\n(.*?)^```$", README, re.S | re.M))
+def test_every_command_is_answered(port: str, commands: str) -> None:
+    """Each `curl` asks for what the demo configuration serves: `--fail` makes an error status an exit code."""
+    typed(["sh", "-ec", commands.replace("curl ", "curl --fail-with-body -sS ")], port)
+
+
+def test_the_metrics_that_the_runbook_names_are_there(port: str) -> None:
+    named = set(re.findall(r"`(gateway_[a-z_]+)", (ROOT / "docs" / "operations.md").read_text()))
+    served = typed(["curl", "-sS", "http://127.0.0.1:8080/metrics"], port)
+    assert named
+    assert not [name for name in named if f"# TYPE {name} " not in served]
 
 
 def test_the_sdk(port: str) -> None:
