@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench eval-cache protos diagram lock clean
+.PHONY: help run test check bench eval-cache simulate protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,6 +41,9 @@ bench: .venv/dev.stamp  ## measure what the gateway adds; prints a table, writes
 
 eval-cache: .venv/dev.stamp  ## what the semantic cache hits, and hits wrongly; writes bench/results/cache.*
 	$(BIN)/python -m bench.cache
+
+simulate: .venv/dev.stamp  ## over-reservation and false refusals on real traces, where they lie beside the repository
+	$(BIN)/python -m bench.reservation
 
 protos: .venv/dev.stamp  ## generate protos/gen
 	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto

@@ -10,6 +10,8 @@ import redis
 from extproc.budget.ledger import Admitted, TopUp
 from extproc.budget.redis import RedisLedger, connect
 from extproc.budget.windows import windows_at
+from extproc.snapshot import shared
+from extproc.snapshot.overrides import TeamOverride
 
 from .builders import HOUR_MS, NOON_MS, reservation, settlement
 from .conftest import Valkey, wait_for_ping
@@ -107,3 +109,13 @@ async def test_a_node_without_the_script_is_sent_it(ledger: RedisLedger, cluster
         node.close()
     for team in TEAMS:
         assert isinstance(await ledger.reserve(reservation(team, "after-flush")), Admitted)
+
+
+async def test_changes_at_run_time_and_their_log_lie_in_one_slot(cluster: list[int]) -> None:
+    client = connect(f"redis+cluster://127.0.0.1:{cluster[0]}", timeout_s=10)
+    assert await shared.change(client, 0, "a", TeamOverride(changes={"models": ["x"]}), {"n": 1}) == 1
+    assert await shared.record_once(client, "a:k", {"n": 2}) is None
+    assert await shared.record_once(client, "a:k", {"n": 3}) == {"n": 2}
+    assert await shared.read(client) == shared.Overrides(1, {"a": TeamOverride(changes={"models": ["x"]})})
+    assert [entry for _, entry in await shared.entries(client, None, 10)] == [{"n": 2}, {"n": 1}]
+    await client.aclose()
