@@ -121,8 +121,7 @@ class Health:
 
     def observe(self, seen: Seen, now_s: float) -> list[str]:
         """Take in one attempt that ended about now. Returns the keys whose circuit changed."""
-        self.count(seen, now_s)
-        observation = _observation(seen)
+        observation = self.count(seen, now_s)
         if seen.ending == "rate_limited":
             wait_s = UNSAID_RETRY_AFTER_S if seen.retry_after_s is None else seen.retry_after_s
             until_s = now_s + min(wait_s, self._settings.max_retry_after)
@@ -135,16 +134,18 @@ class Health:
             if self._of(key).breaker.observe(observation, seen.model, seen.began_s, now_s, refused=refused)
         ]
 
-    def count(self, seen: Seen, now_s: float) -> None:
+    def count(self, seen: Seen, now_s: float) -> Observation:
         """Take it into the figures only: an attempt of before this process began."""
+        observation = Observation(seen.ending, seen.first_byte_ms, seen.total_ms, seen.stream)
         for key in seen.keys:
             kept = self._of(key)
-            kept.minute.add(now_s, _observation(seen))
-            kept.lately.add(now_s, _observation(seen))
+            kept.minute.add(now_s, observation)
+            kept.lately.add(now_s, observation)
             if seen.ending == "ok":
                 kept.last_success_s = now_s
             else:
                 kept.last_failure_s = now_s
+        return observation
 
     def adopt(self, circuits: Mapping[str, Circuit]) -> list[str]:
         """Take over circuits of other replicas that are later than ours. Returns the keys that changed."""
@@ -183,10 +184,6 @@ class Health:
         if kept is None:
             kept = self._kept[key] = _Kept(self._settings)
         return kept
-
-
-def _observation(seen: Seen) -> Observation:
-    return Observation(seen.ending, seen.first_byte_ms, seen.total_ms, seen.stream)
 
 
 def latency_of(lately: Tally) -> Latency:

@@ -6,6 +6,7 @@ and their running sum, so that neither adding nor reading looks at every attempt
 
 import math
 from collections import deque
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -69,8 +70,13 @@ class Tally(msgspec.Struct):
 
 def _count(bins: dict[int, int], duration_ms: float | None) -> None:
     if duration_ms is not None:
-        index = round(BINS_PER_OCTAVE * math.log2(max(duration_ms, _LEAST_MS)))
+        index = _bin(duration_ms)
         bins[index] = bins.get(index, 0) + 1
+
+
+@lru_cache(maxsize=16)  # an attempt is counted in several windows
+def _bin(duration_ms: float) -> int:
+    return round(BINS_PER_OCTAVE * math.log2(max(duration_ms, _LEAST_MS)))
 
 
 def _sum(mine: dict[int, int], theirs: dict[int, int], sign: int) -> dict[int, int]:
