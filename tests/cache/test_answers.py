@@ -34,10 +34,17 @@ class Similarly:
     def __init__(self) -> None:
         self.digest: str | None = None
         self.asked: list[Key] = []
+        self.missed: list[str] = []
 
-    async def find(self, known: Key) -> str | None:
+    async def find(self, known: Key, team_id: str, now_ms: int) -> str | None:
         self.asked.append(known)
         return self.digest
+
+    def to_check(self, known: Key) -> bool:
+        return False
+
+    def gone(self, digest: str) -> None:
+        self.missed.append(digest)
 
 
 class Worker:

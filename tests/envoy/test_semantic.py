@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.envoy.harness import ADMIN_KEY, OTHER_KEY, TEAM_KEY, Gateway, Simulator, ask, base_config, wait_until
-from tests.envoy.test_cache import Answer
 
 Start = Callable[..., Gateway]
 FORMS = (
@@ -21,6 +20,18 @@ FORMS = (
     "{} Thanks!",
     "Dear team, {}",
 )
+
+
+class Answer:
+    """One answer, whole or streamed, as the SDK understood it."""
+
+    def __init__(self, gateway: Gateway, body: dict[str, Any], key: str = TEAM_KEY) -> None:
+        raw = gateway.client(key).chat.completions.with_raw_response.create(**body)
+        self.headers, self.cache = raw.headers, raw.headers["x-gateway-cache"]
+        self.id = raw.headers["x-gateway-request-id"]
+        self.chunks: list[Any] = list(raw.parse()) if body.get("stream") else []
+        if not self.chunks:
+            raw.parse()
 
 
 @pytest.fixture(scope="module")
