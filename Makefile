@@ -5,13 +5,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-export CONFIG PORT
+export CONFIG PORT DURATION
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench eval-cache simulate protos diagram lock clean
+.PHONY: help run test check bench fuzz soak eval-cache simulate protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,12 @@ eval-cache: .venv/dev.stamp  ## what the semantic cache hits, and hits wrongly; 
 
 simulate: .venv/dev.stamp  ## over-reservation and false refusals on real traces, where they lie beside the repository
 	$(BIN)/python -m bench.reservation
+
+fuzz: .venv/dev.stamp  ## play any bytes to the transport, for DURATION=600 seconds
+	$(BIN)/python -m tests.transport.fuzz $${DURATION:-600}
+
+soak: .venv/dev.stamp  ## the gateway under mixed load for DURATION=86400 seconds: no error, no growth
+	$(BIN)/python -m bench.soak --seconds $${DURATION:-86400}
 
 protos: .venv/dev.stamp  ## generate protos/gen
 	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto

@@ -18,6 +18,7 @@ import psutil
 
 from bench import exchange as own_code
 from bench import report, runs, scenarios
+from bench import transports as side_by_side
 from bench.runs import Pace, Run
 from bench.stack import StackError, running
 
@@ -70,6 +71,15 @@ def main(
 def exchange(calls: int, profile: bool) -> None:
     """What one exchange costs in our own code, without gRPC, Envoy or a ledger."""
     click.echo(own_code.measure(calls, profile=profile))
+
+
+@main.command()
+@click.option("--seconds", type=click.FloatRange(0.5, 60), default=3.0, show_default=True, help="Of each run.")
+@click.option("--rounds", type=click.IntRange(1, 20), default=2, show_default=True)
+def transports(seconds: float, rounds: int) -> None:
+    """Our own gRPC transport and grpcio's: CPU per request at 1, 16 and 64 connections."""
+    for line in side_by_side.measure(seconds, rounds):
+        click.echo(line)
 
 
 def _measure(chosen: Sequence[scenarios.Scenario], pace: Pace, gap: float) -> tuple[list[Run], dict[str, float]]:

@@ -72,6 +72,28 @@ def running(folder: Path, gap_ms: float) -> Iterator[Stack]:
         )
 
 
+@contextlib.contextmanager
+def provider_at(folder: Path, gap_ms: float) -> Iterator[int]:
+    """A provider alone; yields its port. Raises StackError."""
+    (port,) = _free_ports(1)
+    with _child(folder / "provider.log", _provider(port, gap_ms)) as provider:
+        _await(folder / "provider.log", provider, lambda: _connects(port))
+        yield port
+
+
+@contextlib.contextmanager
+def gateway_at(
+    folder: Path, provider_port: int, *, name: str, **changes: object
+) -> Iterator[tuple[int, dict[str, psutil.Process]]]:
+    """A gateway alone, its configuration changed; yields its port and its processes by role. Raises StackError."""
+    (port,) = _free_ports(1)
+    config, log = folder / f"{name}.yaml", folder / f"{name}.log"
+    config.write_text(yaml.safe_dump(scenarios.config(port, provider_port, str(folder / name)) | changes))
+    with _child(log, gateway("up", "--config", str(config), "--with-parent")) as whole:
+        _await(log, whole, lambda: "ready http://" in log.read_text())
+        yield port, _gateway_processes(whole.pid)
+
+
 def _provider(port: int, gap_ms: float) -> tuple[str, ...]:
     return gateway(
         *("demo", "--listen", f"{HOST}:{port}", "--api-key", scenarios.PROVIDER_KEY),

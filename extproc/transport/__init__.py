@@ -1,4 +1,4 @@
-"""How Envoy's gRPC calls reach us: `lean`, our own, for unix sockets; `grpcio` for anything else (ADR 7)."""
+"""How Envoy's gRPC calls reach us: `lean`, our own, for unix sockets; `grpcio` for anything else (ADR 8)."""
 
 from extproc.transport.session import Server, Services
 

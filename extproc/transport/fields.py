@@ -1,7 +1,7 @@
 """Header blocks: HPACK to checked fields, and the blocks we send.
 
-In: whole header blocks of one connection, in order. Out: `Fields`, with what is wrong with them, if anything. A proxy
-sends nearly the same block for every request, all of it out of the table: such a block is decoded once.
+In: whole header blocks of one connection, in order. Out: `Fields`, with what is wrong with them, if anything. Envoy
+sends the same block for every request (but the first, all its fields are in the table or literal): it is decoded once.
 What we send never uses the dynamic table, so it has no state and can be made once and for all. Its first block says so
 (a table size of 0), which RFC 7541, section 4.2 also wants after the peer shrank its table.
 """
@@ -15,7 +15,8 @@ from extproc.transport.frame import Code, ConnectionFault
 
 HEADER_LIST_BYTES = 65_536  # of one block, decoded, plus 32 for each field (RFC 9113, section 6.5.2)
 NO_TABLE = b"\x20"
-_KEPT_BLOCKS = 256
+_KEPT_BLOCKS = 64
+_KEPT_BYTES = 1024  # of a block
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]$")
@@ -64,6 +65,7 @@ class BlockDecoder:
         known = self._known.get(block)
         if known is not None:
             return known
+        entries, first, maximum = self._table()
         try:
             pairs = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError:
@@ -71,11 +73,18 @@ class BlockDecoder:
         except HPACKError as error:
             raise ConnectionFault(Code.COMPRESSION_ERROR, str(error)) from None
         fields = Fields(pairs)  # type: ignore[arg-type]  # raw: bytes
-        if not _only_table(block) or len(self._known) >= _KEPT_BLOCKS:
-            self._known.clear()  # the table may have changed, and with it what blocks mean
-        if _only_table(block):
+        now, first_now, maximum_now = self._table()
+        if (entries, maximum) != (now, maximum_now) or first is not first_now or len(self._known) >= _KEPT_BLOCKS:
+            self._known.clear()  # the table has changed, and with it what blocks mean
+        elif len(block) <= _KEPT_BYTES:
             self._known[block] = fields
         return fields
+
+    def _table(self) -> tuple[int, object, int]:
+        """What changes when the table does: a new entry is another object, even if it says the same."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return len(entries), entries[0] if entries else None, table.maxsize
 
 
 def literals(*pairs: tuple[str, str]) -> bytes:
@@ -97,11 +106,6 @@ def _integer(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes((*out, value))
-
-
-def _only_table(block: bytes) -> bool:
-    """Whether `block` is nothing but one-byte references to the table, which leave the table as it is."""
-    return bool(block) and min(block) >= 0x80 and max(block) < 0xFF
 
 
 def _problem(pairs: Sequence[tuple[bytes, bytes]]) -> str | None:

@@ -19,7 +19,6 @@ from tests.transport.peer import HEADERS, Scheduler, Session
 
 LIMIT = 100_000
 BUDGET = 250_000
-_BLOCKS: tuple[bytes, ...] = ()
 
 
 class Script:
@@ -59,7 +58,7 @@ def play(data: bytes) -> None:
     connection, budget = Connection(lambda: now[0]), Budget(BUDGET)
     calls = Calls(connection, services, scheduler, budget)
     out = b""
-    for piece in _pieces(script, hpack.Encoder()):
+    for piece in Peer(script).pieces():
         calls.receive(piece)
         out += b"".join(connection.sender.take())
         _held(connection)
@@ -79,64 +78,115 @@ def play(data: bytes) -> None:
     assert len(calls) == 0
 
 
-def _pieces(script: Script, encoder: hpack.Encoder) -> Iterator[bytes]:
-    """What the peer sends: mostly what begins well, then anything, cut anywhere."""
-    whole = b"" if script.number(32) == 0 else frame.PREFACE + frame.frame(frame.SETTINGS, 0, 0)
-    while script:
-        for _ in range(script.number(8) + 1):
-            whole += _frame(script, encoder)
-        cuts = sorted({0, len(whole), *(script.number(len(whole) + 1) for _ in range(script.number(4)))})
-        for start, end in pairwise(cuts):
-            yield whole[start:end]
-        whole = b""
+class Peer:
+    """What the peer sends: a good client for the most part, and now and then anything at all."""
 
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._encoder = hpack.Encoder()
+        self._next = 1
+        self._open: list[int] = []
 
-def _frame(script: Script, encoder: hpack.Encoder) -> bytes:
-    choice, stream = script.number(16), script.number(12)
-    if choice < 5:
-        return _call(script, encoder, stream | 1)
-    if choice < 8:
-        body = struct.pack(">BI", 0, script.number(40)) + script.piece(script.number(48))
-        return frame.frame(frame.DATA, script.number(2), stream | 1, body * (script.number(64) + 1))
-    if choice == 8:
-        return frame.window_update(stream * script.number(2), script.number(2**31))
-    if choice == 9:
-        return frame.rst_stream(stream | 1, frame.Code.CANCEL)
-    if choice == 10:
-        values = {frame.Setting(script.number(6) + 1): script.number(2**17) for _ in range(script.number(4))}
+    def pieces(self) -> Iterator[bytes]:
+        """Frames, cut anywhere."""
+        script = self._script
+        whole = b"" if script.number(200) == 0 else frame.PREFACE + frame.settings({}) + self._call()
+        while script:
+            for _ in range(script.number(8) + 1):
+                whole += self._frame()
+            cuts = sorted({0, len(whole), *(script.number(len(whole) + 1) for _ in range(script.number(4)))})
+            for start, end in pairwise(cuts):
+                yield whole[start:end]
+            whole = b""
+
+    def _frame(self) -> bytes:
+        script, choice = self._script, self._script.number(256)
+        if choice < 90:
+            return self._call()
+        stream = self._open[script.number(len(self._open))] if self._open else max(1, self._next - 2)
+        if choice < 180:
+            return self._messages(stream)
+        if choice < 200:
+            return frame.window_update(stream * script.number(2), script.number(70_000) + 1)
+        if choice < 210:
+            self._ended(stream, True)
+            return frame.rst_stream(stream, frame.Code.CANCEL)
+        if choice < 222:
+            return self._settings()
+        if choice < 232:  # more than a window
+            announced = struct.pack(">BI", 0, script.number(2 * LIMIT))
+            return frame.frame(frame.DATA, 0, stream, announced) + frame.frame(frame.DATA, 0, stream, bytes(15_000)) * 8
+        if choice < 244:
+            return frame.frame(frame.PING, script.number(2), 0, b"draining")
+        if choice < 254:
+            return frame.frame(frame.PRIORITY, 0, stream, bytes(5))
+        return self._anything()
+
+    def _anything(self) -> bytes:
+        script = self._script
+        if script.number(4) == 0:
+            return script.piece(script.number(256))
+        return frame.frame(script.number(11), script.number(256), script.number(12), script.piece(script.number(64)))
+
+    def _settings(self) -> bytes:
+        values = {frame.Setting.INITIAL_WINDOW_SIZE: self._script.number(2**17)}
+        if self._script.number(8) == 0:
+            values[frame.Setting(self._script.number(6) + 1)] = self._script.number(2**17)
         return frame.settings(values)
-    if choice == 11:
-        body = struct.pack(">BI", 0, script.number(2 * LIMIT))
-        return frame.frame(frame.DATA, 0, stream | 1, body) + frame.frame(frame.DATA, 0, stream | 1, bytes(16_000)) * 8
-    if choice == 12:
-        return script.piece(script.number(256))
-    return frame.frame(script.number(11), script.number(256), stream, script.piece(script.number(64)))
 
+    def _messages(self, stream: int) -> bytes:
+        script = self._script
+        said = (b"last", b"silent", b"raise", b"raise later")
+        which = script.number(16)
+        message = said[which] if which < len(said) else script.piece(script.number(48))
+        body = struct.pack(">BI", script.number(64) == 1, len(message)) + message
+        body = (body * (script.number(64) + 1))[: -script.number(3) or None]
+        flags = script.number(8) == 0
+        self._ended(stream, flags)
+        if script.number(8) == 0:
+            return frame.frame(frame.DATA, flags | frame.PADDED, stream, b"\x07" + body + bytes(7))
+        return frame.frame(frame.DATA, flags, stream, body)
 
-def _call(script: Script, encoder: hpack.Encoder, stream: int) -> bytes:
-    """HEADERS, mostly of a good call, perhaps with CONTINUATION, padding and priority."""
-    path = ("/echo", "/wait", "/no")[script.number(3)]
-    fields = [(name, path if name == ":path" else value) for name, value in HEADERS]
-    extra = script.number(8)
-    if extra < 2:
-        fields.append(("grpc-timeout", ("1S", "x")[extra]))
-    elif extra == 2:
-        fields.append((script.piece(3).decode("latin-1"), script.piece(5).decode("latin-1")))
-    elif extra == 3:
-        fields.pop(script.number(len(fields)))
-    elif extra == 4:
-        fields.append(("content-length", str(script.number(300))))
-    block = encoder.encode(fields)
-    flags = script.number(2) | (frame.PADDED if (padded := script.number(8) == 0) else 0)
-    flags |= frame.WITH_PRIORITY if (priority := script.number(8) == 0) else 0
-    head = (b"\x03" if padded else b"") + (bytes(5) if priority else b"")
-    tail = bytes(3) if padded else b""
-    if script.number(4):
-        return frame.frame(frame.HEADERS, flags | frame.END_HEADERS, stream, head + block + tail)
-    cut = script.number(len(block) + 1)
-    return frame.frame(frame.HEADERS, flags, stream, head + block[:cut] + tail) + frame.frame(
-        frame.CONTINUATION, frame.END_HEADERS, stream, block[cut:]
-    )
+    def _call(self) -> bytes:
+        """HEADERS, mostly of a good call, perhaps with CONTINUATION, padding and priority."""
+        script = self._script
+        block = self._encoder.encode(self._fields())
+        stream = self._next
+        if self._open and script.number(128) == 0:
+            stream = self._open[script.number(len(self._open))]
+        self._open = [*self._open[-6:], stream]
+        self._next = max(self._next, stream + 2)
+        flags = script.number(16) == 0
+        self._ended(stream, flags)
+        head = tail = b""
+        if script.number(8) == 0:
+            flags, head, tail = flags | frame.PADDED, b"\x03", bytes(3)
+        if script.number(8) == 0:
+            flags, head = flags | frame.WITH_PRIORITY, head + bytes(5)
+        if script.number(4):
+            return frame.frame(frame.HEADERS, flags | frame.END_HEADERS, stream, head + block + tail)
+        cut = script.number(len(block) + 1)
+        rest = frame.frame(frame.CONTINUATION, frame.END_HEADERS, stream, block[cut:])
+        return frame.frame(frame.HEADERS, flags, stream, head + block[:cut] + tail) + rest
+
+    def _ended(self, stream: int, ended: bool) -> None:
+        """Mostly, a client says nothing more on it."""
+        if ended and self._script.number(64):
+            self._open = [each for each in self._open if each != stream]
+
+    def _fields(self) -> list[tuple[str, str]]:
+        script, extra = self._script, self._script.number(32)
+        path = ("/echo", "/wait", "/no")[script.number(32) % 3 if script.number(8) == 0 else script.number(2)]
+        fields = [(name, path if name == ":path" else value) for name, value in HEADERS]
+        if extra < 2:
+            fields.append(("grpc-timeout", ("1S", "x")[extra]))
+        elif extra == 2:
+            fields.append((script.piece(3).decode("latin-1"), script.piece(5).decode("latin-1")))
+        elif extra == 3:
+            fields.pop(script.number(len(fields)))
+        elif extra == 4:
+            fields.append(("content-length", str(script.number(300))))
+        return fields
 
 
 def _held(connection: Connection) -> None:

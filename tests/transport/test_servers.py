@@ -14,11 +14,17 @@ import grpc
 import h2.connection
 import pytest
 
+from extproc.settings import SettingsError, parse
 from extproc.transport import server
 from extproc.transport.lean import LeanServer
 from extproc.transport.session import Server, Service
 from tests.transport.peer import Session
 
+MINIMAL = """
+providers: {openai: {format: openai, base_url: "http://127.0.0.1:9"}}
+models: [{name: gpt, provider: openai}]
+teams: [{id: team-search, keys: [sk-search]}]
+"""
 LIMIT = 64 * 1024 * 1024
 GRPC = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
@@ -264,3 +270,9 @@ async def test_h2spec(folder: Path) -> None:
     failed = {case.get("classname") for case in cases if list(case.iter("failure")) or list(case.iter("error"))}
     assert len(cases) >= 146, said
     assert failed == DROPPED, said
+
+
+def test_the_setting_is_checked() -> None:
+    with pytest.raises(SettingsError, match="transport: input should be 'lean' or 'grpcio'"):
+        parse(f"{MINIMAL}transport: fast\n", {})
+    assert parse(MINIMAL, {}).transport == "lean"
