@@ -11,11 +11,11 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench fuzz soak eval-cache simulate protos diagram lock clean
+.PHONY: help run test check bench fuzz soak eval-cache simulate eval-routing protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 16
 
 run: .venv/run.stamp  ## serve; CONFIG=gateway.yaml and PORT=8080 are optional
 	@exec $(BIN)/gateway up --with-parent $${CONFIG:+--config "$$CONFIG"} $${PORT:+--port "$$PORT"}
@@ -50,6 +50,9 @@ fuzz: .venv/dev.stamp  ## play any bytes to the transport, for DURATION=600 seco
 
 soak: .venv/dev.stamp  ## the gateway under mixed load for DURATION=86400 seconds: no error, no growth
 	$(BIN)/python -m bench.soak --seconds $${DURATION:-86400}
+
+eval-routing: .venv/dev.stamp  ## measure the classifier of `auto` on the routing data; DATA=folder
+	$(BIN)/python -m bench.eval_routing $(DATA)
 
 protos: .venv/dev.stamp  ## generate protos/gen
 	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto

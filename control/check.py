@@ -76,7 +76,7 @@ def explain(settings: Settings) -> Explanation:
         admin_keys=len(settings.admin.keys),
         providers=tuple(_provider(name, provider) for name, provider in settings.providers.items()),
         models=tuple(_model(model, catalog) for model in settings.models),
-        auto=dict(catalog.auto),
+        auto={tier: tuple(names) for tier, names in settings.routing.auto.items()},
         cache=_cache(settings),
         teams=tuple(
             TeamLine(
@@ -146,14 +146,19 @@ def _usd_per_million(pico_usd_per_token: int | None) -> float | None:
 def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
     """What is allowed but probably not meant, one line each, beginning with the path of the key."""
     names = [model.name for model in settings.models]
+    auto: dict[str, list[str]] = dict(settings.routing.auto.items())
     for index, model in enumerate(settings.models):
         yield from _model_warnings(index, model, catalog)
     for tier in TIERS:
-        if catalog.auto and not catalog.auto.get(tier):
+        if auto and not auto.get(tier):
             yield f"routing.auto.{tier}: has no model; `auto` takes one of another tier"
     if catalog.routing.attempts > 1 and not settings.equivalents:
         yield f"routing.attempts: is {catalog.routing.attempts}, but without equivalents there is no failover"
     for index, team in enumerate(settings.teams):
+        policy = next(view.policy for view in catalog.teams.values() if view.id == team.id)
+        if policy.save_share is not None and policy.save_share > policy.most_saved:
+            path = f"teams[{index}].routing" if team.routing.target else "routing"
+            yield f"{path}.target.save_pct: the prices of the tiers allow at most {100 * policy.most_saved:.0f}"
         for at, pattern in enumerate(team.models):
             if pattern != AUTO and not any(fnmatchcase(name, pattern) for name in names):
                 yield f"teams[{index}].models[{at}]: {pattern} matches no model"

@@ -22,6 +22,7 @@ from extproc.exchange import Options
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
+from extproc.routing.model import RoutingModel
 from extproc.routing.standing import View
 from extproc.routing.watch import watch
 from extproc.server import Chosen, services
@@ -63,6 +64,8 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current.on_swap.append(lambda snapshot: view.use(snapshot.settings.breaker))
     current.on_swap.append(lambda snapshot: reserver.use(_lease_ms(snapshot.settings)))
     current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
+    if any(team.auto for team in current.snapshot.catalog.teams.values()):
+        RoutingModel.load()  # now, not in somebody's request
     server = make_server(settings.transport, services(pipeline, options))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -82,6 +82,13 @@ def routing_decision(plan: Plan, attempt: Attempt) -> str:
     return plan.decision.routing_decision if attempt.index == 1 else "fallback"
 
 
+def routing_header(plan: Plan, attempt: Attempt) -> str:
+    """`routing_decision`, and for `auto` how it came about: `simple_query; tier=simple; score=0.12; reason=lookup`."""
+    reason = plan.decision.routing_reason
+    decision = routing_decision(plan, attempt)
+    return f"{decision}; {reason}" if reason else decision
+
+
 def failure(attempt: Attempt, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
     """What the client is told when no attempt succeeded; the last answer was `status`."""
     if _FROM_PROVIDER in headers:

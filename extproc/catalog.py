@@ -13,6 +13,7 @@ import msgspec
 
 from extproc.pricing import price_from_usd
 from extproc.records import Feature, ProviderFormat, Target
+from extproc.routing.policy import CompiledRule, Policy, compile_rules
 from extproc.settings import Model, Provider, Routing, Settings, Team
 from extproc.wire import provider_cluster
 
@@ -26,6 +27,8 @@ class TeamView(msgspec.Struct, frozen=True):
     id: str
     models: frozenset[str]  # names this team may use; `auto` too where a tier has one of them
     settings: Team
+    auto: Mapping[str, tuple[str, ...]] = {}  # tier -> model names
+    policy: Policy = Policy()  # how `auto` chooses a tier
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -43,7 +46,6 @@ class Catalog(msgspec.Struct, frozen=True):
     teams: Mapping[str, TeamView]  # by "sha256:<hex>" of the key
     targets: Mapping[str, Target]  # by model name
     chains: Mapping[str, tuple[str, ...]]  # model name -> itself and its equivalents, best first
-    auto: Mapping[str, tuple[str, ...]]  # tier -> model names
     endpoints: Mapping[str, Endpoint]  # by provider
     routing: Routing
     features: Mapping[str, frozenset[Feature]]  # by model name: what it can do
@@ -52,13 +54,12 @@ class Catalog(msgspec.Struct, frozen=True):
 def compile_catalog(settings: Settings) -> Catalog:
     """Compile `settings`, which must have passed its checks."""
     targets = {model.name: _target(model, settings.providers[model.provider]) for model in settings.models}
-    auto: dict[str, tuple[str, ...]] = {tier: tuple(names) for tier, names in settings.routing.auto.items()}
-    teams = [(team, _team(team, targets, auto)) for team in settings.teams]
+    rules = compile_rules(settings.routing.rules)
+    teams = [(team, _team(team, settings, targets, rules)) for team in settings.teams]
     return Catalog(
         teams={key: view for team, view in teams for key in team.keys},
         targets=targets,
         chains={name: _chain(name, settings) for name in targets},
-        auto=auto,
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
         routing=settings.routing,
         features={model.name: frozenset(model.features) for model in settings.models},
@@ -86,11 +87,28 @@ def _chain(name: str, settings: Settings) -> tuple[str, ...]:
     return tuple(order)
 
 
-def _team(team: Team, targets: Mapping[str, Target], auto: Mapping[str, tuple[str, ...]]) -> TeamView:
+def _team(team: Team, settings: Settings, targets: Mapping[str, Target], rules: tuple[CompiledRule, ...]) -> TeamView:
     allowed = {name for name in targets if any(fnmatchcase(name, pattern) for pattern in team.models)}
+    auto: dict[str, tuple[str, ...]] = {
+        tier: tuple(names) for tier, names in (settings.routing.auto | team.routing.auto).items()
+    }
     if any(name in allowed for names in auto.values() for name in names):
         allowed.add(AUTO)
-    return TeamView(id=team.id, models=frozenset(allowed), settings=team)
+    target = team.routing.target or settings.routing.target
+    policy = Policy(
+        rules=rules,
+        save_share=target.save_pct / 100 if target else None,
+        costs=_costs([[targets[name].price.input for name in auto.get(tier, ()) if name in allowed] for tier in TIERS]),
+    )
+    return TeamView(id=team.id, models=frozenset(allowed), settings=team, auto=auto, policy=policy)
+
+
+def _costs(prices: list[list[int | None]]) -> tuple[float, float, float]:
+    """What an input token costs in each tier (its cheapest model), the hard one's being 1; a usual ratio if unknown."""
+    simple, medium, hard = (min((price for price in tier if price is not None), default=None) for tier in prices)
+    if not hard or simple is None:
+        return Policy().costs
+    return simple / hard, (simple if medium is None else medium) / hard, 1.0
 
 
 def _endpoint(name: str, provider: Provider) -> Endpoint:

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from extproc.errors import InvalidRequest
-from extproc.records import ChatRequest, Feature, Priority
+from extproc.records import ChatRequest, Feature, Priority, Wish
 from extproc.surrogates import repaired
 
+_CHOICES = {"priority": get_args(Priority), "routing": get_args(Wish)}
 GATEWAY_KEYS = frozenset({"team_id", "priority", "bypass_cache", "routing", "fallback"})
 
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
@@ -111,7 +112,7 @@ class GatewayMetadata(msgspec.Struct, frozen=True):
     team_id: str | None = None
     priority: Priority = "normal"
     bypass_cache: bool = False
-    routing: str | None = None
+    routing: Wish = "balanced"
     fallback: bool = True  # False: one attempt, no other provider
 
 
@@ -235,8 +236,10 @@ def gateway_metadata(chat: ChatRequest) -> GatewayMetadata:
     """The gateway's own keys in `metadata`. Raises InvalidRequest naming `metadata.<key>`."""
     given = chat.body.get("metadata") or {}
     values = {key: _flag(key, given[key]) for key in GATEWAY_KEYS & given.keys() if given[key] is not None}
-    if values.get("priority", "normal") not in get_args(Priority):
-        raise InvalidRequest("metadata.priority: must be low, normal or high.", param="metadata.priority")
+    for key, known in _CHOICES.items():
+        if key in values and values[key] not in known:
+            listed = f"{', '.join(known[:-1])} or {known[-1]}"
+            raise InvalidRequest(f"metadata.{key}: must be {listed}.", param=f"metadata.{key}")
     try:
         return msgspec.convert(values, GatewayMetadata)
     except msgspec.ValidationError as error:

@@ -350,7 +350,7 @@ class Exchange:
                 ("x-gateway-model", attempt.target.model),
                 ("x-gateway-provider", attempt.target.provider),
                 *self._plan.cache_headers,
-                ("x-gateway-routing", answer.routing_decision(self._plan, attempt)),
+                ("x-gateway-routing", answer.routing_header(self._plan, attempt)),
                 ("x-gateway-attempts", str(len(self._plan.attempts))),
             ]
         return headers

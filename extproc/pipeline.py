@@ -110,7 +110,7 @@ class Pipeline:
         steps = Steps(self.clock)
         chat, wishes = read(admission, body)
         check_allowed(admission.catalog, admission.team, chat.model)
-        complexity = classify(chat) if chat.model == AUTO else None
+        complexity = classify(chat, admission.team.policy, wishes.routing) if chat.model == AUTO else None
         asked = _Asked(admission, chat, len(body), wishes, complexity, steps)
         steps.done("read")
         found = await self._look_up(asked)
@@ -200,6 +200,7 @@ class Pipeline:
             model_routed=first.model,
             provider=first.provider,
             routing_decision=choice.reason,
+            routing_reason="" if asked.complexity is None else str(asked.complexity),
             prompt_hash=prompt_hash(chat),
             input_tokens=hold.input_tokens,
             counted_tokens=None if hold.counted_tokens == hold.input_tokens else hold.counted_tokens,

@@ -12,6 +12,7 @@ import msgspec
 ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
 Priority = Literal["low", "normal", "high"]
 Feature = Literal["vision", "tools", "json_schema"]
+Wish = Literal["cost", "balanced", "quality"]  # of a request for `auto`
 Status = Literal["success", "failed", "fallback", "cancelled", "refused"]
 CacheStatus = Literal["hit", "semantic-hit", "miss", "bypass"]
 
@@ -102,6 +103,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model_routed: str = ""
     provider: str = ""  # of the first choice
     routing_decision: str = ""
+    routing_reason: str = ""  # how it came to the tier, as x-gateway-routing says it after the decision
     prompt_hash: str = ""  # sha256 of the canonical messages, hex
     input_tokens: int = 0  # held
     counted_tokens: int | None = None  # the estimate of the same, where more is held to be sure

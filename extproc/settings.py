@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from extproc.pricing import PriceTableError, price_tables
 from extproc.records import Feature
+from extproc.settings_routing import MAX_RULES, Auto, Rule, SaveTarget, TeamRouting
 
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -232,7 +233,9 @@ class Deadlines(_Model):
 class Routing(_Model):
     """`model: auto` by tier, and how attempts are made. `attempts` counts all of them: 1 is no failover."""
 
-    auto: dict[Literal["simple", "medium", "hard"], list[str]] = {}
+    auto: Auto = {}
+    rules: list[Rule] = Field(default=[], max_length=MAX_RULES)
+    target: SaveTarget | None = None
     attempts: int = Field(default=3, ge=1, le=8)
     first_byte_timeout: Literal["auto"] | Duration = "auto"
     deadlines: Deadlines = Deadlines()
@@ -294,6 +297,7 @@ class Team(_Model):
     auto_downgrade: bool = False
     alert: Alert = Alert()
     models: list[str] = ["*"]
+    routing: TeamRouting = TeamRouting()
     cache: TeamCache = TeamCache()
 
 
@@ -599,9 +603,12 @@ def _cross_check(settings: Settings) -> list[str]:
             for at, name in enumerate(group.models)
             if name not in names
         ]
-    for tier, chosen in settings.routing.auto.items():
+    autos = [("routing.auto", settings.routing.auto)]
+    autos += [(f"teams[{index}].routing.auto", team.routing.auto) for index, team in enumerate(settings.teams)]
+    for path, auto in autos:
         problems += [
-            f"routing.auto.{tier}[{at}]: {_unknown('model', name, names)}"
+            f"{path}.{tier}[{at}]: {_unknown('model', name, names)}"
+            for tier, chosen in auto.items()
             for at, name in enumerate(chosen)
             if name not in names
         ]

@@ -225,12 +225,12 @@ def test_the_gateways_metadata() -> None:
         "team_id": "t",
         "priority": "high",
         "bypass_cache": True,
-        "routing": "cheap",
+        "routing": "cost",
         "fallback": False,
         "trace": "x",
     }
     chat = parse_chat(body(metadata=given_))
-    assert gateway_metadata(chat) == GatewayMetadata("t", "high", True, "cheap", False)
+    assert gateway_metadata(chat) == GatewayMetadata("t", "high", True, "cost", False)
     assert client_metadata(chat) == {"trace": "x"}
 
 

@@ -13,13 +13,12 @@ from typing import Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from extproc.embedding.limits import bounded
 from extproc.embedding.wordpiece import WordPiece
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 DIMENSIONS = 256
 ROW = np.dtype([("scale", "<f4"), ("parts", "i1", DIMENSIONS)])  # a word piece: scale · parts
-
-MAX_CHARS = 4096  # of a longer text the first and the last half of this are read: bounded time, and both ends speak
 
 Vector = NDArray[np.float32]
 
@@ -44,18 +43,17 @@ class StaticEmbedder:
 
     def embed(self, text: str) -> Vector:
         """The vector of `text`, shape (256,), length 1; all zeros when there is nothing to read in it."""
-        ids = self._pieces.ids(bounded(text))
+        return self.mean(self.ids(text))
+
+    def ids(self, text: str) -> list[int]:
+        """The word pieces that `embed` reads in `text`."""
+        return self._pieces.ids(bounded(text))
+
+    def mean(self, ids: list[int]) -> Vector:
+        """The vector of word pieces, as `embed` returns it."""
         if not ids:
             return np.zeros(DIMENSIONS, np.float32)
         # einsum, not @: BLAS would wake threads for it, and its sums differ from machine to machine.
         total = np.einsum("i,ij->j", self._scale[ids], self._parts[ids].astype(np.float32))
         length = np.sqrt(np.einsum("i,i->", total, total))
         return cast("Vector", total / length if length > 0 else total)
-
-
-def bounded(text: str) -> str:
-    """`text`, or both ends of it when it is long."""
-    if len(text) <= MAX_CHARS:
-        return text
-    half = MAX_CHARS // 2
-    return f"{text[:half]} {text[-half:]}"

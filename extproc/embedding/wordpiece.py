@@ -18,9 +18,16 @@ _ASCII_PUNCTUATION = "!-/:-@\\[-`{-~"
 _ASCII_WORDS = re.compile(rf"[{_ASCII_PUNCTUATION}]|[^\s{_ASCII_PUNCTUATION}]+")
 
 
-def _class_of_punctuation() -> str:
-    """The punctuation beyond ASCII, for a character class (the first plane only: what lies above is inscriptions)."""
-    return "".join(re.escape(chr(code)) for code in range(0x80, 0x10000) if unicodedata.category(chr(code))[0] == "P")
+def _class_of(category: str) -> str:
+    """The characters of a Unicode category beyond ASCII, for a character class.
+
+    Of the first plane only: with what lies above (inscriptions, notation) the expression would be 200 times slower.
+    """
+    found = (chr(code) for code in range(0x80, 0x10000) if unicodedata.category(chr(code)).startswith(category))
+    return "".join(map(re.escape, found))
+
+
+_MARKS = re.compile(f"[{_class_of('Mn')}]")
 
 
 class WordPiece:
@@ -32,7 +39,7 @@ class WordPiece:
         self._first = {piece: at for piece, at in listed if not piece.startswith("##")}
         self._next = {piece[2:]: at for piece, at in listed if piece.startswith("##")}
         self._first_reach, self._next_reach = _reach(self._first), _reach(self._next)
-        single = rf"{_ASCII_PUNCTUATION}{_class_of_punctuation()}{_IDEOGRAPHS}"
+        single = rf"{_ASCII_PUNCTUATION}{_class_of('P')}{_IDEOGRAPHS}"
         self._words = re.compile(rf"[{single}]|[^\s{single}]+")
 
     def ids(self, text: str) -> list[int]:
@@ -76,5 +83,5 @@ def _reach(pieces: Mapping[str, int]) -> dict[str, int]:
 def _normal(text: str) -> str:
     """Lower case, without accents and control characters."""
     if not text.isascii():
-        text = "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
+        text = _MARKS.sub("", unicodedata.normalize("NFD", text))
     return _DROPPED.sub("", text).lower()

@@ -126,7 +126,7 @@ def _unique(*lists: list[Target]) -> list[Target]:
 def _of_tiers(catalog: Catalog, team: TeamView, tiers: Iterable[int]) -> Iterator[tuple[int, Target]]:
     """Allowed models of each tier in turn, the cheapest first, in the order written where they cost the same."""
     for tier in tiers:
-        names = [name for name in catalog.auto.get(TIERS[tier], ()) if name in team.models]
+        names = [name for name in team.auto.get(TIERS[tier], ()) if name in team.models]
         yield from sorted(((tier, catalog.targets[name]) for name in names), key=lambda found: _cost(found[1].price))
 
 

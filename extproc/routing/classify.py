@@ -1,20 +1,25 @@
-"""How hard a request looks, for `model: auto`. Pure.
+"""How hard a request looks, for `model: auto`: a rule of the configuration, else the trained model. Pure.
 
-In: the client's request. Out: `Complexity`. Called by `extproc.pipeline`, once a request, for `auto` only.
+In: the client's request, its team's policy, its wish. Out: `Complexity`, which explains itself. Called by
+`extproc.pipeline`, once a request, for `auto` only. The same request gives the same answer on every machine.
 """
 
-from typing import Literal
+import math
 
 import msgspec
 
-from extproc.chat import text_chars
-from extproc.records import ChatRequest
+from extproc.records import ChatRequest, Wish
+from extproc.routing.conversation import Conversation, conversation
+from extproc.routing.model import Reading, RoutingModel
+from extproc.routing.policy import Policy, tier_of
+from extproc.settings_routing import Tier
 
-Tier = Literal["simple", "medium", "hard"]
-
-# Characters of all message texts. Untrained, length holds its own against published learnt routers.
-SIMPLE_BELOW_CHARS = 400
-MEDIUM_BELOW_CHARS = 3000
+_RULED_SCORE = {"simple": 0.0, "medium": 0.5, "hard": 1.0}
+_SHORT_CHARS = 40  # a last turn such as "and in Rust?" is read together with the one before it
+_COURTESY = -3.0  # logits; below are "thanks", "ok" and the like
+_INSTRUCTIONS_CHARS = 1000
+_LONG_CHARS = 16_000
+_NUDGE = 0.25  # logits; set by hand: no public data says what tools and instructions add
 
 
 class Complexity(msgspec.Struct, frozen=True):
@@ -22,19 +27,48 @@ class Complexity(msgspec.Struct, frozen=True):
 
     tier: Tier
     score: float  # 0 (trivial) to 1 (hard)
-    reason: str  # the name of what weighed most, such as short_text
+    reason: str  # the name of what weighed most, such as small_talk, or of the rule that decided
+
+    def __str__(self) -> str:
+        """As the parameters of `x-gateway-routing`."""
+        return f"tier={self.tier}; score={self.score:.2f}; reason={self.reason}"
 
 
-def classify(chat: ChatRequest) -> Complexity:
-    """The complexity of the conversation in `chat`. Deterministic."""
-    chars = text_chars(chat)
-    if chars < SIMPLE_BELOW_CHARS:
-        return Complexity("simple", _score(chars), "short_text")
-    if chars < MEDIUM_BELOW_CHARS:
-        return Complexity("medium", _score(chars), "medium_text")
-    return Complexity("hard", _score(chars), "long_text")
+def classify(chat: ChatRequest, policy: Policy, wish: Wish = "balanced") -> Complexity:
+    """The complexity of the conversation in `chat`."""
+    seen = conversation(chat)
+    rule = policy.ruled(seen)
+    if rule is not None:
+        return Complexity(rule.rule.tier, _RULED_SCORE[rule.rule.tier], rule.name)
+    model = RoutingModel.load()
+    thresholds = policy.thresholds(wish, model.quantiles)
+    reading = _read(model, seen)
+    around = _around(seen)
+    score = _squashed(reading.logit + sum(around.values()))
+    tier = tier_of(score, thresholds)
+    moved = around and tier != tier_of(_squashed(reading.logit), thresholds)
+    return Complexity(tier, score, max(around, key=lambda name: around[name]) if moved else reading.reason)
 
 
-def _score(chars: int) -> float:
-    """Rises with the length, .5 at a thousand characters."""
-    return chars / (chars + 1000)
+def _read(model: RoutingModel, seen: Conversation) -> Reading:
+    """The last user turn; a short one that is no courtesy says too little without the turn before it."""
+    reading = model.read(seen.text, len(seen.text))
+    if not seen.before or len(seen.text) > _SHORT_CHARS or reading.logit < _COURTESY:
+        return reading
+    both = f"{seen.before}\n{seen.text}"
+    return model.read(both, len(both))
+
+
+def _around(seen: Conversation) -> dict[str, float]:
+    """What stands around the last turn and adds to the score, in logits."""
+    added = {
+        "tools": _NUDGE * seen.has_tools,
+        "images": _NUDGE * seen.has_images,
+        "instructions": _NUDGE * (seen.system_chars > _INSTRUCTIONS_CHARS),
+        "long_context": _NUDGE * min(4.0, math.log2(seen.chars / _LONG_CHARS)) if seen.chars > _LONG_CHARS else 0.0,
+    }
+    return {name: value for name, value in added.items() if value}
+
+
+def _squashed(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))

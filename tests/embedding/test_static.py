@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from extproc.embedding.static import DIMENSIONS, MAX_CHARS, StaticEmbedder
+from extproc.embedding.limits import MAX_CHARS
+from extproc.embedding.static import DIMENSIONS, StaticEmbedder
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,7 @@ def test_usd(gateway: Gateway) -> None:
 
 
 def test_alerts_once_each_then_downgrade(gateway: Gateway, hook: Hook) -> None:
-    hard = "explain " * 500
+    hard = "Prove that the algorithm is correct and derive its complexity, step by step. " * 40
     first = create(gateway, "alerted", hard, "auto", max_tokens=16)
     assert first.model == "claude"
     wait_until(lambda: len(hook.calls) >= 3, 15, "two alerts, the first one twice")
