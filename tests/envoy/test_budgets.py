@@ -161,7 +161,7 @@ def test_usd(gateway: Gateway) -> None:
 
 
 def test_alerts_once_each_then_downgrade(gateway: Gateway, hook: Hook) -> None:
-    hard = "Prove that the algorithm is correct and derive its complexity, step by step. " * 40
+    hard = "Prove that the algorithm is correct. " + "explain " * 496
     first = create(gateway, "alerted", hard, "auto", max_tokens=16)
     assert first.model == "claude"
     wait_until(lambda: len(hook.calls) >= 3, 15, "two alerts, the first one twice")
@@ -187,7 +187,7 @@ def test_auto_goes_one_tier_down_over_the_threshold(gateway: Gateway) -> None:
     wait_until(lambda: Books(gateway, "alerted")._used_and_held()[0] >= 500, 10, "the threshold")
     medium = "explain " * 60
     raw = gateway.client("sk-alerted").chat.completions.with_raw_response.create(**ask(medium, "auto"), max_tokens=16)
-    assert raw.headers["x-gateway-routing"] == "downgraded"
+    assert raw.headers["x-gateway-routing"].partition(";")[0] == "downgraded"
     assert raw.headers["x-gateway-model"] == "gpt-b"
     pinned = create(gateway, "alerted", "hi", "claude", max_tokens=16)
     assert pinned.model == "claude", "a pinned model is never changed"
