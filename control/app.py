@@ -21,12 +21,14 @@ from control import budget_metrics, config, metrics, prometheus, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
+from control.charts import ChartsApi
 from control.families import Family
 from control.otlp import MetricsSender
 from control.providers import Providers
 from control.standings import standings
 from control.store import Store
 from control.teams import TeamsApi
+from control.ui import Ui
 from control.web import answer, errors, query
 from extproc import logs, runtime
 from extproc.budget.redis import Client, RedisLedger, connect
@@ -65,6 +67,7 @@ class Api:
         self._cache = CacheApi(current, RedisStore(client), replica, self._caller, wall_s)
         changes = Changes(client, ledger, current, refresher)
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
+        self._charts = ChartsApi(current, store, self._caller, wall_s)
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
@@ -83,6 +86,8 @@ class Api:
             *self._providers.routes(),
             *self._teams.routes(),
             *self._cache.routes(),
+            *self._charts.routes(),
+            *Ui().routes(),
         ]
 
     async def healthz(self, _: web.Request) -> web.Response:

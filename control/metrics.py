@@ -13,7 +13,7 @@ import msgspec
 
 from control.families import Distribution, Family, Sample
 from extproc.settle import histograms
-from extproc.settle.journal import EVER, SUMMED
+from extproc.settle.sums import EVER, SUMMED
 
 # Of the journal's counters, which are ours to show.
 _COUNTERS = {

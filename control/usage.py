@@ -68,6 +68,7 @@ def team_usage(connection: sqlite3.Connection, team: Team, standing: Standing | 
         "daily": _window(known.daily, budget.daily_tokens, budget.daily_usd, windows.daily),
         "monthly": _window(known.monthly, budget.monthly_tokens, budget.monthly_usd, windows.monthly),
         "top_models": used_models(connection, team.id, month_s)[:_TOP_MODELS],
+        "alert_thresholds_pct": team.alert.thresholds_pct,
         "auto_downgrade_active": team.auto_downgrade and used_pct(team, known) >= team.alert.thresholds_pct[0],
         "source": "audit" if standing is None else "ledger",
     }

@@ -6,8 +6,7 @@ Source: the GenAI semantic conventions for metrics, whose bucket boundaries thes
 """
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -66,19 +65,12 @@ OVERHEAD: Final = Histogram(
 )
 ALL: Final = (TOKEN_USAGE, DURATION, FIRST_TOKEN, OUTPUT_TOKEN, OVERHEAD)
 
-Key = tuple[str, str, str, str, str, int]  # metric, team, model, provider, detail, index of the bucket
 
-
-def added(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[object, ...]]:
-    """What `rows` add, or with `sign` -1 take away: keys, each with a count and a total."""
-    sums: dict[Key, list[float]] = defaultdict(lambda: [0, 0.0])
-    for row in rows:
-        who = (row.team_id, row.model_used or row.model_routed, row.provider_used or "")
-        for histogram, detail, value in _observed(row):
-            sum_ = sums[(histogram.name, *who, detail, bisect_left(histogram.bounds, value))]
-            sum_[0] += sign
-            sum_[1] += sign * value
-    return [(*key, *values) for key, values in sums.items()]
+def observed(row: AuditRow) -> Iterator[tuple[tuple[object, ...], tuple[float, ...]]]:
+    """What `row` adds: metric, team, model, provider, detail and index of the bucket; a count and a total."""
+    who = (row.team_id, row.model_used or row.model_routed, row.provider_used or "")
+    for histogram, detail, value in _observed(row):
+        yield (histogram.name, *who, detail, bisect_left(histogram.bounds, value)), (1, value)
 
 
 def _observed(row: AuditRow) -> Iterator[tuple[Histogram, str, float]]:

@@ -12,19 +12,17 @@ Schema changes go forward only: MIGRATIONS is appended to, never edited; `PRAGMA
 """
 
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-from extproc.settle import histograms
+from extproc.settle import sums
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
+from extproc.settle.sums import EVER, Table
 
-BUCKET_S: Final = 900  # of the sums: every time zone's midnight is a multiple of 15 minutes
-EVER: Final = 0  # the bucket that sums up everything since the journal began, and never shrinks
 _SUMS_KEPT_S: Final = 62 * 86_400  # the month's usage needs them, however short the retention
 _BUSY_MS: Final = 2_000
 
@@ -158,17 +156,21 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE attempt ADD COLUMN retry_after_s REAL;
     ALTER TABLE audit ADD COLUMN outrun_tokens INTEGER NOT NULL DEFAULT 0;
     """,
-)
-
-SUMMED: Final = (
-    "requests",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cost_nano_usd",
-    "unpriced",  # requests that used something whose price is not known
-    "latency_ms",
+    """
+    CREATE TABLE routed (
+        bucket_s INTEGER NOT NULL,
+        team_id TEXT NOT NULL,
+        auto INTEGER NOT NULL,
+        decision TEXT NOT NULL,
+        model TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        cost_nano_usd INTEGER NOT NULL,
+        PRIMARY KEY (bucket_s, team_id, auto, decision, model)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
@@ -179,20 +181,19 @@ def _insert(table: str, fields: Sequence[str]) -> str:
 
 _INSERT_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__)
 _INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
-_KEYS: Final = ("bucket_s", "team_id", "model", "provider", "status")
-_ADD_SUMS: Final = (
-    f"INSERT INTO sums ({', '.join((*_KEYS, *SUMMED))}) VALUES ({', '.join('?' * (len(_KEYS) + len(SUMMED)))}) "  # noqa: S608
-    f"ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in SUMMED)}"
-)
-_ADD_HISTOGRAM: Final = (
-    "INSERT INTO histogram VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET count = count + excluded.count, total = total + excluded.total"
-)
-_ADD_COUNTER: Final = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
 
-_ADD_REASON: Final = (
-    "INSERT INTO reason VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests"
-)
+
+def _add(table: Table) -> str:
+    """A statement that adds to a row of `table`, or makes it."""
+    columns = (*table.keys, *table.summed)
+    return (
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+        f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in table.summed)}"
+    )
+
+
+_ADD: Final = {table.name: _add(table) for table in sums.TABLES}
+_ADD_COUNTER: Final = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
 
 
 class JournalTooNewError(Exception):
@@ -253,9 +254,8 @@ def write(connection: Connection, batch: Batch) -> None:
         stale = _taken_out(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
         new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
         connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
-        connection.executemany(_ADD_SUMS, [*_sums(new), *_sums(stale, sign=-1)])
-        connection.executemany(_ADD_HISTOGRAM, [*histograms.added(new), *histograms.added(stale, sign=-1)])
-        connection.executemany(_ADD_REASON, [*_reasons(new), *_reasons(stale, sign=-1)])
+        for table in sums.TABLES:
+            connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale, -1)])
         connection.executemany(_ADD_COUNTER, batch.counts.items())
 
 
@@ -292,40 +292,6 @@ def _rollback(connection: Connection) -> None:
         connection.rollback()
 
 
-def _sums(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[object, ...]]:
-    """What `rows` add to each sum, or with `sign` -1 take from it.
-
-    Models are those that were used or chosen, never names that clients made up.
-    """
-    sums: dict[tuple[object, ...], list[float]] = defaultdict(lambda: [0] * len(SUMMED))
-    for row in rows:
-        key = (row.team_id, row.model_used or row.model_routed, row.provider_used or "", row.status)
-        add = (
-            1,
-            row.input_tokens,
-            row.output_tokens,
-            row.cached_tokens,
-            row.reasoning_tokens,
-            row.cost_nano_usd or 0,
-            row.cost_nano_usd is None,
-            row.latency_ms,
-        )
-        for bucket_s in (EVER, int(row.received_at) // BUCKET_S * BUCKET_S):
-            values = sums[(bucket_s, *key)]
-            for index, value in enumerate(add):
-                values[index] += sign * value
-    return [(*key, *values) for key, values in sums.items()]
-
-
-def _reasons(rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[str, str, int]]:
-    """What `rows` add to the counts of refusals and of unreconciled holds: codes of our own, so there are few."""
-    return [
-        (row.team_id, row.error_code, sign)
-        for row in rows
-        if row.error_code and (row.status == "refused" or row.error_code == UNRECONCILED)
-    ]
-
-
 def delete_before(connection: Connection, before_s: float, most: int) -> int:
     """Delete the oldest rows received (attempts: ended) before `before_s`, at most `most` of each. Returns how many.
 
@@ -336,8 +302,9 @@ def delete_before(connection: Connection, before_s: float, most: int) -> int:
         oldest = f"SELECT id FROM {table} ORDER BY id LIMIT ?"  # noqa: S608
         delete = f"DELETE FROM {table} WHERE id IN ({oldest}) AND {column} < ?"  # noqa: S608
         deleted += connection.execute(delete, (most, before_s)).rowcount
-    sums = "DELETE FROM sums WHERE bucket_s > ? AND bucket_s < ? AND bucket_s < (SELECT max(bucket_s) FROM sums) - ?"
-    connection.execute(sums, (EVER, before_s, _SUMS_KEPT_S))
+    for table in ("sums", "routed"):
+        old = f"bucket_s > ? AND bucket_s < ? AND bucket_s < (SELECT max(bucket_s) FROM {table}) - ?"  # noqa: S608
+        connection.execute(f"DELETE FROM {table} WHERE {old}", (EVER, before_s, _SUMS_KEPT_S))  # noqa: S608
     return deleted
 
 

@@ -109,6 +109,16 @@ ROLES: dict[str, dict[str, int]] = {
     "/v1/teams/nobody/usage": {"admin": 404, "team": 403, "other": 403, "unknown": 401, "none": 401},
     "/v1/providers/health": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
     "/v1/config": {"admin": 200, "team": 403, "other": 403, "unknown": 401, "none": 401},
+    "/v1/me": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
+    "/v1/usage/series": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
+    "/v1/usage/series?team_id=team-search": {"admin": 200, "team": 200, "other": 403, "unknown": 401, "none": 401},
+    "/v1/usage/routing": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
+    "/v1/usage/routing?team_id=team-search": {"admin": 200, "team": 200, "other": 403, "unknown": 401, "none": 401},
+    "/v1/providers/series": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
+    "/ui": {"admin": 200, "team": 200, "other": 200, "unknown": 200, "none": 200},  # after its redirection
+    "/ui/": {"admin": 200, "team": 200, "other": 200, "unknown": 200, "none": 200},
+    "/ui/app.js": {"admin": 200, "team": 200, "other": 200, "unknown": 200, "none": 200},
+    "/ui/..%2fapp.py": {"admin": 404, "team": 404, "other": 404, "unknown": 404, "none": 404},
     "/v1/nothing": {"admin": 404, "team": 404, "other": 404, "unknown": 404, "none": 404},
 }
 CODES = {401: {"invalid_api_key"}, 403: {"team_mismatch", "permission_denied"}, 404: {"not_found"}}
@@ -126,7 +136,7 @@ async def test_who_may_see_what(control: Control, path: str, who: str) -> None:
 
 def test_every_route_is_in_the_role_matrix() -> None:
     routes = {route.path for route in api(Store(Path("nowhere")), Path("nowhere")).routes()}
-    listed = {path.partition("?")[0].replace("team-search", "{id}") for path in ROLES}
+    listed = {path.partition("?")[0].replace("team-search", "{id}").replace("app.js", "{name}") for path in ROLES}
     by_hand = {"/v1/providers/{name}/drain", "/v1/providers/{name}/enable"}  # test_providers_api.py
     assert routes <= listed | by_hand | {path for _, path in TEAM_ROUTES | CACHE_ROUTES}
 
@@ -370,6 +380,7 @@ class TestUsage:
                 {"model": "gpt", "requests": 2, "tokens": 300, "cost_usd": 0.0002},
                 {"model": "claude", "requests": 1, "tokens": 100, "cost_usd": 0.0002},
             ],
+            "alert_thresholds_pct": [80.0],
             "auto_downgrade_active": False,
             "source": "audit",  # the ledger is away
         }

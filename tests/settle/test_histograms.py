@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.settle import histograms
+from extproc.settle.sums import TABLES
 from tests.settle.builders import audit
+
+(HISTOGRAM,) = (table for table in TABLES if table.name == "histogram")
 
 
 def counted(metric: histograms.Histogram, *rows: object) -> dict[tuple[str, int], tuple[float, float]]:
-    return {(key[4], key[5]): (n, total) for *key, n, total in histograms.added(rows) if key[0] == metric.name}
+    return {(key[4], key[5]): (n, total) for *key, n, total in HISTOGRAM.added(rows) if key[0] == metric.name}
 
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:
@@ -37,7 +40,7 @@ def test_times_of_tokens_are_those_of_served_streams_alone() -> None:
 def test_taking_away_leaves_nothing(latencies: list[float]) -> None:
     rows = [audit(latency_ms=latency) for latency in latencies]
     left: dict[tuple[object, ...], list[float]] = {}
-    for *key, n, total in [*histograms.added(rows), *histograms.added(rows, sign=-1)]:
+    for *key, n, total in [*HISTOGRAM.added(rows), *HISTOGRAM.added(rows, -1)]:
         entry = left.setdefault(tuple(key), [0, 0.0])
         entry[0] += n
         entry[1] += total

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from extproc.settle.journal import (
-    BUCKET_S,
-    EVER,
     MIGRATIONS,
     Batch,
     JournalTooNewError,
@@ -17,6 +15,7 @@ from extproc.settle.journal import (
     write,
 )
 from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.settle.sums import BUCKET_S, EVER
 from tests.settle.builders import STARTED_S, attempt, audit
 
 DAY_S = 86_400.0

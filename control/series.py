@@ -1,0 +1,168 @@
+"""`GET /v1/usage/series`, `/v1/usage/routing`, `/v1/providers/series`: the same over time, for charts.
+
+In: a window that ends now, perhaps a team. Out: JSON objects; a step without requests has no point. The last hour is
+read from the rows, by the minute; longer windows from the sums, which are never finer than 15 minutes.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from extproc.catalog import Catalog
+from extproc.errors import InvalidRequest
+from extproc.logs import rfc3339
+from extproc.pricing import cost_nano_usd
+from extproc.records import Usage
+
+_MOST_ATTEMPTS: Final = 50_000  # the newest; beyond them the past is left out
+_MINUTE_S: Final = 60
+
+
+class Window(msgspec.Struct, frozen=True):
+    """How far back, and in steps of how long."""
+
+    name: str
+    length_s: int
+    step_s: int
+
+    def since_s(self, now_s: float) -> int:
+        """Where the window begins: at a step's beginning."""
+        return int(now_s - self.length_s) // self.step_s * self.step_s + self.step_s
+
+
+WINDOWS: Final = {
+    window.name: window
+    for window in (
+        Window("1h", 3_600, _MINUTE_S),
+        Window("24h", 86_400, 900),
+        Window("7d", 7 * 86_400, 3_600),
+        Window("30d", 30 * 86_400, 86_400),
+    )
+}
+
+_FIELDS: Final = ("requests", "failed", "input_tokens", "output_tokens", "cost_nano_usd", "latency_ms")
+_FROM_ROWS: Final = (
+    "SELECT CAST(received_at AS INTEGER) / :step * :step AS at, team_id, coalesce(model_used, model_routed) AS model,"
+    " count(*), sum(status = 'failed'), sum(input_tokens), sum(output_tokens), total(cost_nano_usd), sum(latency_ms)"
+    " FROM audit WHERE received_at >= :since AND (:team IS NULL OR team_id = :team) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+)
+_FROM_SUMS: Final = (
+    "SELECT bucket_s / :step * :step AS at, team_id, model,"
+    " sum(requests), sum(CASE WHEN status = 'failed' THEN requests ELSE 0 END), sum(input_tokens), sum(output_tokens),"
+    " sum(cost_nano_usd), sum(latency_ms)"
+    " FROM sums WHERE bucket_s >= :since AND (:team IS NULL OR team_id = :team) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+)
+_ROUTED: Final = (
+    "SELECT auto, decision, model, sum(requests), sum(input_tokens), sum(output_tokens), sum(cached_tokens),"
+    " sum(cost_nano_usd) FROM routed WHERE bucket_s >= :since AND (:team IS NULL OR team_id = :team)"
+    " GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+)
+_ATTEMPTS: Final = (
+    "SELECT provider, CAST(at AS INTEGER) / :step * :step, verdict, first_byte_ms FROM attempt"
+    " WHERE id > (SELECT coalesce(max(id), 0) FROM attempt) - :most AND at >= :since AND verdict != 'abandoned'"
+)
+
+
+def window_of(given: Mapping[str, str]) -> Window:
+    """The query parameter `window`. Raises InvalidRequest."""
+    window = WINDOWS.get(given.get("window", "24h"))
+    if window is None:
+        raise InvalidRequest(f"window must be one of {', '.join(WINDOWS)}.", param="window")
+    return window
+
+
+def usage(connection: sqlite3.Connection, window: Window, team_id: str | None, now_s: float) -> dict[str, Any]:
+    """What was used, by step, team and model. Raises sqlite3.Error."""
+    statement = _FROM_ROWS if window.step_s == _MINUTE_S else _FROM_SUMS
+    rows = connection.execute(statement, _bounds(window, team_id, now_s))
+    points = [
+        {"at": rfc3339(at), "team_id": team, "model": model} | _shown(dict(zip(_FIELDS, values, strict=True)))
+        for at, team, model, *values in rows
+    ]
+    return _head(window, now_s) | {"points": points}
+
+
+def _shown(sums: dict[str, Any]) -> dict[str, Any]:
+    sums["cost_usd"] = sums.pop("cost_nano_usd") / 1e9
+    sums["latency_ms"] = sums["latency_ms"] / sums["requests"]
+    return sums
+
+
+def routing(
+    connection: sqlite3.Connection, window: Window, team_id: str | None, now_s: float, catalog: Catalog
+) -> dict[str, Any]:
+    """How requests were routed, and what `auto` saved against sending all of its requests to the hard model.
+
+    The saving is None where the hard model's price is not known, or there is none. Raises sqlite3.Error.
+    """
+    rows = connection.execute(_ROUTED, _bounds(window, team_id, now_s)).fetchall()
+    auto = [row for row in rows if row[0]]
+    cost = sum(row[7] for row in auto)
+    hard = next(iter(catalog.auto.get("hard", ())), None)
+    always_hard = _cost_at(catalog, hard, auto) if hard else None
+    return _head(window, now_s) | {
+        "decisions": [
+            {"auto": bool(row[0]), "decision": row[1], "model": row[2], "requests": row[3], "cost_usd": row[7] / 1e9}
+            for row in rows
+        ],
+        "auto": {
+            "requests": sum(row[3] for row in auto),
+            "cost_usd": cost / 1e9,
+            "hard_model": hard,
+            "always_hard_usd": None if always_hard is None else always_hard / 1e9,
+            "saved_usd": None if always_hard is None else (always_hard - cost) / 1e9,
+        },
+    }
+
+
+def _cost_at(catalog: Catalog, model: str, rows: Sequence[Sequence[Any]]) -> int | None:
+    """Nano-USD that the same tokens cost at `model`, long-context tiers aside: a sum is no long prompt."""
+    price = msgspec.structs.replace(catalog.targets[model].price, long_context=())
+    used = Usage(
+        input_tokens=sum(row[4] for row in rows),
+        output_tokens=sum(row[5] for row in rows),
+        cached_tokens=sum(row[6] for row in rows),
+    )
+    return cost_nano_usd(used, price)
+
+
+def providers(connection: sqlite3.Connection, window: Window, now_s: float) -> dict[str, Any]:
+    """How providers answered, by step. Raises sqlite3.Error."""
+    bounds = _bounds(window, None, now_s) | {"most": _MOST_ATTEMPTS}
+    seen: dict[tuple[int, str], list[tuple[str, float | None]]] = defaultdict(list)
+    for provider, at, verdict, first_byte_ms in connection.execute(_ATTEMPTS, bounds):
+        seen[(at, provider)].append((verdict, first_byte_ms))
+    points = [_answered(at, provider, seen[(at, provider)]) for at, provider in sorted(seen)]
+    return _head(window, now_s) | {"points": points}
+
+
+def _answered(at: int, provider: str, attempts: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+    latencies = sorted(ms for verdict, ms in attempts if verdict == "ok" and ms is not None)
+    return {
+        "at": rfc3339(at),
+        "provider": provider,
+        "attempts": len(attempts),
+        "errors": sum(verdict != "ok" for verdict, _ in attempts),
+        "p50_latency_ms": _quantile(latencies, 0.5),
+        "p99_latency_ms": _quantile(latencies, 0.99),
+    }
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    return values[min(len(values) - 1, int(share * len(values)))] if values else None
+
+
+def _bounds(window: Window, team_id: str | None, now_s: float) -> dict[str, Any]:
+    return {"step": window.step_s, "since": window.since_s(now_s), "team": team_id}
+
+
+def _head(window: Window, now_s: float) -> dict[str, Any]:
+    return {
+        "window": window.name,
+        "step_s": window.step_s,
+        "since": rfc3339(window.since_s(now_s)),
+        "until": rfc3339(now_s),
+    }
