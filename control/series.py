@@ -101,7 +101,7 @@ def routing(
     rows = connection.execute(_ROUTED, _bounds(window, team_id, now_s)).fetchall()
     auto = [row for row in rows if row[0]]
     cost = sum(row[7] for row in auto)
-    hard = next(iter(catalog.auto.get("hard", ())), None)
+    hard = next(iter(catalog.routing.auto.get("hard", ())), None)
     always_hard = _cost_at(catalog, hard, auto) if hard else None
     return _head(window, now_s) | {
         "decisions": [

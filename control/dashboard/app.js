@@ -9,6 +9,7 @@ const state = { me: null, series: null, rows: [], cursor: null, older: false };
 let timers = [];
 
 const team = () => (state.me.role === "admin" ? $("team").value : state.me.team_id);
+const ofTeam = (stats) => stats && { teams: stats.teams.filter((each) => !team() || each.team_id === team()) };
 const chosen = () => ({ window: $("window").value, team_id: team() });
 
 async function figures() {
@@ -18,7 +19,7 @@ async function figures() {
     get("/v1/providers/health"),
     get("/v1/providers/series", { window: $("window").value }),
     team() ? get(`/v1/teams/${encodeURIComponent(team())}/usage`).then((one) => [one]) : get("/v1/usage").then((all) => all.teams),
-    getIfThere("/v1/cache/stats", { team_id: team() }),
+    getIfThere("/v1/cache/stats").then(ofTeam),
   ]);
   state.series = series;
   show($("tiles"), views.tiles(series, routing, cache));

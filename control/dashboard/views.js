@@ -104,7 +104,7 @@ export function routing(answer) {
 export function cache(answer) {
   if (!answer) return [empty("The cache is off. Turn it on in gateway.yaml: ", h("code", {}, "cache: {exact: true}"))];
   const rows = answer.teams.map((team) => [
-    team.team_id, count(team.hits), count(team.semantic_hits), count(team.saved_tokens), usd(team.saved_usd), pct(team.wrong_hit_rate ?? null), count(team.entries),
+    team.team_id, count(team.hits), count(team.semantic_hits), count(team.saved_tokens), usd(team.saved_usd), pct(team.estimated_wrong_hit_rate), count(team.entries),
   ]);
   const columns = [["Team"], ["Hits", "number"], ["Semantic", "number"], ["Tokens saved", "number"], ["Saved", "number"], ["Wrong, est.", "number"], ["Entries", "number"]];
   return rows.length ? [h("div", { class: "scroll" }, table("Since the cache was turned on", columns, rows))] : [empty("Nothing was served from the cache yet.")];
@@ -133,7 +133,7 @@ export function detail(row, onClose) {
     ["Request", h("code", {}, row.request_id)], ["Trace", h("code", {}, row.trace_id)], ["Team", row.team_id],
     ["Status", h("span", {}, chip(row.status, ENDED[row.status]), row.error_code ? ` ${row.error_code}` : "", row.http_status ? ` (HTTP ${row.http_status})` : "")],
     ["Model", model(row)],
-    ["Routing", row.routing_explanation ? `${row.routing_decision}: ${row.routing_explanation}` : row.routing_decision || "–"],
+    ["Routing", row.routing_decision || "–"],
     ["Answered by", row.cache_hit ? "the cache" : row.provider_used ?? "nobody"],
     ["Tokens", `${count(row.input_tokens)} in (${count(row.cached_tokens)} from the provider's cache), ${count(row.output_tokens)} out (${count(row.reasoning_tokens)} reasoning)${row.estimated ? ", estimated" : ""}`],
     ["Held", `${count(row.estimated_input_tokens + row.estimated_output_tokens)} tokens`],

@@ -330,4 +330,4 @@ def audit_row(values: Sequence[object]) -> AuditRow:
 
 def attempt_row(values: Sequence[object]) -> AttemptRow:
     """Columns in the order of AttemptRow's fields -> the row. Raises msgspec.ValidationError."""
-    return msgspec.convert(dict(zip(AttemptRow.__struct_fields__, values, strict=True)), AttemptRow)
+    return msgspec.convert(dict(zip(AttemptRow.__struct_fields__, values, strict=True)), AttemptRow, strict=False)

@@ -91,6 +91,9 @@ class Tracing:
             except NOT_NOW as error:
                 log.warning("journal cannot be read for traces", extra={"reason": str(error)})
                 connection, pause_s = None, _AWAY_S[0]
+            except Exception:
+                log.exception("traces cannot be made of these rows; tried again later")
+                pause_s = _AWAY_S[1]
         if connection is not None:
             connection.close()
 
