@@ -16,7 +16,7 @@ import msgspec
 FLOOR: Final = 0.80  # cosines below are never a hit
 STEP: Final = 0.01
 BUCKETS: Final = 20
-# ADR 12: of the 289 hits above it in the parts of two sets that are for choosing, 2 were wrong.
+# ADR 16: of the 289 hits above it in the parts of two sets that are for choosing, 2 were wrong.
 START: Final = 0.94
 OFF: Final = 1.01  # nothing is near enough
 _CONFIDENCE: Final = 0.95

@@ -448,6 +448,12 @@ async def test_defaults_of_the_process() -> None:
         assert (await ask(http, "openai", "Hello [[demo status=429]]")).status_code == 429
 
 
+async def test_a_provider_that_counts_more_tokens_than_others(http: httpx.AsyncClient) -> None:
+    few = (await ask(http, "openai", "x" * 400, stream=False)).json()["usage"]["prompt_tokens"]
+    many = (await ask(http, "openai", "x" * 400 + "[[demo input_bytes_per_token=1]]", stream=False)).json()["usage"]
+    assert many["prompt_tokens"] >= 400 > 2 * few
+
+
 def test_every_fault_is_named_in_the_tests() -> None:
     """So that a new fault does not come without being seen on a socket."""
     here = Path(__file__).read_text(encoding="utf-8")
