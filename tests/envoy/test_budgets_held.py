@@ -40,9 +40,11 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module", params=["gpt", "claude", "gemini"])
-def learnt(gateway: Gateway, request: pytest.FixtureRequest) -> str:
+def learnt(gateway: Gateway, simulators: tuple[Simulator, Simulator], request: pytest.FixtureRequest) -> str:
     """A model of which some whole streams were seen: their bytes are what cut ones are estimated by."""
     model: str = request.param
+    for simulator in simulators:
+        simulator.reset()  # this comes before each test's own reset: another file's faults may still be set
     for number in range(6):
         text = long_story(20 + 12 * number)
         quietly(lambda text=text: create(gateway, "free", text, model, stream=True))

@@ -236,7 +236,8 @@ class TestWhoseAndWhich:
         assert Asked(gateway, body, "a").cache == "miss"
 
     def test_never_a_model_the_team_may_not_use(self, gateway: Gateway) -> None:
-        question = "word " * 300 + fresh()  # `auto` takes claude for it
+        # Hard to the classifier, so `auto` takes claude for it.
+        question = f"Prove step by step that there are infinitely many primes congruent to 3 modulo 4. {fresh()}"
         first = Asked(gateway, ask(question, "auto"), "shared-1")
         assert first.headers["x-gateway-model"] == "claude"
         until_hit(gateway, ask(question, "auto"), "shared-2")

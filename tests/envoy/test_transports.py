@@ -81,7 +81,7 @@ def test_a_draining_worker_finishes_what_it_has(gateway: Gateway, primary: Simul
 
     (worker,) = gateway.processes("gateway worker 0")
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        running = [pool.submit(answered, f"slow {marker(first_byte_ms=2000)}") for _ in range(12)]
+        running = [pool.submit(answered, f"slow {marker(first_byte_ms=1200)}") for _ in range(12)]
         wait_until(lambda: primary.stats()["open"] == 12, 10, "all of them to be sent")
         worker.send_signal(signal.SIGTERM)
         assert all(future.result() for future in running)

@@ -71,9 +71,10 @@ async def running(*replicas: Replica) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while pending := [task for task in tasks if not task.done()]:
+            for task in pending:  # once more if need be: a client's own deadline can swallow a cancellation
+                task.cancel()
+            await asyncio.wait(pending, timeout=1)
         for replica in replicas:
             await replica.client.aclose()
 

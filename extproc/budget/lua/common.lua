@@ -139,6 +139,8 @@ local function correct_minute(sums, id, hold, tokens)
     if of.requests == 1 then redis.call('PEXPIRE', minute, 2 * MINUTE_MS) end -- it was empty, so it is new
   else
     of.requests = of.requests - 1
+    local last = redis.call('ZRANGE', minute, -1, -1, 'WITHSCORES')
+    of.newest = tonumber(last[2]) or 0
   end
   write_minute(of)
 end
