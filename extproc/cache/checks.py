@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 NEWS_S: Final = 0.2
 TALLIES_S: Final = 2.0
 EXPIRE_S: Final = 60.0
+RELOAD_S: Final = 30.0
 _AT_ONCE: Final = 100  # news between two turns of the loop: about 10 ms
 
 
@@ -56,7 +57,7 @@ class Follower:
         """Until cancelled."""
         while not self._semantic.settings().enabled:  # noqa: ASYNC110 - switched on by a reload, if ever
             await asyncio.sleep(TALLIES_S)
-        self._semantic.cascade.models = await asyncio.to_thread(self._load)
+        self._semantic.cascade.models = await self._loaded()
         tallies_at = expire_at = time.monotonic()
         while True:
             try:
@@ -71,6 +72,15 @@ class Follower:
                 expire_at = time.monotonic() + EXPIRE_S
                 self._semantic.cascade.index.expire(round(time.time() * 1000))
             await asyncio.sleep(NEWS_S)
+
+    async def _loaded(self) -> Models:
+        """The models, however long it takes to have them; without them every look-up is a miss."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._load)
+            except Exception:  # a file that cannot be read, a library that does not run on this processor
+                log.exception("models of the semantic cache cannot be loaded; it stays off, tried again")
+                await asyncio.sleep(RELOAD_S)
 
     async def catch_up(self) -> bool:
         """Read some news; whether there may be more."""

@@ -1,5 +1,6 @@
 """The semantic step by itself: thresholds, checks, and that partitions never meet."""
 
+import asyncio
 import itertools
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extproc.cache import checks
 from extproc.cache.agree import agree, text_of
 from extproc.cache.calibrate import START, Tally
 from extproc.cache.cascade import Cascade, Models
@@ -15,10 +17,13 @@ from extproc.cache.counts import Counts
 from extproc.cache.entry import Stored
 from extproc.cache.index import Index
 from extproc.cache.key import Key, key_of, partition_of
+from extproc.cache.redis import RedisStore
 from extproc.cache.semantic import Semantic
 from extproc.chat import parse_chat
 from extproc.embedding.static import StaticEmbedder
+from extproc.pipe import open_state
 from extproc.settings import Semantic as Settings
+from tests.budget.conftest import Valkey
 
 FOREVER = 2**60
 
@@ -35,6 +40,31 @@ def key(text: str, digest: str = "", partition: str = "team:a", context: str = "
 
 def learn(semantic: Semantic, known: Key) -> None:
     semantic.learn(Stored(known, "gpt", FOREVER))
+
+
+async def test_models_that_cannot_be_loaded_are_told_of_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, valkey: Valkey
+) -> None:
+    monkeypatch.setattr(checks, "RELOAD_S", 0.01)
+    semantic, tries = step(), iter([OSError("no such file")])
+    wanted = semantic.cascade.models
+    semantic.cascade.models = None
+
+    def load() -> Models:
+        for error in tries:
+            raise error
+        assert wanted is not None
+        return wanted
+
+    client = open_state(valkey.url)
+    task = asyncio.create_task(checks.Follower(semantic, RedisStore(client), load).run())
+    async with asyncio.timeout(10):
+        while semantic.cascade.models is None:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    await client.aclose()
+    assert caplog.text.count("cannot be loaded") == 1
 
 
 async def test_near_enough_is_found() -> None:
