@@ -12,7 +12,7 @@ from extproc.records import ChatRequest, Wish
 from extproc.routing.conversation import Conversation, conversation
 from extproc.routing.model import Reading, RoutingModel
 from extproc.routing.policy import Policy, tier_of
-from extproc.settings_routing import Tier
+from extproc.settings.routing import Tier
 
 _RULED_SCORE = {"simple": 0.0, "medium": 0.5, "hard": 1.0}
 _SHORT_CHARS = 40  # a last turn such as "and in Rust?" is read together with the one before it

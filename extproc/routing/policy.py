@@ -13,7 +13,7 @@ import re2
 from extproc.embedding.limits import bounded
 from extproc.records import Wish
 from extproc.routing.conversation import Conversation
-from extproc.settings_routing import Rule, Tier
+from extproc.settings.routing import Rule, Tier
 
 # A person's tiers: where, on prompts held out of training, the fewest were put in another tier than a person would.
 SIMPLE_BELOW = 0.36

@@ -1,22 +1,20 @@
-"""The part of gateway.yaml that says how `model: auto` chooses: tiers, rules, the target, teams' own.
+"""How a request finds its model: tiers of `model: auto`, rules, a target, attempts, deadlines, circuits.
 
-In: what pydantic hands over. Out: frozen, checked types, which `extproc.settings` puts in their place. A rule's regular
-expression is RE2's, which takes time linear in the text whatever is written in it; it is searched in the bounded text.
+A rule's regular expression is RE2's, which takes time linear in the text whatever is written in it; it is searched in
+the bounded text.
 """
 
 from typing import Annotated, Any, Literal, Self
 
 import re2
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from extproc.settings.fields import Duration, Section
 
 Tier = Literal["simple", "medium", "hard"]
 Auto = dict[Tier, list[str]]
 
 MAX_RULES = 100
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _listed(value: Any) -> Any:
@@ -35,7 +33,7 @@ def _linear_regex(value: str) -> str:
     return value
 
 
-class When(_Model):
+class When(Section):
     """Conditions of a rule; all that are given must hold. Texts are those of the last user turn."""
 
     contains: Annotated[
@@ -57,7 +55,7 @@ class When(_Model):
         return self
 
 
-class Rule(_Model):
+class Rule(Section):
     """The first rule whose conditions hold decides the tier, before the classifier is asked."""
 
     when: When
@@ -67,14 +65,52 @@ class Rule(_Model):
     )
 
 
-class SaveTarget(_Model):
+class SaveTarget(Section):
     """How much of the input cost of always using the hard tier `auto` should save on ordinary traffic."""
 
     save_pct: float = Field(gt=0, lt=100)
 
 
-class TeamRouting(_Model):
+class TeamRouting(Section):
     """What a team has of its own; a tier that is not named here is everyone's."""
 
-    auto: Auto = {}
+    auto: Auto = Field(default={})
     target: SaveTarget | None = None
+
+
+class Deadlines(Section):
+    """`first_byte_timeout: auto`: `factor` times the model's p99 of the last five minutes, between `min` and `max`;
+    `cold` (streams) and `cold_whole` (all else) as long as there were too few answers to know it."""
+
+    min: Duration = 1.0
+    max: Duration = 120.0
+    factor: float = Field(default=3.0, ge=1)
+    cold: Duration = 30.0
+    cold_whole: Duration = 120.0
+
+
+class Routing(Section):
+    """`model: auto` by tier, and how attempts are made. `attempts` counts all of them: 1 is no failover."""
+
+    auto: Auto = Field(default={})
+    rules: list[Rule] = Field(default=[], max_length=MAX_RULES)
+    target: SaveTarget | None = None
+    attempts: int = Field(default=3, ge=1, le=8)
+    first_byte_timeout: Literal["auto"] | Duration = "auto"
+    deadlines: Deadlines = Deadlines()
+    hedge: bool = Field(
+        default=False, description="attempts race after a fixed deadline too, and what lost races may cost is billed"
+    )
+
+
+class Breaker(Section):
+    """When a provider or model is left alone: after `consecutive_failures`, or from `error_rate` of at least
+    `min_requests` in `window` on; for `open_for`, then `probe_share` of requests try whether it is back."""
+
+    window: Duration = 60.0
+    min_requests: int = Field(default=10, ge=1)
+    error_rate: float = Field(default=0.5, gt=0, le=1)
+    consecutive_failures: int = Field(default=5, ge=1)
+    open_for: Duration = 15.0
+    probe_share: float = Field(default=0.05, gt=0, le=1)
+    max_retry_after: Duration = Field(default=60.0, description="a 429's Retry-After counts for no longer than this")

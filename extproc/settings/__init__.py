@@ -1,0 +1,39 @@
+"""gateway.yaml: its types, defaults and rules, and how it is read. A file for each of its parts.
+
+The same types give the JSON Schema of the Helm values. Who reads it: the supervisor and `gateway check`, once; the
+serving processes read the runtime file that `extproc.runtime` makes of it, which holds no provider credential.
+"""
+
+from extproc.settings.cache import Cache, Semantic
+from extproc.settings.fields import Duration
+from extproc.settings.models import Model
+from extproc.settings.problems import SettingsError
+from extproc.settings.providers import Provider
+from extproc.settings.read import data_dir_of, load, parse, parse_team, variables, with_list_prices
+from extproc.settings.routing import Breaker, Routing
+from extproc.settings.teams import Budget, Limits, Team
+from extproc.settings.telemetry import Telemetry
+from extproc.settings.whole import Listen, Settings
+
+__all__ = [
+    "Breaker",
+    "Budget",
+    "Cache",
+    "Duration",
+    "Limits",
+    "Listen",
+    "Model",
+    "Provider",
+    "Routing",
+    "Semantic",
+    "Settings",
+    "SettingsError",
+    "Team",
+    "Telemetry",
+    "data_dir_of",
+    "load",
+    "parse",
+    "parse_team",
+    "variables",
+    "with_list_prices",
+]

@@ -1,0 +1,67 @@
+"""What the types of gateway.yaml are made of: a section, and durations, keys, addresses and amounts.
+
+In: what pydantic hands over. Out: seconds, key digests, URLs without a last slash; ValueError names what is wrong.
+"""
+
+import hashlib
+import re
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
+
+
+class Section(BaseModel):
+    """A mapping of gateway.yaml: no unknown keys, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _duration_s(value: object) -> object:
+    """`2s`, `1500ms`, `24h`, `90d` or a number of seconds -> seconds."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if not match:
+            raise ValueError("not a duration: write 2s, 1500ms, 24h or a number of seconds")
+        return float(match[1]) * _UNIT_S[match[2]]
+    return value
+
+
+def _key_digest(value: object) -> object:
+    """A plain key or `sha256:<hex>` -> `sha256:<hex>`: from here on no process holds the key itself."""
+    if not isinstance(value, str):
+        raise ValueError("a key must be a string")
+    if value.startswith("sha256:"):
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+            raise ValueError("after sha256: there must be 64 lower-case hex digits")
+        return value
+    if not value.strip():
+        raise ValueError("a key must not be empty")
+    return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+
+
+def _known_zone(value: str) -> str:
+    if value != "UTC":
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("not a time zone: write UTC or an IANA name such as Europe/Berlin") from None
+    return value
+
+
+def _without_last_slash(value: str) -> str:
+    return value.rstrip("/")
+
+
+Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0)]
+Wait = Annotated[float, BeforeValidator(_duration_s), Field(ge=0)]
+KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
+Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Tokens = Annotated[int, Field(ge=0)]
+Usd = Annotated[float, Field(ge=0)]
+Percent = Annotated[float, Field(gt=0, le=100)]

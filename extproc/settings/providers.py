@@ -1,0 +1,70 @@
+"""Providers: what they speak, where they are, and their credential, which only Envoy ever holds."""
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import Field, model_validator
+
+from extproc.settings.fields import Duration, Section
+
+
+class DemoFaults(Section):
+    """How the built-in simulator behaves; see `gateway demo --help`."""
+
+    first_byte: Duration | None = None
+    chunk_interval: Duration | None = None
+    chunks: int | None = Field(default=None, ge=1)
+
+
+class Provider(Section):
+    """A provider: its wire format, where it is, and its credential (which only Envoy ever holds)."""
+
+    format: Literal["openai", "azure", "anthropic", "google", "bedrock", "demo"]
+    base_url: str | None = None
+    credential: str | None = Field(default=None, repr=False)
+    credential_file: Path | None = Field(
+        default=None, description="a file that holds the credential, such as a mounted Secret; its change is noticed"
+    )
+    speaks: Literal["openai", "anthropic", "google"] = Field(
+        default="openai", description="for format: demo, the wire format the simulator speaks"
+    )
+    demo_without_credential: bool = Field(
+        default=False, description="with an empty credential the built-in simulator stands in for this provider"
+    )
+    demo: DemoFaults = DemoFaults()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.format != "demo":
+            if not self.base_url:
+                raise ValueError("base_url: needed unless format is demo")
+            url = urlsplit(self.base_url)
+            if url.scheme not in ("http", "https") or not url.hostname or not _has_port(url):
+                raise ValueError("base_url: must be http://host[:port][/path] or https://…")
+            if self.demo_without_credential and self.format not in ("openai", "anthropic", "google"):
+                raise ValueError("demo_without_credential: the simulator speaks openai, anthropic and google only")
+        if self.credential_file is not None and self.demo_without_credential:
+            raise ValueError("credential_file: not together with demo_without_credential")
+        if self.credential is not None and re.search(r"[\x00-\x1f\x7f]", self.credential):
+            raise ValueError("credential: must not contain control characters or line ends")
+        return self
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the built-in simulator answers for this provider."""
+        return self.format == "demo" or (self.demo_without_credential and not self.credential)
+
+    @property
+    def wire_format(self) -> str:
+        """The format spoken on the wire: openai, azure, anthropic, google or bedrock."""
+        return self.speaks if self.format == "demo" else self.format
+
+
+def _has_port(url: SplitResult) -> bool:
+    """Whether its port is one, if it names any."""
+    try:
+        return url.port != 0
+    except ValueError:
+        return False

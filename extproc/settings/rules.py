@@ -1,0 +1,58 @@
+"""Rules over several keys: names that must exist, names and keys that must not repeat."""
+
+from extproc.settings.problems import unknown
+from extproc.settings.whole import Settings
+
+
+def cross_check(settings: Settings) -> list[str]:
+    """Rules over several keys: names that must exist, names that must not repeat."""
+    problems = []
+    names = [model.name for model in settings.models]
+    for index, model in enumerate(settings.models):
+        if model.provider not in settings.providers:
+            problems.append(f"models[{index}].provider: {unknown('provider', model.provider, settings.providers)}")
+        if model.name == "auto":
+            problems.append(f"models[{index}].name: auto is reserved for routing by complexity")
+        if model.name in names[:index]:
+            problems.append(f"models[{index}].name: {model.name} is defined twice")
+    for index, group in enumerate(settings.equivalents):
+        problems += [
+            f"equivalents[{index}].models[{at}]: {unknown('model', name, names)}"
+            for at, name in enumerate(group.models)
+            if name not in names
+        ]
+    autos = [("routing.auto", settings.routing.auto)]
+    autos += [(f"teams[{index}].routing.auto", team.routing.auto) for index, team in enumerate(settings.teams)]
+    for path, auto in autos:
+        problems += [
+            f"{path}.{tier}[{at}]: {unknown('model', name, names)}"
+            for tier, chosen in auto.items()
+            for at, name in enumerate(chosen)
+            if name not in names
+        ]
+    if settings.routing.deadlines.min > settings.routing.deadlines.max:
+        problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
+    problems += _team_problems(settings)
+    for name, provider in settings.providers.items():
+        if provider.format == "bedrock":
+            problems.append(f"providers.{name}.format: bedrock is not served yet")
+        if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
+            problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
+    return problems
+
+
+def _team_problems(settings: Settings) -> list[str]:
+    """Ids and keys that must not repeat."""
+    problems = []
+    owners: dict[str, str] = {}
+    ids: set[str] = set()
+    for index, team in enumerate(settings.teams):
+        if team.id in ids:
+            problems.append(f"teams[{index}].id: {team.id} is defined twice")
+        ids.add(team.id)
+        for at, key in enumerate(team.keys):
+            if owners.setdefault(key, team.id) != team.id:
+                problems.append(f"teams[{index}].keys[{at}]: the same key belongs to {owners[key]}")
+            if key in settings.admin.keys:
+                problems.append(f"teams[{index}].keys[{at}]: the same key is an admin key")
+    return problems

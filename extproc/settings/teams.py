@@ -1,0 +1,63 @@
+"""Teams: who they are, how much they may use, and which models."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from extproc.settings.fields import NAME, KeyDigest, Percent, Section, Tokens, Usd, Zone
+from extproc.settings.routing import TeamRouting
+
+
+class Budget(Section):
+    """Limits of a team per calendar day and month; null is no limit."""
+
+    daily_tokens: Tokens | None = None
+    monthly_tokens: Tokens | None = None
+    daily_usd: Usd | None = None
+    monthly_usd: Usd | None = None
+    burst_tokens: Tokens = 0
+    strict: bool = False
+    timezone: Zone = Field(default="UTC", description="IANA name of the zone whose midnight begins a day and a month")
+
+
+class Limits(Section):
+    """Rates of a team; null is no limit."""
+
+    requests_per_minute: int | None = Field(default=None, ge=0)
+    tokens_per_minute: Tokens | None = None
+
+
+class Alert(Section):
+    """When and where a team's budget alert goes."""
+
+    threshold_pct: Percent | Annotated[list[Percent], Field(min_length=1)] = Field(
+        default=80.0, description="one, or several, each told once per window"
+    )
+    webhook: str | None = Field(default=None, pattern=r"^https?://.+")
+    secret: str | None = Field(default=None, repr=False)
+
+    @property
+    def thresholds_pct(self) -> tuple[float, ...]:
+        """The thresholds, lowest first."""
+        several = self.threshold_pct if isinstance(self.threshold_pct, list) else [self.threshold_pct]
+        return tuple(sorted(set(several)))
+
+
+class TeamCache(Section):
+    """`shared`: this team's answers are kept together with those of all teams that say so, and answer them too."""
+
+    shared: bool = False
+
+
+class Team(Section):
+    """A team: who it is, how much it may use, and which models (shell patterns)."""
+
+    id: str = Field(pattern=NAME)
+    keys: list[KeyDigest] = Field(min_length=1)
+    budget: Budget = Budget()
+    limits: Limits = Limits()
+    auto_downgrade: bool = False
+    alert: Alert = Alert()
+    models: list[str] = Field(default=["*"])
+    routing: TeamRouting = TeamRouting()
+    cache: TeamCache = TeamCache()

@@ -1,0 +1,85 @@
+"""The whole of gateway.yaml, and its small sections."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from extproc.settings.cache import Cache
+from extproc.settings.fields import Duration, KeyDigest, Section
+from extproc.settings.models import Equivalents, Model, Prices
+from extproc.settings.providers import Provider
+from extproc.settings.routing import Breaker, Routing
+from extproc.settings.teams import Team
+from extproc.settings.telemetry import OperatorAlerts, Telemetry
+
+_PROVIDER_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
+
+
+class Listen(Section):
+    """Where Envoy's ingress listens; the control API is served through it too."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+
+
+class State(Section):
+    """Shared state: `embedded`, or the URL of a Valkey/Redis server or cluster."""
+
+    url: str = Field(
+        default="embedded", pattern=r"^(embedded|(redis|rediss|unix|redis\+cluster|rediss\+cluster)://.+)$"
+    )
+    on_outage: Literal["fail_open", "fail_closed"] = "fail_open"
+
+
+class Admin(Section):
+    """Bearer keys for the admin endpoints, plain or `sha256:<hex>`."""
+
+    keys: list[KeyDigest] = Field(default=[])
+
+
+class Budgets(Section):
+    hold_lease: Duration | None = None
+
+
+class Streams(Section):
+    """`native`: same-format streams pass by Envoy alone. `extproc`: every chunk passes the worker (ADR 3)."""
+
+    same_format: Literal["native", "extproc"] = "native"
+
+
+class Timeouts(Section):
+    """Upper bounds; every wait has one."""
+
+    request: Duration = 600.0
+    idle: Duration = 120.0
+    drain: Duration = 30.0
+    connect: Duration = 5.0
+
+
+class Settings(Section):
+    """The whole file. Only providers, models and teams are required."""
+
+    listen: Listen = Listen()
+    state: State = State()
+    data_dir: Path = Path(".gateway")
+    workers: int = Field(default=2, ge=1, le=64)
+    admin: Admin = Admin()
+    providers: dict[Annotated[str, Field(pattern=_PROVIDER_NAME)], Provider] = Field(min_length=1)
+    models: list[Model] = Field(min_length=1)
+    prices: Prices = Prices()
+    equivalents: list[Equivalents] = Field(default=[])
+    routing: Routing = Routing()
+    teams: list[Team] = Field(min_length=1)
+    cache: Cache = Cache()
+    budgets: Budgets = Budgets()
+    breaker: Breaker = Breaker()
+    alerts: OperatorAlerts = OperatorAlerts()
+    telemetry: Telemetry = Telemetry()
+    streams: Streams = Streams()
+    timeouts: Timeouts = Timeouts()
+    response_metadata: Literal["body", "headers"] = "body"
+    retention: Duration = 90 * 86400.0
+    transport: Literal["lean", "grpcio"] = Field(
+        default="lean", description="how Envoy's gRPC calls are served: our own server, or grpcio's, slower"
+    )
