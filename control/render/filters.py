@@ -1,0 +1,139 @@
+"""HTTP filters of the ingress and of the loopback.
+
+In: what each is told. Out: filters as Envoy takes them; `control.render.listeners` puts them into their order.
+"""
+
+from typing import Any
+
+from control.render.access_log import access_log
+from control.render.bootstrap import asset
+from control.render.names import BUFFER_BYTES, any_of, grpc_service
+from control.render.routes import EXT_PROC
+from extproc.errors import ProviderError
+from extproc.wire import ANSWER_METADATA, LOG_ATTEMPT, M_SSE, METADATA, USAGE_METADATA
+
+Document = dict[str, Any]
+
+# What an attempt tells of its provider: whether it streamed, and how long it wants to be left alone.
+_ATTEMPT_HEADERS = ("content-type", "retry-after", "retry-after-ms")
+_MAX_SSE_EVENT_BYTES = 1024 * 1024
+
+
+def remove_headers(matchers: list[Document], add: dict[str, str] | None = None) -> Document:
+    mutations: list[Document] = [{"remove_on_match": {"key_matcher": matcher}} for matcher in matchers]
+    for name, value in (add or {}).items():
+        mutations.append({"append": {"header": {"key": name, "value": value}}})
+    return {
+        "name": "envoy.filters.http.header_mutation",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            mutations={"request_mutations": mutations},
+        ),
+    }
+
+
+def ext_proc(*, cluster: str, body: bool) -> Document:
+    service = grpc_service(cluster)
+    service["retry_policy"] = {
+        "retry_on": "connect-failure,refused-stream,unavailable",
+        "num_retries": 3,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+    }
+    return {
+        "name": EXT_PROC,
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+            grpc_service=service,
+            failure_mode_allow=False,
+            status_on_error={"code": "ServiceUnavailable"},
+            message_timeout="30s",
+            max_message_timeout="60s",
+            allow_mode_override=True,
+            processing_mode={
+                "request_header_mode": "SEND",
+                "request_body_mode": "BUFFERED" if body else "NONE",
+                "response_header_mode": "SEND" if body else "SKIP",
+                "response_body_mode": "NONE",
+                "request_trailer_mode": "SKIP",
+                "response_trailer_mode": "SKIP",
+            },
+            # :path, :authority and x-envoy-* are the worker's to set; they are how it routes and sets deadlines.
+            mutation_rules={"allow_all_routing": True, "allow_envoy": True},
+            metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},
+        ),
+    }
+
+
+def buffer() -> Document:
+    """Gives the replaced body its content-length again: not every provider takes a chunked request."""
+    return {
+        "name": "envoy.filters.http.buffer",
+        "typed_config": any_of("envoy.extensions.filters.http.buffer.v3.Buffer", max_request_bytes=BUFFER_BYTES),
+    }
+
+
+def lua(name: str) -> Document:
+    cut = ProviderError("The provider ended the stream before it was complete.")
+    source = asset(name).replace("$cut_event", f"data: {cut.body().decode()}\\n\\n")
+    source = source.replace("$answer_metadata", ANSWER_METADATA).replace("$sse_key", M_SSE)
+    return {
+        "name": "envoy.filters.http.lua",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": source}
+        ),
+    }
+
+
+def json_usage() -> Document:
+    """Reads it out of whole answers, which then may pass without the worker."""
+    return {
+        "name": "envoy.filters.http.json_to_metadata",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
+            response_rules={"rules": _usage_rules()},
+        ),
+    }
+
+
+def sse_usage() -> Document:
+    """Reads it out of a passing stream."""
+    rules = [{"rule": rule} for rule in _usage_rules()]
+    return {
+        "name": "envoy.filters.http.sse_to_metadata",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.sse_to_metadata.v3.SseToMetadata",
+            response_rules={
+                "content_parser": {
+                    "name": "envoy.content_parsers.json",
+                    "typed_config": any_of("envoy.extensions.content_parsers.json.v3.JsonContentParser", rules=rules),
+                },
+                "max_event_size": _MAX_SSE_EVENT_BYTES,
+            },
+        ),
+    }
+
+
+def _usage_rules() -> list[Document]:
+    """Usage in OpenAI's shape, into dynamic metadata, for the settler."""
+    paths = {
+        "prompt_tokens": ("usage", "prompt_tokens"),
+        "completion_tokens": ("usage", "completion_tokens"),
+        "cached_tokens": ("usage", "prompt_tokens_details", "cached_tokens"),
+        "reasoning_tokens": ("usage", "completion_tokens_details", "reasoning_tokens"),
+    }
+    return [
+        {
+            "selectors": [{"key": key} for key in path],
+            "on_present": {"metadata_namespace": USAGE_METADATA, "key": name, "type": "NUMBER"},
+        }
+        for name, path in paths.items()
+    ]
+
+
+def router() -> Document:
+    return {
+        "name": "envoy.filters.http.router",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.router.v3.Router", upstream_log=[access_log(LOG_ATTEMPT, _ATTEMPT_HEADERS)]
+        ),
+    }
