@@ -21,10 +21,11 @@ import yaml
 from bench import scenarios
 from bench.scenarios import SCENARIOS, Scenario
 from control.demo.anthropic import Anthropic
+from control.demo.ask import Shape
 from control.demo.base import Format, Meta
 from control.demo.faults import Faults
 from control.demo.openai import OpenAI
-from control.demo.text import PromptCache, Shape, compose
+from control.demo.text import PromptCache, compose
 from control.demo.wire import parse_head
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Standing

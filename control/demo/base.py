@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from control.demo.ask import Answer, Ask, FormatName
 from control.demo.faults import Faults
-from control.demo.text import Answer, Ask, FormatName
 from control.demo.wire import Reply, Request, cut_at
 
 

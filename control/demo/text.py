@@ -17,9 +17,12 @@ import hashlib
 import random
 import re
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
+
+from control.demo.ask import Answer, Ask, Call, Choice, Finish, Shape
+from control.demo.calls import example, named_calls
 
 BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 85
@@ -27,17 +30,10 @@ TOOL_TOKENS = 10
 CACHE_MIN_TOKENS = 1024  # of a system prompt, as OpenAI and Anthropic document for prompt caching
 CACHE_STEP_TOKENS = 128
 REFUSAL = "I'm sorry, but I can't help with that."
-
-Finish = Literal["stop", "stop_sequence", "length", "tool_calls", "refusal", "blocked"]
-FormatName = Literal["openai", "anthropic", "google"]
-
 _MARKER = re.compile(r"\s*\[\[demo\b[^\]]*\]\]")
 _WORD = re.compile(r"\s*\S+")
-_CALL = re.compile(r"\bcall\s+`?([\w.-]+)`?((?:\s*(?:,\s*and|,|and)\s+`?[\w.-]+`?)*)", re.IGNORECASE)
-_NAME = re.compile(r"[\w.-]+")
 _REASONING_MODEL = re.compile(r"^o\d|reason")
 _EFFORT_TOKENS = {"none": 0, "minimal": 16, "low": 64, "medium": 128, "high": 256, "xhigh": 512, "max": 512}
-
 _PROSE = (
     "the gateway answers every request with tokens that cost little and arrive early while a quiet stream carries "
     "words across the wire so that each reader sees them at once and nobody waits for a café in Zürich or a naïve "
@@ -64,83 +60,6 @@ def _ring(size: int) -> list[str]:
 _RING_SIZE = 4096
 _RING = _ring(_RING_SIZE)
 _RING_TWICE = _RING + _RING
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A function the client offers; `schema` is the JSON schema of its arguments."""
-
-    name: str
-    schema: dict[str, Any]
-
-
-class Call(msgspec.Struct, frozen=True):
-    """A function call in the answer."""
-
-    name: str
-    arguments: dict[str, Any]
-    json: str  # the same arguments, as text
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What a tool returned, as the client sent it back."""
-
-    name: str
-    text: str
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, read out of its format."""
-
-    format: FormatName
-    model: str
-    stream: bool = False
-    texts: list[str] = []  # every text of the conversation that counts as input, in order
-    images: int = 0
-    system: str = ""
-    user: str = ""  # the text of the last user message
-    results: list[Result] = []  # of the tools, since the model last spoke
-    tools: list[Tool] = []
-    choice: str = "auto"  # auto | none | any | =name
-    parallel: bool = True
-    max_tokens: int | None = None
-    stop: list[str] = []
-    n: int = 1
-    schema: dict[str, Any] | None = None  # answer with JSON of this schema; {} is any JSON object
-    effort: str | None = None  # how hard to reason, when the request says
-    cacheable: bool = True  # the system prompt may be served from the prompt cache
-    include_usage: bool = False  # openai: stream_options.include_usage
-    thinking: bool = False  # anthropic: show a thinking block
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer; `pieces` are streamed one by one."""
-
-    pieces: list[str]
-    calls: list[Call] = []
-    finish: Finish = "stop"
-    stop_sequence: str | None = None
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """All choices, and the tokens. `output_tokens` includes `reasoning_tokens`."""
-
-    choices: list[Choice]
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """How the process wants answers to look, apart from what is asked."""
-
-    seed: int = 0
-    chunks: int | None = None  # pieces of a text answer
-    huge: int | None = None  # bytes of a text answer
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    input_bytes_per_token: int | None = None
 
 
 class PromptCache:
@@ -258,7 +177,7 @@ def _choice(ask: Ask, shape: Shape, digest: int, budget: int | None) -> Choice:
         return Choice(pieces=[], finish="blocked")
     if "refuse this" in lowered:
         return _limited(_WORD.findall(REFUSAL), "refusal", [], budget)
-    calls = _calls(ask, digest)
+    calls = named_calls(ask, digest)
     if calls:
         pieces = _WORD.findall("Let me think: I need a tool ✓ for that.") if "think aloud" in lowered else []
         choice = Choice(pieces=pieces, calls=calls, finish="tool_calls")
@@ -320,91 +239,3 @@ def _cut(pieces: list[str], size: int) -> list[str]:
         kept.append(raw[:size].decode(errors="ignore") if len(raw) > size else piece)
         size -= len(raw)
     return [piece for piece in kept if piece]
-
-
-def _calls(ask: Ask, digest: int) -> list[Call]:
-    if not ask.tools or ask.choice == "none" or ask.results:
-        return []
-    known = {tool.name: tool for tool in ask.tools}
-    if ask.choice.startswith("="):
-        wanted = [ask.choice[1:]]
-    else:
-        match = _CALL.search(ask.user)
-        named = [match[1], *(_NAME.findall(match[2]))] if match else []
-        wanted = [name for name in named if name in known]
-        if not wanted and ask.choice == "any":
-            wanted = [ask.tools[0].name]
-    if not ask.parallel:
-        wanted = wanted[:1]
-    return [make_call(known[name], digest + index) for index, name in enumerate(wanted) if name in known]
-
-
-def make_call(tool: Tool, digest: int) -> Call:
-    """A call of `tool` with arguments made up from its schema."""
-    value = example(tool.schema, tool.name, digest) if tool.schema else {}
-    arguments = value if isinstance(value, dict) else {}
-    return Call(tool.name, arguments, msgspec.json.encode(arguments).decode())
-
-
-def example(schema: dict[str, Any], name: str, digest: int) -> Any:
-    """A value that fits a JSON schema (or Google's dialect of it), the same for the same `name` and `digest`."""
-    return _example(schema, schema, name, digest, 0)
-
-
-def _example(schema: Any, root: dict[str, Any], name: str, digest: int, depth: int) -> Any:  # noqa: C901 - a table
-    if not isinstance(schema, dict) or depth > 12:
-        return None
-    if "$ref" in schema:
-        return _example(_resolve(root, schema["$ref"]), root, name, digest, depth + 1)
-    for key in ("anyOf", "oneOf", "allOf", "any_of"):
-        if schema.get(key):
-            return _example(schema[key][0], root, name, digest, depth + 1)
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][digest % len(schema["enum"])]
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    kind = next((item for item in kind if item != "null"), "null") if isinstance(kind, list) else kind
-    match str(kind).lower():
-        case "object":
-            inner = schema.get("properties") or {}
-            return {key: _example(value, root, key, digest + 1, depth + 1) for key, value in inner.items()}
-        case "array":
-            count = max(1, int(schema.get("minItems", 2)))
-            return [_example(schema.get("items", {}), root, name, digest + i, depth + 1) for i in range(count)]
-        case "integer":
-            return int(_number(schema, digest % 100))
-        case "number":
-            return float(_number(schema, digest % 1000 / 10))
-        case "boolean":
-            return digest % 2 == 0
-        case "null":
-            return None
-    return _string(schema, name, digest)
-
-
-def _resolve(root: dict[str, Any], reference: str) -> Any:
-    node: Any = root
-    for part in reference.removeprefix("#").split("/")[1:]:
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
-
-
-def _number(schema: dict[str, Any], wish: float) -> float:
-    low = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
-    high = schema.get("maximum", schema.get("exclusiveMaximum", 1e15) - 1)
-    return float(max(low, min(high, wish)))
-
-
-def _string(schema: dict[str, Any], name: str, digest: int) -> str:
-    match schema.get("format"):
-        case "date":
-            return "2025-01-02"
-        case "date-time":
-            return "2025-01-02T03:04:05Z"
-        case "uuid":
-            return f"00000000-0000-4000-8000-{digest % 10**12:012d}"
-        case "email":
-            return "demo@example.com"
-    text = f"demo {name} é{digest % 10}"
-    return text.ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", 1000))]

@@ -9,7 +9,8 @@ from bench import scenarios
 from bench.load import Load, Result, arrivals, generate
 from bench.scenarios import SCENARIOS, Scenario
 from control.demo.faults import Faults, Rule
-from control.demo.server import DemoProvider, Options
+from control.demo.server import DemoProvider
+from control.demo.simulator import Options
 
 PLAIN = next(item for item in SCENARIOS if item.name == "plain-167")
 STREAM = next(item for item in SCENARIOS if item.name == "stream-167")

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import pytest
 
-from control.demo.server import DemoProvider, Options
+from control.demo.server import DemoProvider
+from control.demo.simulator import Options
 
 
 @pytest.fixture

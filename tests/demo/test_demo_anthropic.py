@@ -8,7 +8,8 @@ import httpx
 import pytest
 from anthropic import AsyncAnthropic
 
-from control.demo.server import DemoProvider, Options
+from control.demo.server import DemoProvider
+from control.demo.simulator import Options
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]
 MODEL = "claude-haiku-4-5-latest"

@@ -17,7 +17,8 @@ import pytest
 
 from control.demo import faults
 from control.demo.faults import Faults, Rule, RuleBook
-from control.demo.server import DemoProvider, Options
+from control.demo.server import DemoProvider
+from control.demo.simulator import Options
 
 PATIENCE_S = 10  # how long a test waits for what must come
 PATHS = {

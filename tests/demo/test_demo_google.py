@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from control.demo.server import DemoProvider, Options
+from control.demo.server import DemoProvider
+from control.demo.simulator import Options
 
 PLAIN = "/v1beta/models/gemini-2.5-flash:generateContent"
 SSE = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"

@@ -9,7 +9,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from control.demo.server import DemoProvider, Options
+from control.demo.server import DemoProvider
+from control.demo.simulator import Options
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]
 WEATHER: dict[str, Any] = {

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from control.demo.base import Refused
-from control.demo.server import format_of
+from control.demo.simulator import format_of
 from control.demo.wire import Request
 
 RECORDED = Path(__file__).parents[3] / "shared" / "fixtures"

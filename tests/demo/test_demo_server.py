@@ -15,8 +15,9 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from control.demo import server
-from control.demo.server import DemoProvider, Options, command, parse_address
+from control.demo import connection
+from control.demo.server import DemoProvider, command, parse_address
+from control.demo.simulator import Options
 
 PATH = "/v1/chat/completions"
 PATIENCE_S = 10
@@ -80,11 +81,11 @@ async def test_chunked_bodies_and_connection_close(demo: DemoProvider, http: htt
 
 
 async def test_bodies_up_to_64_mib_and_no_further(http: httpx.AsyncClient) -> None:
-    room = server.MAX_BODY_BYTES - len(json.dumps(body_of("")))
+    room = connection.MAX_BODY_BYTES - len(json.dumps(body_of("")))
     fits = await http.post(PATH, content=json.dumps(body_of("x" * room)))
     assert fits.status_code == 200
     assert fits.json()["usage"]["prompt_tokens"] == (room + 3) // 4
-    request = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {server.MAX_BODY_BYTES + 1}\r\n\r\n"
+    request = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {connection.MAX_BODY_BYTES + 1}\r\n\r\n"
     async with DemoProvider() as other:
         assert (await exchange(other, request.encode()))[0].startswith(b"HTTP/1.1 413")
 
@@ -167,7 +168,7 @@ async def test_a_slow_reader_is_waited_for(demo: DemoProvider, eventually: Event
         sock.setblocking(False)
         body = json.dumps(body_of(f"[[demo huge={size} chunks=4000]]", stream=True)).encode()
         await loop.sock_sendall(sock, f"POST {PATH} HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-        await eventually(lambda: any(connection._stalled for connection in demo.simulator.connections))
+        await eventually(lambda: any(connection._stalled for connection in demo.connections))
         assert demo.stats.report()["recent"][0]["bytes_sent"] < size  # the rest is not even written
         got = 0
         while got < size:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from control.demo import text
-from control.demo.text import Answer, Ask, PromptCache, Shape, Tool
+from control.demo import calls, text
+from control.demo.ask import Answer, Ask, Shape, Tool
+from control.demo.text import PromptCache
 
 
 def compose(shape: Shape | None = None, **fields: Any) -> Answer:
@@ -95,7 +96,7 @@ SCHEMA = {
 
 
 def test_values_fit_their_schema() -> None:
-    value = text.example(SCHEMA, "x", 12345)
+    value = calls.example(SCHEMA, "x", 12345)
     assert set(value) == set(SCHEMA["properties"])
     assert value["unit"] in ("c", "f")
     assert 3 <= value["days"] <= 5
@@ -105,7 +106,7 @@ def test_values_fit_their_schema() -> None:
     assert isinstance(value["any"], bool)
     assert value["when"] == "2025-01-02"
     loop: dict[str, Any] = {"type": "object", "properties": {"self": {"$ref": "#"}}}
-    assert "self" in text.example(loop, "x", 1)  # ends
+    assert "self" in calls.example(loop, "x", 1)  # ends
 
 
 @pytest.mark.parametrize(
