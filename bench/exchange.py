@@ -30,6 +30,7 @@ from control.demo.wire import parse_head
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Standing
 from extproc.budget.reserve import Reserver
+from extproc.budget.windows import Windows
 from extproc.catalog import compile_catalog
 from extproc.exchange import Exchange, Live, Options, State
 from extproc.pipeline import Pipeline
@@ -90,6 +91,9 @@ class _Yes:
 
     async def reserve(self, reservation: Reservation) -> Admitted | Refused:
         return Admitted(reservation.output_tokens, self._standing)
+
+    async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing:  # noqa: ARG002
+        return self._standing
 
     async def release(self, team_id: str, hold_id: str) -> HoldState:  # noqa: ARG002
         return "held"

@@ -143,11 +143,11 @@ class Exchange:
             return reply
         except GatewayError as error:
             self.state = State.DONE
-            return self._refuse(error)
+            return await self._refuse(error)
         except Exception:
             log.exception("exchange failed", extra={"request_id": self._request_id})
             self.state = State.DONE
-            return self._refuse(GatewayError("The gateway failed to handle this request."))
+            return await self._refuse(GatewayError("The gateway failed to handle this request."))
         finally:
             self._own_ns += self._pipeline.clock.mono_ns() - began_ns
 
@@ -160,11 +160,11 @@ class Exchange:
 
     async def _dispatch(self, event: Event) -> tuple[State, bytes]:
         if event.kind is Kind.REQUEST_HEADERS:
-            return self._on_request_headers(event)
+            return await self._on_request_headers(event)
         if event.kind is Kind.REQUEST_BODY:
             return await self._on_request_body(event)
         if event.kind is Kind.RESPONSE_HEADERS:
-            return self._on_response_headers(event)
+            return await self._on_own_answer() if self._plan is None else self._on_response_headers(event, self._plan)
         if event.kind is Kind.RESPONSE_BODY and self.state is State.BUFFERING:
             return State.DONE, self._on_whole_body(event.body)
         if event.kind is Kind.RESPONSE_BODY:
@@ -173,7 +173,7 @@ class Exchange:
 
     # --- the request ---------------------------------------------------------------------------------------------
 
-    def _on_request_headers(self, event: Event) -> tuple[State, bytes]:
+    async def _on_request_headers(self, event: Event) -> tuple[State, bytes]:
         headers = event.headers
         if H_FALLBACK in headers:
             return State.DONE, self._on_fallback(headers)
@@ -185,7 +185,8 @@ class Exchange:
         check_request(headers)
         if admission.path != CHAT_PATH:
             body = models.answer(admission.catalog, admission.team, admission.path)
-            return State.DONE, _immediate(200, body, [_JSON, *self._answer_headers(None)], {}, "models")
+            told = [_JSON, *self._answer_headers(None), *await self._limits()]
+            return State.DONE, _immediate(200, body, told, {}, "models")
         if event.end:
             raise InvalidRequest("The request has no body; send a JSON object.")
         return State.READING, frames.accept_headers({M_TEAM: admission.team.id})
@@ -244,10 +245,12 @@ class Exchange:
 
     # --- the response --------------------------------------------------------------------------------------------
 
-    def _on_response_headers(self, event: Event) -> tuple[State, bytes]:
-        plan = self._plan
-        if plan is None:  # Envoy's own answer to a request that never got decided
-            return State.DONE, frames.nothing(event.kind)
+    async def _on_own_answer(self) -> tuple[State, bytes]:
+        """Envoy's own, to a request that never got decided: its body was too large, or it was too slow."""
+        headers = [*self._answer_headers(None), *await self._limits()]
+        return State.DONE, frames.answer_headers(headers=headers, remove=(), mode=BodyMode.NONE, metadata={})
+
+    def _on_response_headers(self, event: Event, plan: Plan) -> tuple[State, bytes]:
         self._live.remove(plan)
         self._headers = headers = event.headers
         index = headers.get(H_TARGET, "")
@@ -355,9 +358,13 @@ class Exchange:
             ]
         return headers
 
-    def _refuse(self, error: GatewayError) -> bytes:
+    async def _limits(self) -> tuple[tuple[str, str], ...]:
+        """How the team's limits stand, where no hold has told."""
+        return () if self._admission is None or self._plan else await self._pipeline.limits(self._admission)
+
+    async def _refuse(self, error: GatewayError) -> bytes:
         plan, attempt = self._plan, self._attempt
-        headers = [_JSON, *self._answer_headers(attempt), *error.headers]
+        headers = [_JSON, *self._answer_headers(attempt), *(error.headers or await self._limits())]
         if error.retry_after_s is not None:
             headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
         outcome = Outcome(

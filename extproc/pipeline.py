@@ -123,6 +123,10 @@ class Pipeline:
             found.tape.give_up()
             raise
 
+    async def limits(self, admission: Admission) -> tuple[tuple[str, str], ...]:
+        """The `x-ratelimit-*` headers of an answer for which nothing was held. Never raises."""
+        return await self._reserver.limits(admission.team.settings, round(admission.received_at * 1000))
+
     async def _look_up(self, asked: _Asked) -> Looked:
         if self._cache is None:
             return NOT_LOOKED

@@ -181,10 +181,13 @@ class TopUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holds(Protocol):
-    """What the walk awaits. Both raise LedgerUnavailable."""
+    """What the walk awaits. All raise LedgerUnavailable."""
 
     async def reserve(self, reservation: Reservation) -> Admitted | Refused:
         """Take a hold, or say which limits have no room. Raises HoldClosed if it is over already."""
+
+    async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing | None:
+        """How a team stands, for telling; None if nobody knows."""
 
     async def release(self, team_id: str, hold_id: str) -> HoldState:
         """Give a hold back whole; tells what it was."""

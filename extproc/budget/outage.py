@@ -34,6 +34,7 @@ from extproc.errors import LimitsUnavailable
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_MS = 1_000  # the ledger is asked again so long after it failed
+FRESH_MS = 1_000  # so long what the ledger told of a team is told on, before it is asked again
 
 
 class _Team(msgspec.Struct):
@@ -41,6 +42,7 @@ class _Team(msgspec.Struct):
 
     windows: Windows
     seen: Standing  # as the ledger last told
+    seen_at_ms: int = 0
     daily: Account = Account()  # taken here, in held_*
     monthly: Account = Account()
     minute_id: int = 0
@@ -55,16 +57,21 @@ class OutagePolicy:
         self._shares = max(1, shares)
         self._teams: dict[str, _Team] = {}
 
-    def observe(self, reservation: Reservation, standing: Standing) -> None:
+    def observe(self, team_id: str, windows: Windows, standing: Standing, now_ms: int) -> None:
         """Remember how the team stands, as the ledger told."""
-        team = self._team(reservation)
-        team.seen = standing
+        team = self._team(team_id, windows, now_ms)
+        team.seen, team.seen_at_ms = standing, now_ms
+
+    def last(self, team_id: str, windows: Windows, now_ms: int) -> tuple[Standing, int] | None:
+        """How the team stood when the ledger last told, with what was taken here, and when; None if it never did."""
+        team = self._team(team_id, windows, now_ms)
+        return (_standing(team), team.seen_at_ms) if team.seen_at_ms else None
 
     def reserve(self, reservation: Reservation) -> Admitted | Refused:
         """Admit locally, or refuse. Raises LimitsUnavailable (503) when the policy is fail_closed."""
         if self._mode == "fail_closed":
             raise LimitsUnavailable("Limits cannot be checked at the moment.", retry_after_s=RETRY_AFTER_MS / 1000)
-        team = self._team(reservation)
+        team = self._team(reservation.team_id, reservation.windows, reservation.now_ms)
         share = msgspec.structs.replace(reservation, caps=_share(reservation.caps, team.seen, self._shares))
         granted, short = fit(share, _standing(team))
         if short:
@@ -72,18 +79,17 @@ class OutagePolicy:
         _take(team, reservation, granted)
         return Admitted(granted, _standing(team), local=True)
 
-    def _team(self, reservation: Reservation) -> _Team:
-        """The team's record, moved on to the reservation's windows."""
-        windows = reservation.windows
-        team = self._teams.get(reservation.team_id)
+    def _team(self, team_id: str, windows: Windows, now_ms: int) -> _Team:
+        """The team's record, moved on to `windows`."""
+        team = self._teams.get(team_id)
         if team is None:
-            team = self._teams[reservation.team_id] = _Team(windows, Standing(Account(), Account(), Minute()))
+            team = self._teams[team_id] = _Team(windows, Standing(Account(), Account(), Minute()))
         elif team.windows.daily.end_ms < windows.daily.end_ms:
             same_month = team.windows.monthly == windows.monthly
             monthly_seen = team.seen.monthly if same_month else Account()
             team.windows, team.seen, team.daily = windows, Standing(Account(), monthly_seen, Minute()), Account()
             team.monthly = team.monthly if same_month else Account()
-        minute_id = reservation.now_ms // MINUTE_MS
+        minute_id = now_ms // MINUTE_MS
         if team.minute_id != minute_id:
             team.minute_id, team.minute = minute_id, Minute()
         return team
@@ -107,8 +113,22 @@ class GuardedHolds:
             log.warning("ledger unavailable, for %d ms the outage policy decides: %s", RETRY_AFTER_MS, error)
             self._away_until_ms = reservation.now_ms + RETRY_AFTER_MS
             return self._policy.reserve(reservation)
-        self._policy.observe(reservation, answer.standing)
+        self._policy.observe(reservation.team_id, reservation.windows, answer.standing, reservation.now_ms)
         return answer
+
+    async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing | None:
+        """As the ledger told at most a second ago; while it is away, as it last told; None if it never did."""
+        last = self._policy.last(team_id, windows, now_ms)
+        known = last[0] if last else None
+        if (last and now_ms - last[1] < FRESH_MS) or now_ms < self._away_until_ms:
+            return known
+        try:
+            told = await self._holds.standing(team_id, windows, now_ms)
+        except LedgerUnavailable:
+            return known
+        if told is not None:
+            self._policy.observe(team_id, windows, told, now_ms)
+        return told
 
     async def release(self, team_id: str, hold_id: str) -> HoldState:
         """As the ledger. Raises LedgerUnavailable: settle the hold with 0 later, which comes to the same."""

@@ -159,6 +159,10 @@ class RedisLedger:
         holds, minute, daily, monthly = await self._run(_USAGE, team_id, now_ms, windows.daily.id, windows.monthly.id)
         return TeamUsage(Standing(_account(daily), _account(monthly), Minute(*minute)), holds)
 
+    async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing:
+        """How a team stands in `windows`. Raises LedgerUnavailable."""
+        return (await self.usage(team_id, now_ms, windows)).standing
+
     async def top_up(self, grant: TopUp) -> bool:
         """Grant a top-up; False if this grant was made before. Raises LedgerUnavailable, ValueError."""
         window: Window = getattr(grant.windows, grant.window)

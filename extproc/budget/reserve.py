@@ -13,10 +13,11 @@ import msgspec
 
 from extproc.bounds import most_input_tokens
 from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
-from extproc.budget.ledger import Caps, Holds, Refused
+from extproc.budget.ledger import Caps, Holds, Refused, Reservation
 from extproc.budget.plan import (
     Estimate,
     Header,
+    caps_for,
     estimate_for,
     max_tokens_to_write,
     rate_limit_headers,
@@ -24,12 +25,11 @@ from extproc.budget.plan import (
     reservation_for,
     used_pct,
 )
+from extproc.budget.windows import windows_at
 from extproc.chat import text_chars
 from extproc.records import ChatRequest, Priority, Target
 from extproc.settings import Team
 from extproc.tokens import EXACT_CHARS, Estimator
-
-_FREE = Estimate(input_tokens=0, output_tokens=0, output_bounded=True, input_nano_usd=0, output_pico_usd_per_token=0)
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -95,22 +95,47 @@ class Reserver:
     async def count(self, team: Team, *, hold_id: str, priority: Priority, now_ms: int) -> tuple[Header, ...]:
         """A request that costs nothing, its answer being kept: it counts as one more of the minute's requests.
 
-        No round trip for a team without such a limit. Raises RateLimitExceeded, LimitsUnavailable.
+        A team without such a limit is not counted. Raises RateLimitExceeded, LimitsUnavailable.
         """
         if team.limits.requests_per_minute is None:
-            return ()
-        reservation = reservation_for(
-            team, _FREE, hold_id=hold_id, priority=priority, now_ms=now_ms, lease_ms=self._lease_ms
-        )
+            return await self.limits(team, now_ms)
+        reservation = self._free(team, hold_id, priority, now_ms)
         only = Caps(requests_per_minute=reservation.caps.requests_per_minute)
-        reservation = msgspec.structs.replace(reservation, caps=only)
-        answer = await self._holds.reserve(reservation)
+        counted = msgspec.structs.replace(reservation, caps=only)
+        answer = await self._holds.reserve(counted)
         headers = tuple(rate_limit_headers(reservation, answer.standing))
         if isinstance(answer, Refused):
-            error = refusal(reservation, answer)
+            error = refusal(counted, answer)
             error.headers = headers
             raise error
         return headers
+
+    async def limits(self, team: Team, now_ms: int) -> tuple[Header, ...]:
+        """The `x-ratelimit-*` headers of an answer that takes nothing: how the team stood within the last second.
+
+        Empty for a team without limits, and where nobody knows. Never raises.
+        """
+        reservation = self._free(team, "", "normal", now_ms)
+        if not any(limit is not None for limit in msgspec.structs.astuple(reservation.caps)):
+            return ()
+        standing = await self._holds.standing(team.id, reservation.windows, now_ms)
+        return () if standing is None else tuple(rate_limit_headers(reservation, standing))
+
+    def _free(self, team: Team, hold_id: str, priority: Priority, now_ms: int) -> Reservation:
+        """Of nothing but a request."""
+        return Reservation(
+            team_id=team.id,
+            hold_id=hold_id,
+            now_ms=now_ms,
+            lease_ms=self._lease_ms,
+            windows=windows_at(now_ms, team.budget.timezone),
+            caps=caps_for(team.budget, team.limits, priority),
+            input_tokens=0,
+            output_tokens=0,
+            input_nano_usd=0,
+            output_pico_usd_per_token=0,
+            priority=priority,
+        )
 
     def input_tokens(self, chat: ChatRequest, target: Target) -> int:
         """How many tokens the prompt is for `target`, estimated."""

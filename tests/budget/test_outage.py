@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.budget.ledger import Account, Admitted, LedgerUnavailable, Minute, Refused, Reservation, Standing
-from extproc.budget.outage import RETRY_AFTER_MS, GuardedHolds, OutagePolicy
+from extproc.budget.outage import FRESH_MS, RETRY_AFTER_MS, GuardedHolds, OutagePolicy
 from extproc.budget.windows import windows_at
 from extproc.errors import LimitsUnavailable
 
@@ -13,6 +13,10 @@ from .builders import DAY_MS, NOON_MS, reservation, settlement
 from .conftest import OpenLedger, Valkey
 
 EMPTY = Minute()
+
+
+def observe(policy: OutagePolicy, asked: Reservation, standing: Standing) -> None:
+    policy.observe(asked.team_id, asked.windows, standing, asked.now_ms)
 
 
 def admitted_tokens(policy: OutagePolicy, count: int = 50, **changes: object) -> int:
@@ -32,14 +36,14 @@ def test_fail_open_admits_one_share_of_an_unknown_budget() -> None:
 
 def test_fail_open_admits_one_share_of_what_was_left() -> None:
     policy = OutagePolicy("fail_open", 2)
-    policy.observe(reservation("team", "a"), Standing(Account(600, 200, 100), Account(600, 200), EMPTY))
+    observe(policy, reservation("team", "a"), Standing(Account(600, 200, 100), Account(600, 200), EMPTY))
     assert admitted_tokens(policy, daily_tokens=1000) == 150  # (1000 + 100 - 800) / 2
 
 
 def test_a_second_outage_brings_no_second_share() -> None:
     policy = OutagePolicy("fail_open", 2)
     assert admitted_tokens(policy, daily_tokens=1000) == 500
-    policy.observe(reservation("team", "b"), Standing(Account(), Account(), EMPTY))
+    observe(policy, reservation("team", "b"), Standing(Account(), Account(), EMPTY))
     assert admitted_tokens(policy, daily_tokens=1000) == 0
     assert admitted_tokens(policy, daily_tokens=1000, now_ms=NOON_MS + DAY_MS) == 500
 
@@ -76,7 +80,7 @@ def test_all_workers_together_stay_within_what_was_left(
 ) -> None:
     policies = [OutagePolicy("fail_open", workers) for _ in range(workers)]
     for policy in policies:
-        policy.observe(reservation("team", "seen"), Standing(Account(used_tokens=used), Account(), EMPTY))
+        observe(policy, reservation("team", "seen"), Standing(Account(used_tokens=used), Account(), EMPTY))
     total = 0
     for i, (worker, input_tokens, output_tokens) in enumerate(asks):
         ask = reservation("team", str(i), daily_tokens=limit, input_tokens=input_tokens, output_tokens=output_tokens)
@@ -107,6 +111,37 @@ async def test_a_ledger_that_failed_is_left_alone_for_a_while() -> None:
         assert isinstance(answer, Admitted)
         assert answer.local
     assert away.tried == 2
+
+
+class Counted:
+    """A ledger that says how often it was asked; `answers` False: it is away."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = 0, True
+
+    async def standing(self, *_: object) -> Standing:
+        self.asked += 1
+        if not self.answers:
+            raise LedgerUnavailable("away")
+        return Standing(Account(used_tokens=self.asked), Account(), Minute())
+
+
+async def test_what_the_ledger_told_is_told_on_for_a_second() -> None:
+    ledger = Counted()
+    guarded = GuardedHolds(ledger, OutagePolicy("fail_closed", 1))  # type: ignore[arg-type]
+
+    async def used(after_ms: int) -> int | None:
+        now_ms = NOON_MS + after_ms
+        standing = await guarded.standing("team", windows_at(now_ms), now_ms)
+        return None if standing is None else standing.daily.used_tokens
+
+    ledger.answers = False
+    assert await used(0) is None
+    ledger.answers = True
+    assert [await used(at) for at in (0, FRESH_MS - 1, FRESH_MS)] == [2, 2, 3]
+    ledger.answers = False
+    assert await used(3 * FRESH_MS) == 3
+    assert await used(86_400_000) == 0, "yesterday's use is not today's"
 
 
 async def test_an_outage_from_beginning_to_end(own_valkey: Valkey, open_ledger: OpenLedger, team: str) -> None:

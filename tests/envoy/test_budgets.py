@@ -16,10 +16,12 @@ import pytest
 
 from tests.envoy.books import LEASE_S, Books, create, quietly, served
 from tests.envoy.harness import (
+    MODEL_OF,
     Gateway,
     Simulator,
     ask,
     base_config,
+    bearer,
     free_port,
     marker,
     wait_until,
@@ -33,6 +35,11 @@ TEAMS: dict[str, dict[str, Any]] = {
     "alerted": {"budget": {"daily_tokens": 1250}, "auto_downgrade": True, "alert": {"threshold_pct": [50, 80]}},
     "usd": {"budget": {"daily_usd": 0.0005}},
     "shared": {"budget": {"daily_tokens": 6000, "strict": True}},
+    "told": {
+        "budget": {"daily_tokens": 10**6},
+        "limits": {"requests_per_minute": 1000},
+        "models": ["gpt", "claude", "gemini"],
+    },
 }
 
 
@@ -147,6 +154,42 @@ def test_requests_per_minute(gateway: Gateway) -> None:
     assert error.response.headers["x-ratelimit-remaining-requests"] == "0"
     row = gateway.row(error.response.headers["x-gateway-request-id"])
     assert (row["status"], row["error_code"], row["output_tokens"]) == ("refused", "rate_limit_exceeded", 0)
+
+
+def _chat(body: dict[str, Any] | bytes, **headers: str) -> tuple[str, str, dict[str, str], Any]:
+    return "POST", "/v1/chat/completions", headers, json.dumps(body) if isinstance(body, dict) else body
+
+
+@pytest.mark.parametrize(
+    ("status", "request_"),
+    [
+        *((200, _chat(ask("hi", model, stream=stream))) for model in MODEL_OF.values() for stream in (False, True)),
+        *((seen, _chat(ask(marker(status=given), "claude"))) for given, seen in ((400, 400), (429, 429), (500, 502))),
+        (400, _chat(b"no json")),
+        (400, _chat(b"")),
+        (400, _chat(ask("hi"), **{"content-encoding": "gzip"})),
+        (403, _chat(ask("hi", metadata={"team_id": "free"}))),
+        (403, _chat(ask("hi", "gpt-b"))),
+        (404, _chat(ask("hi", "no-such-model"))),
+        (405, ("DELETE", "/v1/chat/completions", {}, None)),
+        (413, _chat(b"x" * (32 * 1024 * 1024 + 1))),
+        (200, ("GET", "/v1/models", {}, None)),
+        (404, ("GET", "/v1/models/no-such-model", {}, None)),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_every_answer_tells_the_limits(gateway: Gateway, status: int, request_: Any) -> None:
+    """Refusals before anything is held, and answers that hold nothing, too."""
+    method, path, headers, content = request_
+    answer = gateway.http.request(method, path, content=content, headers=bearer("sk-told") | headers)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["x-gateway-request-id"]
+    told = {name: value for name, value in answer.headers.items() if name.startswith("x-ratelimit-")}
+    assert told.keys() == {
+        f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")
+    }
+    assert (told["x-ratelimit-limit-tokens"], told["x-ratelimit-limit-requests"]) == ("1000000", "1000")
+    assert 0 < int(told["x-ratelimit-remaining-tokens"]) <= 10**6
 
 
 def test_usd(gateway: Gateway) -> None:

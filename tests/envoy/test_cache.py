@@ -187,7 +187,11 @@ class TestBooks:
         body = ask(fresh())
         Asked(gateway, body, "rate")
         time.sleep(0.5)
-        assert [Asked(gateway, body, "rate").cache for _ in range(2)] == ["hit", "hit"]
+        hits = [Asked(gateway, body, "rate") for _ in range(2)]
+        assert [(hit.cache, hit.headers["x-ratelimit-remaining-requests"]) for hit in hits] == [
+            ("hit", "1"),
+            ("hit", "0"),
+        ]
         with pytest.raises(openai.RateLimitError) as caught:
             Asked(gateway, body, "rate")
         assert caught.value.code == "rate_limit_exceeded"
@@ -201,7 +205,10 @@ class TestBooks:
         until_hit(gateway, body, "broke")
         with pytest.raises(openai.RateLimitError):
             [Asked(gateway, ask(fresh(), max_tokens=200), "broke") for _ in range(9)]
-        assert Asked(gateway, body, "broke").cache == "hit"
+        hit = Asked(gateway, body, "broke")
+        assert hit.cache == "hit"
+        assert hit.headers["x-ratelimit-limit-tokens"] == "250"
+        assert int(hit.headers["x-ratelimit-remaining-tokens"]) < 250
 
     def test_statistics_and_metrics(self, gateway: Gateway) -> None:
         def stats() -> dict[str, Any]:

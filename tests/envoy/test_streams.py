@@ -198,6 +198,7 @@ def test_thirty_two_mebibytes_and_one_byte(gateway: Gateway, chunked: bool) -> N
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
     assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "refused"
+    assert answer.headers["content-type"] == "application/json"
 
 
 def test_thirty_two_mebibytes(gateway: Gateway, primary: Simulator) -> None:
