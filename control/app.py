@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from control import budget_metrics, config, metrics, prometheus, requests, usage
+from control import budget_metrics, config, metrics, otlp, prometheus, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
@@ -39,6 +39,7 @@ from extproc.paths import Paths
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, Snapshot, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.telemetry.tracing import FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Api:
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
+        self.sender = MetricsSender(self.families, lambda: current.snapshot.settings.telemetry)
         self._providers = Providers(lambda: current.snapshot.settings, self._caller, paths.health, client, wall_s)
 
     def routes(self) -> list[web.RouteDef]:
@@ -102,11 +104,13 @@ class Api:
     async def families(self) -> tuple[Sequence[Family], float]:
         """All metrics, and since when they count. Raises AuditUnavailable."""
         teams, now_s = self._current.snapshot.settings.teams, self._wall_s()
+        models = self._current.snapshot.settings.models
         known = await standings(self._ledger, teams, now_s)
 
         def read(connection: sqlite3.Connection) -> tuple[Sequence[Family], float]:
-            settled = [*metrics.families(connection), *budget_metrics.settled(connection, now_s)]
-            return [*settled, *budget_metrics.budgets(teams, known)], metrics.began_s(connection)
+            settled = [*metrics.families(connection, models), *budget_metrics.settled(connection, teams, now_s)]
+            lost = otlp.failures(metrics.counter(connection, FAILURES), self.sender.failures)
+            return [*settled, *budget_metrics.budgets(teams, known), lost], metrics.began_s(connection)
 
         found, began_s = await self._store.read(read)
         others = [*self._providers.families(), *await self._cache.families(), *await config.families(self._paths)]
@@ -187,8 +191,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket.unlink(missing_ok=True)
     await web.UnixSite(runner, str(socket)).start()
-    sender = MetricsSender(api.families, lambda: current.snapshot.settings.telemetry)
-    behind = [asyncio.create_task(work) for work in (refresher.run(), sender.run())]
+    behind = [asyncio.create_task(work) for work in (refresher.run(), api.sender.run())]
     log.info("serving")
     await stop.wait()
     for task in behind:

@@ -58,12 +58,18 @@ def _units(team: Team, window: str, account: Account) -> Iterator[tuple[str, tup
     yield "usd", tuple(None if value is None else value / NANO_PER_USD for value in nano)
 
 
-def settled(connection: sqlite3.Connection, now_s: float) -> list[Family]:
-    """Refusals, unreconciled holds, alerts, and how far settling is behind. Raises sqlite3.Error."""
+def settled(connection: sqlite3.Connection, teams: Sequence[Team], now_s: float) -> list[Family]:
+    """Refusals, unreconciled holds, alerts, and how far settling is behind. Raises sqlite3.Error.
+
+    What an alarm goes by begins at 0 for every team: Prometheus sees an increase only of what it saw before.
+    """
     reasons = connection.execute("SELECT team_id, reason, requests FROM reason ORDER BY team_id, reason").fetchall()
     alerts = connection.execute(
         "SELECT team_id, count(*), sum(delivered = 0) FROM alert GROUP BY team_id ORDER BY team_id"
     ).fetchall()
+    never = {team.id: 0 for team in teams}
+    unreconciled = never | {team: count for team, reason, count in reasons if reason == UNRECONCILED}
+    passed = never | {team: count for team, count, _ in alerts}
     waiting, oldest = connection.execute("SELECT count(*), min(completed_at) FROM audit WHERE charged = 0").fetchone()
     lag_s = 0.0 if oldest is None else max(0.0, now_s - oldest)
     return [
@@ -75,9 +81,11 @@ def settled(connection: sqlite3.Connection, now_s: float) -> list[Family]:
         _counter(
             "unreconciled_requests",
             "Holds charged as held because nothing settled them within their lease.",
-            (({"team": team}, count) for team, reason, count in reasons if reason == UNRECONCILED),
+            (({"team": team}, count) for team, count in unreconciled.items()),
         ),
-        _counter("budget_alerts", "Alert thresholds passed.", (({"team": team}, count) for team, count, _ in alerts)),
+        _counter(
+            "budget_alerts", "Alert thresholds passed.", (({"team": team}, count) for team, count in passed.items())
+        ),
         _gauge("budget.alerts_waiting", "Alerts not delivered yet.", "", sum(late for _, _, late in alerts)),
         _gauge("settlement.outbox", "Audit rows the ledger has not been charged for yet.", "", waiting),
         _gauge("settlement.lag", "Age of the oldest of them.", "s", lag_s),

@@ -107,7 +107,16 @@ class CacheApi:
             semantic = {name: self._semantic(await self._store.tally(name)) for name in names}
         except StoreUnavailable:
             totals, sizes, semantic = {}, {}, {}
-        return [*_counters(totals), *_gauges(sizes), *_thresholds(semantic)]
+        return [*_counters(totals), *_gauges(sizes), *_thresholds(semantic), self._limit()]
+
+    def _limit(self) -> Family:
+        """What the share of wrong hits is held to, so that an alarm need not repeat the number."""
+        return Family(
+            name="gateway.cache.semantic_wrong_hit_rate_limit",
+            kind="gauge",
+            text="The share of semantic hits that may be wrong: cache.semantic.max_wrong_hit_rate.",
+            samples=[Sample({}, self._current.snapshot.settings.cache.semantic.max_wrong_hit_rate)],
+        )
 
     async def _delete(self, deletion: Deletion) -> int:
         now_ms, count = self._now_ms(), 0

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from control.families import Distribution, Family, Sample
+from extproc.settings import Model
 from extproc.settle import histograms
-from extproc.settle.sums import EVER, SUMMED
+from extproc.settle.sums import CREDENTIAL_REFUSED, EVER, SUMMED
 
 # Of the journal's counters, which are ours to show.
 _COUNTERS = {
     "unauthenticated_requests": "Requests refused for want of a valid key.",
     "unreadable_entries": "Access log entries that could not be settled.",
     "dropped_traces": "Requests whose trace was never sent, as the collector was away for too long.",
+    "unwritable_rows": "Rows that the journal will never take; each is in the log, whole.",
     "dropped_rows": "Rows lost because the journal could not be written for too long.",
 }
 _SUMS = {
@@ -54,9 +56,9 @@ class Sums(msgspec.Struct, frozen=True):
         return labels(self.team_id, self.model, self.provider) | {"status": self.status}
 
 
-def families(connection: sqlite3.Connection) -> list[Family]:
-    """All of them. Raises sqlite3.Error."""
-    return [*_histograms(connection), *_sums(connection), *_counters(connection)]
+def families(connection: sqlite3.Connection, models: Sequence[Model]) -> list[Family]:
+    """All of them; `models`: those that are configured. Raises sqlite3.Error."""
+    return [*_histograms(connection), *_sums(connection), _attempts(connection, models), *_counters(connection)]
 
 
 def _histograms(connection: sqlite3.Connection) -> Iterator[Family]:
@@ -105,10 +107,34 @@ def _sums(connection: sqlite3.Connection) -> Iterator[Family]:
         yield Family(name=name, unit=unit, kind="counter", text=text, samples=samples)
 
 
+def _attempts(connection: sqlite3.Connection, models: Sequence[Model]) -> Family:
+    """Refused credentials begin at 0: the first one opens a circuit, and so may be the only one that is seen."""
+    found = {(model.provider, model.name, CREDENTIAL_REFUSED): 0 for model in models}
+    rows = connection.execute(
+        "SELECT provider, model, result, attempts FROM attempted ORDER BY provider, model, result"
+    )
+    found |= {(provider, model, result): attempts for provider, model, result, attempts in rows}
+    return Family(
+        name="gateway.provider.attempts",
+        kind="counter",
+        text="Attempts at providers by what came of them: ok, error, rate_limited, credential_refused, abandoned.",
+        samples=[
+            Sample({"provider": provider, "model": model, "result": result}, attempts)
+            for (provider, model, result), attempts in found.items()
+        ],
+    )
+
+
 def began_s(connection: sqlite3.Connection) -> float:
     """When the journal began to count, in seconds since the epoch. Raises sqlite3.Error."""
     (at,) = connection.execute("SELECT value FROM mark WHERE name = 'began_at_s'").fetchone()
     return float(at)
+
+
+def counter(connection: sqlite3.Connection, name: str) -> int:
+    """One of the journal's counters. Raises sqlite3.Error."""
+    found = connection.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else 0
 
 
 def _counters(connection: sqlite3.Connection) -> Iterator[Family]:

@@ -41,12 +41,13 @@ _LOOK_S: Final = 1.0  # at the configuration, for a collector that is named late
 
 
 class MetricsSender:
-    """`telemetry`: the configuration now."""
+    """`telemetry`: the configuration now. `failures`: how often the collector did not take them."""
 
     def __init__(self, read: Read, telemetry: Callable[[], Telemetry]) -> None:
         self._read = read
         self._telemetry = telemetry
         self._failing = False
+        self.failures = 0
 
     async def run(self) -> None:
         """Send, until cancelled."""
@@ -68,6 +69,7 @@ class MetricsSender:
         return await asyncio.to_thread(_export, telemetry, data)
 
     def _report(self, sent: bool) -> None:
+        self.failures += not sent
         if not sent and not self._failing:
             log.warning("collector does not take metrics")
         if sent and self._failing:
@@ -86,6 +88,16 @@ def _export(telemetry: Telemetry, data: MetricsData) -> bool:
         return exporter.export(data) is MetricExportResult.SUCCESS
     finally:
         exporter.shutdown()
+
+
+def failures(traces: int, metrics: int) -> Family:
+    """How often the collector took nothing. Both series are there from the start, so that the first one counts."""
+    return Family(
+        name="gateway.otlp.failures",
+        kind="counter",
+        text="Batches of traces, and readings of metrics, that the collector did not take; traces are tried again.",
+        samples=[Sample({"signal": "traces"}, traces), Sample({"signal": "metrics"}, metrics)],
+    )
 
 
 def metrics_data(families: Sequence[Family], telemetry: Telemetry, began_s: float, now_s: float) -> MetricsData:

@@ -246,6 +246,13 @@ def families(settings: Settings, known: HealthFile, now_s: float) -> list[Family
             text="First-byte deadline of a model's streams (stream: true) and other answers, before a prompt's length.",
             samples=_deadlines(settings, known.latencies, labels),
         ),
+        Family(
+            name="gateway.settler.silence",
+            kind="gauge",
+            unit="s",
+            text="Since the settler last said how providers are doing, which it does every second.",
+            samples=[Sample({}, max(0.0, now_s - known.at_s))] if known.at_s else [],
+        ),
     ]
 
 

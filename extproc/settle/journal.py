@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -171,6 +171,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (bucket_s, team_id, auto, decision, model)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE attempted (
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        result TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        PRIMARY KEY (provider, model, result)
+    ) WITHOUT ROWID;
+    INSERT INTO attempted
+        SELECT provider, model, iif(status IN (401, 403), 'credential_refused', verdict), count(*)
+        FROM attempt GROUP BY 1, 2, 3;
+    """,
 )
 
 
@@ -183,7 +195,7 @@ _INSERT_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__)
 _INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
 
 
-def _add(table: Table) -> str:
+def _add(table: Table[Any]) -> str:
     """A statement that adds to a row of `table`, or makes it."""
     columns = (*table.keys, *table.summed)
     return (
@@ -192,7 +204,8 @@ def _add(table: Table) -> str:
     )
 
 
-_ADD: Final = {table.name: _add(table) for table in sums.TABLES}
+_SUM_TABLES: Final[tuple[Table[Any], ...]] = (*sums.TABLES, sums.ATTEMPTED)
+_ADD: Final = {table.name: _add(table) for table in _SUM_TABLES}
 _ADD_COUNTER: Final = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
 
 
@@ -253,9 +266,10 @@ def write(connection: Connection, batch: Batch) -> None:
         # A row made of a hold alone gives way to the request's own, which is late but knows what was used.
         stale = _taken_out(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
         new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
-        connection.executemany(_INSERT_ATTEMPT, map(msgspec.structs.astuple, batch.attempts))
+        tried = [row for row in batch.attempts if _added(connection, _INSERT_ATTEMPT, row)]
         for table in sums.TABLES:
             connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale, -1)])
+        connection.executemany(_ADD["attempted"], sums.ATTEMPTED.added(tried))
         connection.executemany(_ADD_COUNTER, batch.counts.items())
 
 
@@ -282,7 +296,7 @@ def _taken_out(connection: Connection, request_ids: Sequence[str]) -> list[Audit
     return [audit_row(values) for values in found]
 
 
-def _added(connection: Connection, statement: str, row: AuditRow) -> bool:
+def _added(connection: Connection, statement: str, row: AuditRow | AttemptRow) -> bool:
     return connection.execute(statement, msgspec.structs.astuple(row)).rowcount == 1
 
 

@@ -1,18 +1,19 @@
-"""What an audit row adds to the journal's sums. Pure.
+"""What a row adds to the journal's sums. Pure.
 
-In: audit rows. Out: for each table of sums, keys with what is to be added to them. The journal writes them in the
-transaction that writes the rows, so that sums and rows always agree, and nobody who wants a month's total has to read a
-month's rows. Read by the usage, metrics and dashboard endpoints.
+In: audit rows, and attempts. Out: for each table of sums, keys with what is to be added to them. The journal writes
+them in the transaction that writes the rows, so that sums and rows always agree, and nobody who wants a month's total
+has to read a month's rows. Read by the usage, metrics and dashboard endpoints.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from extproc.routing.health import REFUSED
 from extproc.settle import histograms
-from extproc.settle.rows import UNRECONCILED, AuditRow
+from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 
 BUCKET_S: Final = 900  # of the sums: every time zone's midnight is a multiple of 15 minutes
 EVER: Final = 0  # the bucket that sums up everything since the journal began, and never shrinks
@@ -21,15 +22,19 @@ AUTO: Final = "auto"
 Parts = Iterator[tuple[tuple[object, ...], tuple[float, ...]]]  # keys of a sum, and what is added to it
 
 
-class Table(msgspec.Struct, frozen=True):
+Row = TypeVar("Row")
+CREDENTIAL_REFUSED: Final = "credential_refused"
+
+
+class Table(msgspec.Struct, Generic[Row], frozen=True):
     """A table of sums: its columns, and what one row adds to it."""
 
     name: str
     keys: tuple[str, ...]
     summed: tuple[str, ...]
-    parts: Callable[[AuditRow], Parts]
+    parts: Callable[[Row], Parts]
 
-    def added(self, rows: Iterable[AuditRow], sign: int = 1) -> list[tuple[object, ...]]:
+    def added(self, rows: Iterable[Row], sign: int = 1) -> list[tuple[object, ...]]:
         """What `rows` add, or with `sign` -1 take away: the keys of each sum, and what is to be added to it."""
         sums: dict[tuple[object, ...], list[float]] = defaultdict(lambda: [0] * len(self.summed))
         for row in rows:
@@ -82,11 +87,16 @@ def _reason(row: AuditRow) -> Parts:
         yield (row.team_id, row.error_code), (1,)
 
 
+def _attempted(row: AttemptRow) -> Parts:
+    """Attempts by what came of them; a refusal of our credential is told apart from other errors."""
+    yield (row.provider, row.model, CREDENTIAL_REFUSED if row.status in REFUSED else row.verdict), (1,)
+
+
 def _bucket_s(row: AuditRow) -> int:
     return int(row.received_at) // BUCKET_S * BUCKET_S
 
 
-TABLES: Final = (
+TABLES: Final[tuple[Table[AuditRow], ...]] = (
     Table("sums", ("bucket_s", "team_id", "model", "provider", "status"), SUMMED, _usage),
     Table(
         "routed",
@@ -102,3 +112,4 @@ TABLES: Final = (
     ),
     Table("reason", ("team_id", "reason"), ("requests",), _reason),
 )
+ATTEMPTED: Final = Table("attempted", ("provider", "model", "result"), ("attempts",), _attempted)

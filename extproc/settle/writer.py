@@ -145,6 +145,7 @@ class Writer:
         except NEVER_TAKEN as error:
             if len(batch) + bool(batch.counts) <= 1:
                 log.error("row cannot be written", extra={"row": repr(batch), "reason": str(error)})
+                self.count("unwritable_rows")
                 return
             for part in (*(Batch([row]) for row in batch.requests), *(Batch((), [row]) for row in batch.attempts)):
                 self._write(part)

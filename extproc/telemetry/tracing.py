@@ -23,6 +23,7 @@ from extproc.telemetry.spans import Span, Told, trace
 log = logging.getLogger(__name__)
 
 CURSOR: Final = "traces"
+FAILURES: Final = "failed_trace_exports"  # counter in the journal: batches that the collector did not take
 LATEST_S: Final = 900.0  # a collector that comes back later is not told of what was before
 _AT_ONCE: Final = 200  # requests; about 1,000 spans
 _PATIENCE_S: Final = 10.0  # for a row's settlement, and for its attempts' entries
@@ -138,6 +139,8 @@ class Tracing:
         formats = {name: provider.wire_format for name, provider in self._settings().providers.items()}
         spans = [span for told in fresh for span in trace(told, formats)]
         if spans and not sender.send(spans):
+            with transaction(connection):
+                _count(connection, FAILURES, 1)
             return None
         _advance(connection, found[-1][0], len(rows) - len(fresh))
         return len(rows)
@@ -154,10 +157,13 @@ def _advance(connection: Connection, place: int, passed_over: int) -> None:
         connection.execute(
             "INSERT INTO mark VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (CURSOR, place)
         )
-        connection.execute(
-            "INSERT INTO counter VALUES ('dropped_traces', ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
-            (passed_over,),
-        )
+        _count(connection, "dropped_traces", passed_over)
+
+
+def _count(connection: Connection, name: str, number: int) -> None:
+    connection.execute(
+        "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value", (name, number)
+    )
 
 
 def _attempts(connection: Connection, request_ids: Sequence[str]) -> Mapping[str, list[AttemptRow]]:

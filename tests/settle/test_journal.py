@@ -65,6 +65,17 @@ def test_a_request_has_one_row_however_often_it_is_told(journal: sqlite3.Connect
     assert sums(journal) == {"success": (1, 150, 200_000)}
 
 
+def test_attempts_are_counted_once_by_what_came_of_them(journal: sqlite3.Connection) -> None:
+    write(journal, Batch([], [attempt("a"), attempt("a"), attempt("b", verdict="error", status=401)]))
+    write(journal, Batch([], [attempt("a"), attempt("c", verdict="error", status=503), attempt("d")]))
+    found = {tuple(row) for row in journal.execute("SELECT * FROM attempted")}
+    assert found == {
+        ("openai", "gpt", "ok", 2),
+        ("openai", "gpt", "credential_refused", 1),
+        ("openai", "gpt", "error", 1),
+    }
+
+
 def test_sums_agree_with_the_rows(journal: sqlite3.Connection) -> None:
     later = STARTED_S + 2 * BUCKET_S
     write(journal, Batch([audit("a"), audit("b"), audit("c", status="failed", cost_nano_usd=None)]))

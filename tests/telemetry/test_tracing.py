@@ -102,6 +102,8 @@ def test_what_is_refused_waits(tmp_path: Path, connection: Connection, collector
     assert work.step(connection) is None
     collector.status = 200
     assert work.step(connection) == 1
+    failures = connection.execute("SELECT value FROM counter WHERE name = ?", (tracing.FAILURES,)).fetchone()
+    assert failures == (1,)
     assert len({span.span_id for span in collector.spans}) == len(collector.spans)
 
 
