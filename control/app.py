@@ -23,6 +23,7 @@ from control.cache import CacheApi
 from control.changes import Changes
 from control.charts import ChartsApi
 from control.families import Family
+from control.keys import KeysApi
 from control.otlp import MetricsSender
 from control.providers import Providers
 from control.standings import standings
@@ -68,6 +69,7 @@ class Api:
         self._cache = CacheApi(current, RedisStore(client), replica, self._caller, wall_s)
         changes = Changes(client, ledger, current, refresher)
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
+        self._team_keys = KeysApi(current, changes, self._caller, wall_s)
         self._charts = ChartsApi(current, store, self._caller, wall_s)
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
@@ -87,6 +89,7 @@ class Api:
             web.get("/v1/teams/{id}/usage", self.team_usage),
             *self._providers.routes(),
             *self._teams.routes(),
+            *self._team_keys.routes(),
             *self._cache.routes(),
             *self._charts.routes(),
             *Ui().routes(),

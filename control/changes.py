@@ -1,10 +1,11 @@
-"""Changes of teams at run time: limits patched, changes taken back, one-off top-ups. Each is logged with who did it.
+"""Changes at run time: teams made, patched, reset and removed; keys; one-off top-ups. Each is logged with who did it.
 
 In: an administrator's wish. Out: the shared state changed, from which every worker, settler and control of every
 replica has it within a second. A change and its log entry are one; a top-up is logged first, so that none can be made
 that the log does not know.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
@@ -14,17 +15,17 @@ from extproc.budget.ledger import Accounts, LedgerUnavailable, TopUp, Unit, Wind
 from extproc.budget.plan import NANO_PER_USD, caps_for
 from extproc.budget.redis import MAX_AMOUNT, Client
 from extproc.budget.windows import Window, Windows, windows_at
-from extproc.errors import InvalidRequest, NotFound, StateUnavailable
+from extproc.errors import Conflict, InvalidRequest, NotFound, StateUnavailable
 from extproc.logs import rfc3339
 from extproc.settings import SettingsError, Team
 from extproc.snapshot import shared
 from extproc.snapshot.current import Current
-from extproc.snapshot.overrides import Overrides, TeamOverride, merged, overridden, patched
+from extproc.snapshot.overrides import Overrides, TeamOverride, merged, new_team, overridden, patched
 from extproc.snapshot.refresh import Refresher
 
-CHANGEABLE = ("budget", "limits", "auto_downgrade", "alert", "models")
 _TRIES = 10
 _LONGEST_KEY_CHARS = 200
+_NEW_NAME = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}"
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -45,7 +46,9 @@ class Grant(msgspec.Struct, frozen=True):
         return round(self.amount * (1 if self.unit == "tokens" else NANO_PER_USD))
 
 
-_Step = Callable[[TeamOverride], TeamOverride]
+# Of the team as it is, and its override as it is: the override as it is to be, and what the log is to say.
+Step = Callable[[Team, TeamOverride], tuple[TeamOverride, dict[str, Any]]]
+_One = Callable[[Overrides], tuple[TeamOverride, dict[str, Any]]]
 
 
 class Changes:
@@ -57,35 +60,66 @@ class Changes:
         self._current = current
         self._refresher = refresher
 
+    async def make(self, team_id: str, wish: Mapping[str, Any], who: str, now_s: float) -> None:
+        """A team that gateway.yaml does not know. Raises as `patch`, and Conflict."""
+        _check_wish(wish)
+
+        def step(overrides: Overrides) -> tuple[TeamOverride, dict[str, Any]]:
+            if self._configured(team_id) or overrides.teams.get(team_id, TeamOverride()).made:
+                raise Conflict(f"There is a team {team_id} already.", param="id")
+            made = TeamOverride(changes=dict(wish), made=True)
+            return made, {"after": _differing(_checked(_named(team_id), made), new_team(team_id))}
+
+        await self._write(team_id, "team.create", step, who, now_s)
+
+    async def remove(self, team_id: str, who: str, now_s: float) -> None:
+        """Take a team that was made at run time away, with its keys. Raises NotFound, Conflict, StateUnavailable."""
+
+        def step(_: Team, __: TeamOverride) -> tuple[TeamOverride, dict[str, Any]]:
+            if self._configured(team_id):
+                raise Conflict(f"Team {team_id} is in gateway.yaml; take it out there.", param="id")
+            return TeamOverride(), {}
+
+        await self.change(team_id, "team.delete", step, who, now_s)
+
     async def patch(self, team_id: str, wish: Mapping[str, Any], who: str, now_s: float) -> None:
         """Lay `wish` over the team. Raises InvalidRequest naming the field, NotFound, StateUnavailable."""
-        for name in wish:
-            if name in ("id", "keys"):
-                raise InvalidRequest(f"{name}: cannot be changed here.", param=name)
-
-        def after(override: TeamOverride) -> TeamOverride:
-            return msgspec.structs.replace(override, changes=merged(override.changes, wish))
-
-        await self._change(team_id, "team.update", after, who, now_s)
+        _check_wish(wish)
+        await self._settings(team_id, "team.update", lambda changes: merged(changes, wish), who, now_s)
 
     async def reset(self, team_id: str, who: str, now_s: float) -> None:
         """Take all patches back: the team is as gateway.yaml says. Keys stay as they are. Raises as `patch`."""
+        await self._settings(team_id, "team.reset", lambda _: {}, who, now_s)
 
-        def after(override: TeamOverride) -> TeamOverride:
-            return msgspec.structs.replace(override, changes={})
+    async def _settings(
+        self, team_id: str, action: str, after: Callable[[dict[str, Any]], dict[str, Any]], who: str, now_s: float
+    ) -> None:
+        def step(base: Team, old: TeamOverride) -> tuple[TeamOverride, dict[str, Any]]:
+            new = msgspec.structs.replace(old, changes=after(old.changes))
+            before, then = overridden(base, old, now_s, []), _checked(base, new)
+            return new, {"before": _differing(before, then), "after": _differing(then, before)}
 
-        await self._change(team_id, "team.reset", after, who, now_s)
+        await self.change(team_id, action, step, who, now_s)
 
-    async def _change(self, team_id: str, action: str, after: _Step, who: str, now_s: float) -> None:
+    async def change(self, team_id: str, action: str, step: Step, who: str, now_s: float) -> None:
+        """Take one step with a team, and log it. Raises NotFound, StateUnavailable, and what `step` raises."""
+
+        await self._write(team_id, action, lambda overrides: step(*self.base(team_id, overrides)), who, now_s)
+
+    def base(self, team_id: str, overrides: Overrides) -> tuple[Team, TeamOverride]:
+        """A team without what was changed of it, and that. Raises NotFound."""
+        override = overrides.teams.get(team_id, TeamOverride())
+        team = self._configured(team_id) or (new_team(team_id) if override.made else None)
+        if team is None:
+            raise NotFound(f"There is no team {team_id}.", param="id")
+        return team, override
+
+    async def _write(self, team_id: str, action: str, one: _One, who: str, now_s: float) -> None:
         try:
             for _ in range(_TRIES):
                 overrides = cast(Overrides, await shared.read(self._client))
-                old = overrides.teams.get(team_id, TeamOverride())
-                new = after(old)
-                base = self._configured(team_id)
-                before, then = overridden(base, old, []), _checked(base, new)
-                entry: dict[str, Any] = {"at": rfc3339(now_s), "who": who, "action": action, "team_id": team_id}
-                entry |= {"before": _differing(before, then), "after": _differing(then, before)}
+                new, told = one(overrides)
+                entry = {"at": rfc3339(now_s), "who": who, "action": action, "team_id": team_id} | told
                 if await shared.change(self._client, overrides.version, team_id, new, entry):
                     await self._refresher.step()
                     return
@@ -102,11 +136,9 @@ class Changes:
         except shared.SharedStateUnavailable:
             raise StateUnavailable("The shared state, where changes are logged, cannot be reached.") from None
 
-    def _configured(self, team_id: str) -> Team:
-        found = [team for team in self._current.snapshot.configured.teams if team.id == team_id]
-        if not found:
-            raise NotFound(f"There is no team {team_id}.", param="id")
-        return found[0]
+    def _configured(self, team_id: str) -> Team | None:
+        teams = self._current.snapshot.configured.teams
+        return next((team for team in teams if team.id == team_id), None)
 
     async def top_up(self, team: Team, grant: Grant, key: str, who: str, now_s: float) -> dict[str, Any]:
         """Make `grant` once, however often it is asked for under the same `key`. Raises InvalidRequest,
@@ -139,13 +171,25 @@ class Changes:
         return {"team_id": team.id, **wish, "window_id": window.id, "repeated": not made}
 
 
+def _check_wish(wish: Mapping[str, Any]) -> None:
+    for name in wish:
+        if name in ("id", "keys"):
+            raise InvalidRequest(f"{name}: cannot be changed here.", param=name)
+
+
 def _checked(base: Team, override: TeamOverride) -> Team:
     try:
-        patched(base, override.changes)
+        return patched(base, override.changes)
     except SettingsError as error:
         param = error.problems[0].partition(":")[0]
         raise InvalidRequest("; ".join(error.problems) + ".", param=param) from None
-    return overridden(base, override, [])
+
+
+def _named(team_id: str) -> Team:
+    """A team of that name. Raises InvalidRequest unless it can be one, and a part of a path."""
+    if not re.fullmatch(_NEW_NAME, team_id):
+        raise InvalidRequest("id must be letters, digits, and . _ : @ - after the first; at most 100.", param="id")
+    return new_team(team_id)
 
 
 def _check_grant(team: Team, grant: Grant, key: str) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/teams`: a team's settings, changed at run time; its top-ups; `/v1/audit`: who changed what.
+"""`/v1/teams`: teams made, changed and removed at run time; their top-ups; `/v1/audit`: who changed what.
 
 In: requests of administrators. Out: JSON. What a change means and where it goes is in `changes`.
 """
@@ -6,13 +6,12 @@ In: requests of administrators. Out: JSON. What a change means and where it goes
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from control.auth import Caller
 from control.auth import shown as shown_key
 from control.changes import Changes, Grant, shown
-from control.web import answer, json_object, query, whole_number
+from control.web import answer, body_of, json_object, query, whole_number
 from extproc.budget.ledger import Account, Accounts, LedgerUnavailable
 from extproc.budget.windows import windows_at
 from extproc.errors import InvalidRequest, NotFound
@@ -46,8 +45,10 @@ class TeamsApi:
         """Every path that is served here."""
         return [
             web.get("/v1/teams", self.list),
+            web.post("/v1/teams", self.create),
             web.get("/v1/teams/{id}", self.show),
             web.patch("/v1/teams/{id}", self.patch),
+            web.delete("/v1/teams/{id}", self.delete),
             web.delete("/v1/teams/{id}/overrides", self.reset),
             web.post("/v1/teams/{id}/topups", self.top_up),
             web.get("/v1/audit", self.audit),
@@ -58,6 +59,16 @@ class TeamsApi:
         self._admin(request)
         query(request, ())
         return answer({"teams": [self._shown(team) for team in self._current.snapshot.settings.teams]})
+
+    async def create(self, request: web.Request) -> web.Response:
+        """A team that gateway.yaml does not know; it has no key yet."""
+        who = self._admin(request)
+        wish = await json_object(request)
+        team_id = wish.pop("id", None)
+        if not isinstance(team_id, str):
+            raise InvalidRequest("id is missing: the team's name.", param="id")
+        await self._changes.make(team_id, wish, who, self._wall_s())
+        return await self._answer(self._named(team_id), 201)
 
     async def show(self, request: web.Request) -> web.Response:
         """One team, with its top-ups."""
@@ -72,6 +83,14 @@ class TeamsApi:
         await self._changes.patch(team_id, await json_object(request), who, self._wall_s())
         return await self._answer(self._team(request))
 
+    async def delete(self, request: web.Request) -> web.Response:
+        """Take a team that was made here away, and its keys with it; its rows in the audit stay."""
+        who = self._admin(request)
+        query(request, ())
+        team_id = self._team(request).id
+        await self._changes.remove(team_id, who, self._wall_s())
+        return answer({"team_id": team_id, "deleted": True})
+
     async def reset(self, request: web.Request) -> web.Response:
         """Back to gateway.yaml."""
         who = self._admin(request)
@@ -81,7 +100,7 @@ class TeamsApi:
     async def top_up(self, request: web.Request) -> web.Response:
         """Add to one window's limit, once for each idempotency-key."""
         who = self._admin(request)
-        grant = _grant(await json_object(request))
+        grant = await body_of(request, Grant)
         key = request.headers.get("Idempotency-Key", "").strip()
         return answer(await self._changes.top_up(self._team(request), grant, key, who, self._wall_s()))
 
@@ -101,18 +120,22 @@ class TeamsApi:
         return caller.key
 
     def _team(self, request: web.Request) -> Team:
-        team = self._current.team(request.match_info["id"])
+        return self._named(request.match_info["id"])
+
+    def _named(self, team_id: str) -> Team:
+        team = self._current.team(team_id)
         if team is None:
-            raise NotFound(f"There is no team {request.match_info['id']}.", param="id")
+            raise NotFound(f"There is no team {team_id}.", param="id")
         return team
 
-    async def _answer(self, team: Team) -> web.Response:
-        return answer(self._shown(team) | {"topups": await self._top_ups(team)})
+    async def _answer(self, team: Team, status: int = 200) -> web.Response:
+        return answer(self._shown(team) | {"topups": await self._top_ups(team)}, status)
 
     def _shown(self, team: Team) -> dict[str, Any]:
         override = self._current.snapshot.overrides.teams.get(team.id, TeamOverride())
         return {
             "team_id": team.id,
+            "source": "api" if override.made else "file",
             **shown(team),
             "keys": [shown_key(key) for key in team.keys],
             "overridden": sorted(override.changes),  # what gateway.yaml does not decide any more
@@ -130,21 +153,6 @@ class TeamsApi:
 
 def _added(account: Account) -> dict[str, float]:
     return {"tokens": account.topup_tokens, "usd": account.topup_nano_usd / 1e9}
-
-
-def _grant(body: dict[str, Any]) -> Grant:
-    """Raises InvalidRequest, naming the field."""
-    for name in body:
-        if name not in Grant.__struct_fields__:
-            raise InvalidRequest(f"Unknown field {name!r}; known are window, unit, amount.", param=name)
-    for name in Grant.__struct_fields__:
-        if name not in body:
-            raise InvalidRequest(f"{name} is missing.", param=name)
-    try:
-        return msgspec.convert(body, Grant)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$.")
-        raise InvalidRequest(f"{path.rstrip('`')}: {text}.", param=path.rstrip("`")) from None
 
 
 def _cursor(text: str | None) -> str | None:

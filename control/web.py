@@ -5,18 +5,24 @@ client never sees a stack trace.
 """
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
 
 from extproc.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RequestTooLarge
+from extproc.settings.fields import Wait
 from extproc.wire import H_REQUEST_ID
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+_WAIT = TypeAdapter(Wait)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,6 +77,35 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         return msgspec.json.decode(await request.read(), type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body must be a JSON object: {error}.") from None
+
+
+async def body_of(request: web.Request, kind: type[_T]) -> _T:
+    """The request's body as a `kind`; no body is an empty object. Raises InvalidRequest, naming the field."""
+    given = await json_object(request) if request.body_exists else {}
+    known = msgspec.structs.fields(kind)
+    for name in given:
+        if name not in kind.__struct_fields__:
+            raise InvalidRequest(f"Unknown field {name!r}; known are {', '.join(kind.__struct_fields__)}.", param=name)
+    for field in known:
+        if field.required and field.name not in given:
+            raise InvalidRequest(f"{field.name} is missing.", param=field.name)
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$.")
+        raise InvalidRequest(f"{path.rstrip('`')}: {text}.", param=path.rstrip("`")) from None
+
+
+def duration_s(value: str | float, name: str, least_s: float, most_s: float) -> float:
+    """`90d`, `24h` or a number of seconds, as seconds. Raises InvalidRequest."""
+    try:
+        seconds = _WAIT.validate_python(value)
+    except ValidationError:
+        seconds = math.nan
+    if not least_s <= seconds <= most_s:
+        most = f"{least_s:g} s to {most_s / 86_400:g} days"
+        raise InvalidRequest(f"{name} must be a duration such as 24h or 90d, from {most}.", param=name)
+    return seconds
 
 
 def query(request: web.Request, known: Collection[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@
     ├── PermissionDenied              403     permission_denied       the key is good, but not for this
     ├── NotFound                      404     not_found               no such path or object
     ├── MethodNotAllowed              405     method_not_allowed
+    ├── Conflict                      409     conflict                what is there does not go with what is wanted
     ├── RequestTooLarge               413     request_too_large
     ├── RateLimitExceeded             429     rate_limit_exceeded     ours or the provider's; has retry_after_s
     ├── BudgetExceeded                429     budget_exceeded         has retry_after_s
@@ -90,6 +91,10 @@ class NotFound(GatewayError):
 
 class MethodNotAllowed(GatewayError):
     status, code, type = 405, "method_not_allowed", "invalid_request_error"
+
+
+class Conflict(GatewayError):
+    status, code, type = 409, "conflict", "invalid_request_error"
 
 
 class RequestTooLarge(GatewayError):

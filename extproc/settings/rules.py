@@ -50,6 +50,8 @@ def _team_problems(settings: Settings) -> list[str]:
         if team.id in ids:
             problems.append(f"teams[{index}].id: {team.id} is defined twice")
         ids.add(team.id)
+        if not team.keys:
+            problems.append(f"teams[{index}].keys: at least one is needed")
         for at, key in enumerate(team.keys):
             if owners.setdefault(key, team.id) != team.id:
                 problems.append(f"teams[{index}].keys[{at}]: the same key belongs to {owners[key]}")

@@ -53,7 +53,7 @@ class Team(Section):
     """A team: who it is, how much it may use, and which models (shell patterns)."""
 
     id: str = Field(pattern=NAME)
-    keys: list[KeyDigest] = Field(min_length=1)
+    keys: list[KeyDigest]  # in the file at least one; a team made at run time may have none
     budget: Budget = Budget()
     limits: Limits = Limits()
     auto_downgrade: bool = False

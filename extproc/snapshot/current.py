@@ -25,15 +25,18 @@ class Snapshot(msgspec.Struct, frozen=True):
     settings: Settings  # with them
     teams: Mapping[str, Team]  # by id
     catalog: Catalog
+    until_s: float | None = None  # when a key ends, and with it what this says; None: only with a change
 
 
-def compile_snapshot(configured: Settings, overrides: Overrides = NONE) -> Snapshot:
-    """Put both together. What of the overrides does not fit is left out, with a log line."""
-    settings, problems = apply(configured, overrides)
+def compile_snapshot(configured: Settings, overrides: Overrides = NONE, now_s: float = 0.0) -> Snapshot:
+    """Put both together, as they are at `now_s`. What of the overrides does not fit is left out, with a log line."""
+    settings, problems = apply(configured, overrides, now_s)
     for problem in problems:
         log.warning("run-time change not applied", extra={"reason": problem})
     teams = {team.id: team for team in settings.teams}
-    return Snapshot(configured, overrides, settings, teams, compile_catalog(settings))
+    return Snapshot(
+        configured, overrides, settings, teams, compile_catalog(settings), until_s=overrides.next_end_s(now_s)
+    )
 
 
 class Current:

@@ -1,13 +1,15 @@
 """Keeps a process's snapshot fresh: new settings from the runtime file, changed teams from the shared state.
 
 In: the runtime file (replaced by rename when gateway.yaml is reloaded) and `shared`. Out: `Current`, swapped. Looks
-twice a second, so that a change is in force everywhere within a second; a look is one `stat` and one round trip. While
-the shared state is away the last changes stay in force, and a process that starts meanwhile finds them in
-`data_dir`/overrides.json, which the settler (one beside each Envoy) keeps.
+twice a second, so that a change, or the end of a key, is in force everywhere within a second; a look is one `stat` and
+one round trip. While the shared state is away the last changes stay in force, and a process that starts meanwhile
+finds them in `data_dir`/overrides.json, which the settler (one beside each Envoy) keeps.
 """
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,11 +32,20 @@ _Stamp = tuple[int, int] | None
 class Refresher:
     """`keep`: write what was read to `data_dir`, for processes that start while the shared state is away."""
 
-    def __init__(self, current: Current, client: State, paths: Paths, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        current: Current,
+        client: State,
+        paths: Paths,
+        *,
+        keep: bool = False,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
         self._current = current
         self._client = client
         self._paths = paths
         self._keep = keep
+        self._wall_s = wall_s
         self._stamp = _stamp(paths.runtime)
         self._away = False
         self._looking = asyncio.Lock()
@@ -58,6 +69,7 @@ class Refresher:
         async with self._looking:
             await self._look_at_file()
             await self._look_at_state()
+            await self._look_at_clock()
 
     async def _look_at_file(self) -> None:
         stamp = _stamp(self._paths.runtime)
@@ -86,9 +98,15 @@ class Refresher:
             log.info("run-time changes in force", extra={"version": overrides.version})
             await self._write()
 
+    async def _look_at_clock(self) -> None:
+        snapshot = self._current.snapshot
+        if snapshot.until_s is not None and self._wall_s() >= snapshot.until_s:
+            await self._compile(snapshot.configured, snapshot.overrides)
+            log.info("a key has ended")
+
     async def _compile(self, configured: Settings, overrides: Overrides) -> None:
         # It takes a while with many teams: not on the event loop.
-        self._current.swap(await asyncio.to_thread(compile_snapshot, configured, overrides))
+        self._current.swap(await asyncio.to_thread(compile_snapshot, configured, overrides, self._wall_s()))
 
     async def _write(self) -> None:
         if self._keep:

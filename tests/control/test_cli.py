@@ -138,7 +138,7 @@ class TestCheck:
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
             ({"workers": 0}, "workers: input should be greater than or equal to 1"),
             ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),
-            ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: list should have at least 1 item"),
+            ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: at least one is needed"),
             ({"teams": [{"id": "a", "keys": ["k"]}, {"id": "b", "keys": ["k"]}]}, "the same key belongs to a"),
             ({"teams": [{"id": "a", "keys": ["${NOT_SET_ANYWHERE}"]}]}, "environment variable NOT_SET_ANYWHERE is not"),
         ],

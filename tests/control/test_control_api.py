@@ -29,6 +29,7 @@ from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.telemetry.trace_context import context
 from tests.control.test_cache_api import ROUTES as CACHE_ROUTES
+from tests.control.test_keys_api import ROUTES as KEY_ROUTES
 from tests.control.test_teams_api import ROUTES as TEAM_ROUTES
 from tests.settle.builders import attempt, audit
 
@@ -138,7 +139,7 @@ def test_every_route_is_in_the_role_matrix() -> None:
     routes = {route.path for route in api(Store(Path("nowhere")), Path("nowhere")).routes()}
     listed = {path.partition("?")[0].replace("team-search", "{id}").replace("app.js", "{name}") for path in ROLES}
     by_hand = {"/v1/providers/{name}/drain", "/v1/providers/{name}/enable"}  # test_providers_api.py
-    assert routes <= listed | by_hand | {path for _, path in TEAM_ROUTES | CACHE_ROUTES}
+    assert routes <= listed | by_hand | {path for _, path in TEAM_ROUTES | CACHE_ROUTES | KEY_ROUTES}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ teams:
 """
 ROUTES = {
     ("GET", "/v1/teams"),
+    ("POST", "/v1/teams"),
     ("GET", "/v1/teams/{id}"),
+    ("DELETE", "/v1/teams/{id}"),
     ("PATCH", "/v1/teams/{id}"),
     ("DELETE", "/v1/teams/{id}/overrides"),
     ("POST", "/v1/teams/{id}/topups"),
@@ -69,8 +71,8 @@ class Control:
         self.client = connect(state_url, timeout_s=5)
         self.ledger = RedisLedger(self.client)
         self.current = Current(compile_snapshot(runtime.read(self.paths.runtime)))
-        self.refresher = Refresher(self.current, self.client, self.paths)
         self.now_s = NOW_S
+        self.refresher = Refresher(self.current, self.client, self.paths, wall_s=lambda: self.now_s)
         self._store = Store(self.paths.journal)
         api = Api(self.current, self._store, self.refresher, self.client, self.paths, wall_s=lambda: self.now_s)
         self.routes = api.routes()
@@ -239,6 +241,50 @@ class TestPatch:
         assert (status, body["error"]["param"]) == (400, "cursor")
 
 
+class TestMade:
+    """Teams that gateway.yaml does not know."""
+
+    async def test_it_is_there_with_its_limits_and_can_be_changed_and_removed(self, control: Control) -> None:
+        status, body = await control.call("POST", "/v1/teams", {"id": "c", "budget": {"daily_tokens": 7}})
+        assert (status, body["team_id"], body["source"], body["keys"]) == (201, "c", "api", [])
+        assert body["budget"]["daily_tokens"] == 7
+        _, body = await control.call("PATCH", "/v1/teams/c", {"limits": {"requests_per_minute": 3}})
+        assert (body["budget"]["daily_tokens"], body["limits"]["requests_per_minute"]) == (7, 3)
+        status, body = await control.call("GET", "/v1/teams/c/usage")
+        assert (status, body["daily"]["limit_tokens"]) == (200, 7)
+        assert await control.call("DELETE", "/v1/teams/c") == (200, {"team_id": "c", "deleted": True})
+        assert (await control.call("GET", "/v1/teams/c"))[0] == 404
+        log = await control.log()
+        assert [entry["action"] for entry in log] == ["team.delete", "team.update", "team.create"]
+        assert log[-1]["after"] == {"budget.daily_tokens": 7}
+
+    async def test_none_is_made_over_another(self, control: Control) -> None:
+        await control.call("POST", "/v1/teams", {"id": "c"})
+        for team in ("a", "c"):
+            status, body = await control.call("POST", "/v1/teams", {"id": team})
+            assert (status, body["error"]["code"], body["error"]["param"]) == (409, "conflict", "id")
+
+    async def test_one_of_the_file_is_not_removed_here(self, control: Control) -> None:
+        status, body = await control.call("DELETE", "/v1/teams/a")
+        assert (status, body["error"]["code"]) == (409, "conflict")
+
+    @pytest.mark.parametrize(
+        ("body", "param"),
+        [
+            ({}, "id"),
+            ({"id": 5}, "id"),
+            ({"id": "a/b"}, "id"),
+            ({"id": "x" * 101}, "id"),
+            ({"id": "c", "keys": ["sk-mine"]}, "keys"),
+            ({"id": "c", "budget": {"daily_token": 1}}, "budget.daily_token"),
+        ],
+    )
+    async def test_what_is_wrong_is_named(self, control: Control, body: Any, param: str) -> None:
+        status, answer = await control.call("POST", "/v1/teams", body)
+        assert (status, answer["error"]["param"]) == (400, param)
+        assert await control.log() == []
+
+
 class TestTopUp:
     async def test_it_is_granted_once_for_each_key(self, control: Control) -> None:
         status, body = await control.top_up("k1")
@@ -403,6 +449,7 @@ def test_every_route_is_listed(tmp_path: Path) -> None:
     teams = {
         (route.method, route.path) for route in control.routes if "/v1/teams" in route.path or "audit" in route.path
     }
+    teams = {(method, path) for method, path in teams if "/keys" not in path}  # test_keys_api.py
     assert teams == ROUTES | {("GET", "/v1/teams/{id}/usage")}
 
 

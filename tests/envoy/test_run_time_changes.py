@@ -1,16 +1,11 @@
 """A team's limits changed while two gateways on one state serve it: in force on every worker of both."""
 
-import asyncio
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from extproc.budget.redis import connect
-from extproc.snapshot import shared
-from extproc.snapshot.overrides import TeamOverride
 from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, free_port, wait_until
 
 IN_FORCE_S = 10.0  # it takes less than one; a busy machine may take longer
@@ -38,9 +33,9 @@ def gateways(
         assert gateway.stop() == 0, gateway.log()[-3000:]
 
 
-def admin(gateway: Gateway, method: str, path: str, body: Any = None, **headers: str) -> Any:
+def admin(gateway: Gateway, method: str, path: str, body: Any = None, status: int = 200, **headers: str) -> Any:
     answer = gateway.http.request(method, path, json=body, headers=bearer(ADMIN_KEY) | headers)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == status, answer.text
     return answer.json()
 
 
@@ -98,19 +93,39 @@ def test_models_and_rates(gateways: tuple[Gateway, Gateway]) -> None:
     in_force(gateways, None, "sk-b")
 
 
-def test_a_revoked_key_is_refused_everywhere_and_the_other_is_not(gateways: tuple[Gateway, Gateway]) -> None:
-    digest = "sha256:" + hashlib.sha256(b"sk-b2").hexdigest()
+def good(gateways: tuple[Gateway, Gateway], key: str, *, now: bool) -> None:
+    """Waits until every worker and the control API of both gateways know `key`, or refuse it."""
+    for gateway in gateways:
+        wait_until(lambda gateway=gateway: codes(gateway, key) == {None if now else "invalid_api_key"}, IN_FORCE_S, key)
+        assert (gateway.http.get("/v1/me", headers=bearer(key)).status_code == 200) is now
 
-    async def revoke() -> None:
-        client = connect(f"unix://{gateways[0].data_dir}/valkey.sock", timeout_s=5)
-        overrides = await shared.read(client)
-        assert overrides
-        assert await shared.change(client, overrides.version, "b", TeamOverride(keys_revoked=(digest,)), {})
-        await client.aclose()
 
-    asyncio.run(revoke())
-    in_force(gateways, "invalid_api_key", "sk-b2")
-    in_force(gateways, None, "sk-b")
+def test_keys_made_rotated_and_revoked_on_one_gateway_are_so_on_both(gateways: tuple[Gateway, Gateway]) -> None:
+    one, two = gateways
+    made = admin(one, "POST", "/v1/teams/b/keys", {"name": "ci"}, status=201)
+    good(gateways, made["key"], now=True)
+    new = admin(two, "POST", f"/v1/teams/b/keys/{made['key_id']}/rotate", {"overlap": "2s"}, status=201)
+    good(gateways, new["key"], now=True)
+    good(gateways, made["key"], now=False)  # when the overlap has passed
+    of_file = admin(one, "GET", "/v1/teams/b/keys")["keys"][1]
+    for key_id in (new["key_id"], of_file["key_id"]):
+        admin(one, "DELETE", f"/v1/teams/b/keys/{key_id}")
+    for key in (new["key"], "sk-b2"):
+        good(gateways, key, now=False)
+    good(gateways, "sk-b", now=True)
+    assert made["key"] not in one.log() + two.log()
+
+
+def test_a_team_made_at_run_time_is_served_within_its_limits(gateways: tuple[Gateway, Gateway]) -> None:
+    one, two = gateways
+    admin(one, "POST", "/v1/teams", {"id": "new", "limits": {"requests_per_minute": 1000}}, status=201)
+    key = admin(one, "POST", "/v1/teams/new/keys", status=201)["key"]
+    good(gateways, key, now=True)
+    admin(two, "PATCH", "/v1/teams/new", {"budget": {"daily_tokens": 1}})
+    in_force(gateways, "budget_exceeded", key)
+    assert {row["team_id"] for row in one.rows(key)} == {"new"}
+    admin(two, "DELETE", "/v1/teams/new")
+    good(gateways, key, now=False)
 
 
 def test_the_state_killed_a_change_stays_and_new_workers_have_it(gateways: tuple[Gateway, Gateway]) -> None:

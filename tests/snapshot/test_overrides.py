@@ -6,7 +6,7 @@ import pytest
 
 from extproc.settings import Settings, SettingsError, parse
 from extproc.snapshot.current import Current, compile_snapshot
-from extproc.snapshot.overrides import Overrides, TeamOverride, apply, merged, patched
+from extproc.snapshot.overrides import MadeKey, Overrides, TeamOverride, apply, merged, patched
 
 CONFIG = """
 admin: {keys: [sk-admin]}
@@ -25,6 +25,10 @@ def digest(key: str) -> str:
 @pytest.fixture
 def settings() -> Settings:
     return parse(CONFIG, {})
+
+
+def key(plain: str, expires_at: float | None = None) -> MadeKey:
+    return MadeKey(digest(plain), plain[-4:], 0.0, "sha256:0", expires_at=expires_at)
 
 
 def over(team: str = "a", **fields: object) -> Overrides:
@@ -76,15 +80,38 @@ def test_what_no_longer_fits_is_left_out_and_told(settings: Settings) -> None:
 
 
 def test_keys_made_and_revoked(settings: Settings) -> None:
-    override = over(keys_added=(digest("sk-new"),), keys_revoked=(digest("sk-a"),))
-    catalog = compile_snapshot(settings, override).catalog
+    override = over(keys_made=(key("sk-new"),), keys_revoked={digest("sk-a"): 10.0})
+    catalog = compile_snapshot(settings, override, 10.0).catalog
     assert catalog.teams[digest("sk-new")].id == "a"
     assert digest("sk-a") not in catalog.teams
 
 
+def test_a_key_holds_until_it_ends_and_the_snapshot_knows_when(settings: Settings) -> None:
+    """Seconds 0-9: both hold; 10-19: one was rotated away; from 20 on the other has expired."""
+    override = over(keys_made=(key("sk-new", 20.0),), keys_revoked={digest("sk-a"): 10.0, digest("sk-new"): 30.0})
+    for now_s, good, until_s in ((9.9, {"sk-a", "sk-new"}, 10.0), (10.0, {"sk-new"}, 20.0), (20.0, set(), 30.0)):
+        snapshot = compile_snapshot(settings, override, now_s)
+        keys = {name for name in ("sk-a", "sk-new") if digest(name) in snapshot.catalog.teams}
+        assert (keys, snapshot.until_s) == (good, until_s)
+    assert compile_snapshot(settings, override, 30.0).until_s is None
+
+
+def test_a_team_made_at_run_time(settings: Settings) -> None:
+    override = over("c", made=True, changes={"budget": {"daily_tokens": 5}}, keys_made=(key("sk-c"),))
+    snapshot = compile_snapshot(settings, override)
+    assert snapshot.catalog.teams[digest("sk-c")].settings.budget.daily_tokens == 5
+    assert [team.id for team in snapshot.settings.teams] == ["a", "b", "c"]
+
+
+def test_a_made_team_whose_settings_do_not_fit_any_more_is_out_rather_than_without_limits(settings: Settings) -> None:
+    changed, problems = apply(settings, over("c", made=True, changes={"budgets": {}}, keys_made=(key("sk-c"),)))
+    assert changed.teams == settings.teams
+    assert problems == ["team c: budgets: unknown key; did you mean budget?"]
+
+
 @pytest.mark.parametrize("taken", ["sk-b", "sk-admin"])
 def test_a_key_that_the_file_gives_to_another_stays_there(settings: Settings, taken: str) -> None:
-    snapshot = compile_snapshot(settings, over(keys_added=(digest(taken),)))
+    snapshot = compile_snapshot(settings, over(keys_made=(key(taken),)))
     owner = snapshot.catalog.teams.get(digest(taken))
     assert owner is None if taken == "sk-admin" else owner is not None and owner.id == "b"
 

@@ -11,7 +11,7 @@ from extproc.paths import Paths
 from extproc.settings import parse
 from extproc.snapshot import shared
 from extproc.snapshot.current import Current, compile_snapshot
-from extproc.snapshot.overrides import TeamOverride
+from extproc.snapshot.overrides import MadeKey, TeamOverride
 from extproc.snapshot.refresh import Refresher
 from tests.budget.conftest import Valkey
 
@@ -115,6 +115,19 @@ async def test_what_is_not_ours_changes_nothing(client: Client, paths: Paths) ->
     refresher = Refresher(current, client, paths)
     await refresher.start()
     assert limit(current) == 1000
+
+
+async def test_a_key_ends_when_its_time_comes_with_no_change_to_tell_of_it(client: Client, paths: Paths) -> None:
+    now_s = 100.0
+    current = process(paths)
+    refresher = Refresher(current, client, paths, wall_s=lambda: now_s)
+    await refresher.start()
+    key = MadeKey("sha256:" + 64 * "0", "last", 0.0, "sha256:0", expires_at=200.0)
+    await shared.change(client, 0, "a", TeamOverride(keys_made=(key,)), {})
+    for moment_s, holds in ((100.0, True), (199.9, True), (200.0, False)):
+        now_s = moment_s
+        await refresher.step()
+        assert (key.digest in current.snapshot.catalog.teams) is holds
 
 
 async def test_a_new_runtime_file_is_taken_and_changes_stay_over_it(client: Client, paths: Paths) -> None:
