@@ -62,7 +62,6 @@ def up(  # noqa: PLR0917 - click passes them by name
 
 def _start_without_credentials(config: Path, port: int | None, ready_timeout: float, with_parent: bool) -> NoReturn:
     """Prepare, then become a process that never held a provider credential, in memory or environment."""
-    from control.command import gateway
     from control.prepare import StartError, prepare
 
     try:
@@ -72,7 +71,7 @@ def _start_without_credentials(config: Path, port: int | None, ready_timeout: fl
     except StartError as error:
         _say(f"error: {error}")
         sys.exit(1)
-    arguments = gateway(
+    arguments = (
         "up",
         *("--config", str(config)),
         *("--ready-timeout", str(ready_timeout)),
@@ -80,7 +79,14 @@ def _start_without_credentials(config: Path, port: int | None, ready_timeout: fl
         *("--prepared", str(prepared.lock_fd)),
         *("--data-dir", str(prepared.paths.data_dir)),
     )
-    os.execve(arguments[0], arguments, prepared.env)  # noqa: S606 - becoming it is the point
+    _become(arguments, prepared.env)
+
+
+def _become(arguments: tuple[str, ...], env: dict[str, str]) -> NoReturn:
+    from control.command import gateway
+
+    command = gateway(*arguments)
+    os.execve(command[0], command, env)  # noqa: S606 - becoming it is the point
 
 
 @main.command()
@@ -90,13 +96,9 @@ def _start_without_credentials(config: Path, port: int | None, ready_timeout: fl
 def reload(config: Path | None, data_dir: Path | None, quiet: bool) -> None:
     """Have a running gateway take over its changed configuration now. A wrong one is refused, and nothing changes."""
     from control import reload as reloading
-    from extproc.settings import data_dir_of
 
     config = config or demo_config()
-    try:
-        paths = Paths.of(data_dir or data_dir_of(config, os.environ))
-    except SettingsError as error:
-        _refuse(error, config)
+    paths = Paths.of(data_dir or _data_dir_of(config))
     if not reloading.running(paths):
         _say(f"error: no gateway runs on data_dir {paths.data_dir}")
         sys.exit(1)
@@ -185,6 +187,61 @@ def list_prices(config: Path | None, as_json_: bool) -> None:
     click.echo(json.dumps([msgspec.to_builtins(model) for model in models], indent=2) if as_json_ else as_text(models))
 
 
+@main.command()
+@click.option("--config", type=_CONFIG, required=True, help="gateway.yaml; its data_dir is the pod's.")
+@click.option("--prepared", type=int, default=None, hidden=True, help="Second start: the lock's file descriptor.")
+@click.option("--data-dir", type=_CONFIG, default=None, hidden=True, help="Second start: the prepared directory.")
+@click.option("--again", is_flag=True, hidden=True, help="Second start: the pod is serving already.")
+def watch(config: Path, prepared: int | None, data_dir: Path | None, again: bool) -> None:
+    """In a pod: render the configuration, then take over its changes and drain Envoy. One container of four."""
+    from control import pod
+    from control.output import Stderr, log_to
+
+    if prepared is None or data_dir is None:
+        _watch_without_credentials(config)
+    stderr = Stderr()
+    log_to(stderr, "gateway watch")
+    code = asyncio.run(pod.watch(config, Paths.of(data_dir), again=again))
+    stderr.close()
+    sys.exit(code)
+
+
+def _watch_without_credentials(config: Path) -> NoReturn:
+    from control import pod
+    from control.prepare import StartError
+
+    try:
+        prepared, again = pod.prepare(config, os.environ)
+    except SettingsError as error:
+        _refuse(error, config)
+    except (StartError, OSError) as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    arguments = (
+        "watch",
+        *("--config", str(config)),
+        *("--prepared", str(prepared.lock_fd)),
+        *("--data-dir", str(prepared.paths.data_dir)),
+        *(["--again"] if again else []),
+    )
+    _become(arguments, prepared.env)
+
+
+@main.command()
+@_DATA_DIR
+@click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to come up in.")
+def extproc(data_dir: Path, ready_timeout: float) -> None:
+    """In a pod: keep the workers and the settler. One container of four."""
+    from control import pod
+    from control.output import Stderr, log_to
+
+    stderr = Stderr()
+    log_to(stderr, "gateway extproc")
+    code = asyncio.run(pod.extproc(Paths.of(data_dir), stderr, ready_timeout_s=ready_timeout))
+    stderr.close()
+    sys.exit(code)
+
+
 @main.command(hidden=True)
 @click.argument("index", type=click.IntRange(0, 63))
 @_DATA_DIR
@@ -232,6 +289,15 @@ def demo_config() -> Path:
         (path for folder in (package.parent, package) if (path := folder / "gateway.demo.yaml").is_file()),
         package / "gateway.demo.yaml",
     )
+
+
+def _data_dir_of(config: Path) -> Path:
+    from extproc.settings import data_dir_of
+
+    try:
+        return data_dir_of(config, os.environ)
+    except SettingsError as error:
+        _refuse(error, config)
 
 
 def _load(file: Path) -> Settings:

@@ -40,11 +40,16 @@ class Prepared(msgspec.Struct, frozen=True):
 def prepare(config: Path, port: int | None, env: Mapping[str, str]) -> Prepared:
     """Check everything and write everything. Raises SettingsError, StartError."""
     settings = as_started(load(config, env), port)
-    paths = Paths.of(settings.data_dir)
     require_free_port(settings.listen.host, settings.listen.port)
+    return write_all(config, port, settings, env)
+
+
+def write_all(config: Path, port: int | None, settings: Settings, env: Mapping[str, str]) -> Prepared:
+    """Take the data directory and write everything into it. Raises StartError."""
+    paths = Paths.of(settings.data_dir)
     try:
         lock_fd = lock(paths.data_dir)
-        _make_socket_directory(paths.sockets)
+        _make_socket_directory(paths.sockets, paths.data_dir)
         _remove_stale_sockets(paths)
         runtime.write(settings, paths.runtime)
         write_envoy_config(settings, paths)
@@ -109,9 +114,12 @@ def lock(data_dir: Path) -> int:
     return descriptor
 
 
-def _make_socket_directory(directory: Path) -> None:
-    """Below a shared directory such as /tmp someone else may have made it first: then it is not used."""
+def _make_socket_directory(directory: Path, data_dir: Path) -> None:
+    """Below a shared directory such as /tmp someone else may have made it first: then it is not used. Below our own,
+    it may be a volume that whoever runs us has made."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if directory == data_dir / "run" and directory.is_mount():
+        return
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise StartError(f"the socket directory {directory} belongs to someone else")

@@ -45,22 +45,28 @@ def probes(settings: Settings, paths: Paths) -> list[Probe]:
     """Every process but Valkey, then the listener as a client sees it."""
     host, port = settings.listen.host, settings.listen.port
     listener = (host, port)
-    result = [
+    # A request without a key is refused by a worker: a new connection each, so that every worker has its turn.
+    tries = 2 * settings.workers
+    return [
+        *extproc_probes(settings, paths),
+        Probe("control", "answers /readyz", partial(_answers, paths.control_socket, "/readyz", 200)),
+        Probe("envoy", "has its configuration", partial(_answers, paths.admin_socket, "/ready", 200)),
+        Probe("envoy", f"answers /readyz on {host}:{port}", partial(_answers, listener, "/readyz", 200)),
+        Probe("envoy", "reaches the workers", partial(_answers_each_time, listener, "/v1/models", 401, tries)),
+    ]
+
+
+def extproc_probes(settings: Settings, paths: Paths) -> list[Probe]:
+    """The workers, the settler and the simulator, by themselves."""
+    simulated = any(provider.is_demo for provider in settings.providers.values())
+    return [
         *(
             Probe(f"worker {index}", "serves gRPC", partial(_speaks_http2, paths.worker_socket(index)))
             for index in range(settings.workers)
         ),
         Probe("settler", "serves gRPC", partial(_speaks_http2, paths.settler_socket)),
-        Probe("control", "answers /readyz", partial(_answers, paths.control_socket, "/readyz", 200)),
-        Probe("envoy", "has its configuration", partial(_answers, paths.admin_socket, "/ready", 200)),
-        Probe("envoy", f"answers /readyz on {host}:{port}", partial(_answers, listener, "/readyz", 200)),
+        *([Probe("demo", "listens", partial(_connects, paths.demo_socket))] if simulated else []),
     ]
-    if any(provider.is_demo for provider in settings.providers.values()):
-        result.append(Probe("demo", "listens", partial(_connects, paths.demo_socket)))
-    # A request without a key is refused by a worker: a new connection each, so that every worker has its turn.
-    tries = 2 * settings.workers
-    through = Probe("envoy", "reaches the workers", partial(_answers_each_time, listener, "/v1/models", 401, tries))
-    return [*result, through]
 
 
 async def until_ready(

@@ -40,7 +40,7 @@ class Watch:
         self._forced = asyncio.Event()
         self._files = (config, *_credential_files(runtime.read(paths.runtime)))
         self._known = self._before = self._stamps()
-        self._runtime = _stamp(paths.runtime)
+        self._runtime = RuntimeFile(paths.runtime)
         self._last = config_status.read(paths.config_status).last
 
     def force(self) -> None:
@@ -66,9 +66,7 @@ class Watch:
             self._known = now
             await self._reload()
         self._tell()
-        if (stamp := _stamp(self._paths.runtime)) != self._runtime:
-            self._runtime = stamp
-            settings = runtime.read(self._paths.runtime)
+        if (settings := self._runtime.changed()) is not None:
             # A file that is new to us is looked at again: it may have changed since it was read.
             self._files = (self._config, *_credential_files(settings))
             self._on_change(settings)
@@ -96,6 +94,28 @@ class Watch:
 
     def _stamps(self) -> dict[Path, _Stamp]:
         return {file: _stamp(file) for file in self._files}
+
+
+class RuntimeFile:
+    """The runtime file, and whether it was replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = _stamp(path)
+
+    def changed(self) -> Settings | None:
+        """The settings, if they are others than when last asked. Raises OSError."""
+        if (stamp := _stamp(self._path)) == self._known:
+            return None
+        self._known = stamp
+        return runtime.read(self._path)
+
+    async def follow(self, on_change: Callable[[Settings], None]) -> None:
+        """Call `on_change` with what is new, until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            if (settings := self.changed()) is not None:
+                on_change(settings)
 
 
 def _line(attempt: Attempt) -> tuple[int, str]:

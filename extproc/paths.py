@@ -68,6 +68,16 @@ class Paths(msgspec.Struct, frozen=True):
         return f"unix://{self.valkey_socket}" if configured == "embedded" else configured
 
     @property
+    def prepared(self) -> Path:
+        """In a pod: there when all is rendered, so that the other containers can start."""
+        return self.sockets / "prepared"
+
+    @property
+    def drain_request(self) -> Path:
+        """In a pod: Envoy's container asks for a drain by it, and waits until it is gone."""
+        return self.sockets / "drain"
+
+    @property
     def envoy(self) -> Path:
         """Rendered Envoy configuration: bootstrap.json, cds.json, lds.json, rds.json."""
         return self.data_dir / "envoy"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from control.render import ops
 from control.render.access_log import access_log, request_log
 from control.render.clusters import CREDENTIAL_HEADERS
 from control.render.filters import buffer, ext_proc, json_usage, lua, remove_headers, router, sse_usage
@@ -17,8 +18,10 @@ _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnecti
 
 
 def render(settings: Settings, paths: Paths) -> list[Document]:
-    """The ingress, and one fallback listener a worker."""
+    """The ingress, one fallback listener a worker, and one for probes and metrics, where they have a port."""
     result = [_ingress(settings, paths), *(_fallback(index, paths) for index in range(settings.workers))]
+    if settings.listen.ops is not None:
+        result.append(ops.listener(settings.listen.ops))
     for listener in result:
         listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener"
     return result

@@ -45,8 +45,19 @@ def _ingress(settings: Settings) -> Document:
         "routes": [
             *_of_each_model(settings, _decided(settings)),
             *({"name": "undecided", "match": match, **undecided} for match in data),
+            *([_elsewhere("/metrics")] if settings.listen.ops is not None else []),
             {**control, "name": "control"},
         ],
+    }
+
+
+def _elsewhere(path: str) -> Document:
+    """A path that has a port of its own."""
+    return {
+        "name": "elsewhere",
+        "match": {"path": path},
+        "direct_response": {"status": 404},
+        "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
     }
 
 

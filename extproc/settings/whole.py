@@ -16,11 +16,21 @@ from extproc.settings.telemetry import OperatorAlerts, Telemetry
 _PROVIDER_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
 
 
+class Ops(Section):
+    """Where probes and metrics are asked for."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - probes come from the node; nothing of clients' is served there
+    port: int = Field(ge=1, le=65535)
+
+
 class Listen(Section):
     """Where Envoy's ingress listens; the control API is served through it too."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
+    ops: Ops | None = Field(
+        default=None, description="/livez, /readyz and /metrics by themselves; /metrics is then not on `port`"
+    )
 
 
 class State(Section):
