@@ -15,7 +15,7 @@ from extproc.settings import Settings, parse
 
 SECRET = "sk-live-0123456789"
 CONFIG = f"""
-listen: {{host: 127.0.0.1, port: 18999}}
+listen: {{host: 127.0.0.1, port: 18999, ops: {{port: 18998}}}}
 workers: 3
 providers:
   openai: {{format: openai, base_url: "https://api.openai.com/v1", credential: {SECRET}-o}}
@@ -152,3 +152,16 @@ def test_a_provider_is_ejected_by_the_breakers_rules_and_not_for_long(paths: Pat
 
 
 CLUSTER = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+
+
+def test_probes_and_metrics_can_have_an_address_of_their_own(paths: Paths) -> None:
+    apart, together = parse(CONFIG, {}), parse(CONFIG.replace(", ops: {port: 18998}", ""), {})
+
+    def listeners(settings: Settings) -> dict[str, Any]:
+        return {one["name"]: one for one in rendered(settings, paths)["lds.json"]["resources"]}
+
+    assert listeners(apart)["ops"]["address"] == {"socket_address": {"address": "0.0.0.0", "port_value": 18998}}
+    assert "traffic_direction" not in listeners(apart)["ops"], "a drain must leave it open"
+    assert "/metrics" in json.dumps(rendered(apart, paths)["rds-ingress.json"]), "refused there"
+    assert "ops" not in listeners(together)
+    assert "/metrics" not in json.dumps(rendered(together, paths)["rds-ingress.json"])
