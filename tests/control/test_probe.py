@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,10 +39,10 @@ class Answers:
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
+def data_dir(tmp_path: Path) -> Path:
     (tmp_path / "run").mkdir()
     (tmp_path / "runtime.json").write_text(json.dumps({"workers": 2}))
-    yield tmp_path
+    return tmp_path
 
 
 def test_all_of_extproc_must_speak_http2(data_dir: Path) -> None:
