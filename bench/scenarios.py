@@ -12,7 +12,7 @@ import msgspec
 TargetName = Literal["direct", "envoy", "gateway"]
 TARGETS: tuple[TargetName, ...] = ("direct", "envoy", "gateway")
 
-TEAM_KEY = "sk-bench-team"
+TEAM_KEY, UNLIMITED_KEY = "sk-bench-team", "sk-bench-unlimited"
 PROVIDER_KEY = "sk-bench-provider"
 CHUNKS = 200  # text events of a streamed answer; words of a whole one
 _PROMPT_WORDS = 200
@@ -31,12 +31,15 @@ class Scenario(msgspec.Struct, frozen=True):
     format: Literal["openai", "anthropic"]  # what the provider speaks; clients of the gateway speak OpenAI's
     stream: bool
     cached: bool = False  # the same request each time, but for who asks
+    limited: bool = True  # by a team with budgets and rates: something is held and settled
 
     @property
     def title(self) -> str:
         """In words."""
         if self.cached:
             return f"{self.rate:g}/s, whole answers, from the cache"
+        if not self.limited:
+            return f"{self.rate:g}/s, whole answers, same format, a team without limits"
         kind = f"streams of {CHUNKS} chunks" if self.stream else "whole answers"
         way = "same format" if self.format == "openai" else f"translated from {self.format}"
         return f"{self.rate:g}/s, {kind}, {way}"
@@ -44,6 +47,7 @@ class Scenario(msgspec.Struct, frozen=True):
 
 SCENARIOS = (
     Scenario("plain-167", 167, "openai", stream=False),
+    Scenario("unlimited-167", 167, "openai", stream=False, limited=False),
     Scenario("plain-500", 500, "openai", stream=False),
     Scenario("stream-20", 20, "openai", stream=True),
     Scenario("stream-167", 167, "openai", stream=True),
@@ -76,7 +80,8 @@ def config(port: int, provider_port: int, data_dir: str) -> dict[str, Any]:
                 "keys": [TEAM_KEY],
                 "budget": {"daily_tokens": 10**13, "monthly_tokens": 10**14},
                 "limits": {"requests_per_minute": 10**8, "tokens_per_minute": 10**12},
-            }
+            },
+            {"id": "unlimited", "keys": [UNLIMITED_KEY]},
         ],
     }
 
@@ -101,7 +106,8 @@ def request(scenario: Scenario, target: TargetName) -> tuple[bytes, bytes]:
     if anthropic:
         headers |= {"x-api-key": PROVIDER_KEY, "anthropic-version": "2023-06-01"}
     else:
-        headers["authorization"] = f"Bearer {PROVIDER_KEY if native else TEAM_KEY}"
+        team_key = TEAM_KEY if scenario.limited else UNLIMITED_KEY
+        headers["authorization"] = f"Bearer {PROVIDER_KEY if native else team_key}"
         if not native and not scenario.cached:
             headers["cache-control"] = "no-store"  # measured without a cache
     path = "/v1/messages" if anthropic else "/v1/chat/completions"

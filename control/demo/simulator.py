@@ -128,7 +128,8 @@ class Simulator:
         refused = Refused(status, message, kind=faults.error_type, retry_after=faults.retry_after)
         reply = fmt.failure(refused, self._meta())
         headers = [*reply.headers]
-        if faults.retry_after is not None:
+        in_body = fmt is _GOOGLE and (faults.retry_after or "").isdigit()  # Google has no header for it
+        if faults.retry_after is not None and not in_body:
             headers.append(b"retry-after: " + _retry_after(faults.retry_after).encode())
         if faults.retry_after_ms is not None:
             headers.append(b"retry-after-ms: %d" % faults.retry_after_ms)

@@ -226,9 +226,12 @@ def _protocol(name: str, provider: Provider, paths: Paths, more: Sequence[Docume
 def _context_length() -> Document:
     phrases = ", ".join(f'"{phrase}"' for phrase in CONTEXT_LENGTH_SIGNS)
     names = {"header": H_TOO_LONG, "attempt": ATTEMPT_METADATA, "decided": METADATA, "roomier": M_ROOMIER}
-    source = Template(asset("context_length.lua")).substitute(phrases=phrases, **names)
+    return _lua("context_length", Template(asset("context_length.lua")).substitute(phrases=phrases, **names))
+
+
+def _lua(name: str, source: str) -> Document:
     return {
-        "name": "envoy.filters.http.lua",
+        "name": name,
         "typed_config": any_of(
             "envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": source}
         ),
@@ -251,6 +254,8 @@ def _upstream_filters(name: str, provider: Provider, paths: Paths, more: Sequenc
         },
         *more,
     ]
+    if provider.wire_format == "google":
+        filters.append(_lua("retry_delay", asset("retry_delay.lua")))
     if provider.credential and not provider.is_demo:
         filters.append(_credential_injector(name, provider, paths))
     filters.append(

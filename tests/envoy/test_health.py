@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,27 @@ def test_a_limited_provider_with_no_stand_in_is_a_429(gateway: Gateway, primary:
     assert {answer.status for answer in answers} == {429}
     assert primary.total("requests") == asked, "it was left alone"
     assert circuits(gateway)["openai"] == "closed", "a rate limit is no failure"
+
+
+@pytest.mark.parametrize("said", ["header", "milliseconds", "body", "body of a stand-in"])
+def test_a_provider_is_left_alone_for_as_long_as_it_asked(
+    gateway: Gateway, primary: Simulator, second: Simulator, said: str
+) -> None:
+    """Google says so in the body alone, which nobody reads of an attempt that another one follows."""
+    if said == "body of a stand-in":
+        primary.faults({"format": "openai", "status": 500})
+        second.faults({"format": "anthropic", "status": 500}, {"format": "google", "status": 429, "retry_after": "8"})
+        provider, model, seen = "google-b", "gpt-ha", 429
+    else:
+        asks = {"retry_after_ms": 8000} if said == "milliseconds" else {"retry_after": "8"}
+        provider, model, seen = ("google", "gemini-ha", 200) if said == "body" else ("openai", "gpt-ha", 200)
+        primary.faults({"format": provider, "status": 429, **asks})
+    began = time.time()
+    assert one(gateway, model).status == seen
+    wait_until(lambda: health(gateway, provider)["rate_limited_until"] is not None, 10, "the wait to be known")
+    until = datetime.fromisoformat(health(gateway, provider)["rate_limited_until"]).timestamp()
+    assert began + 7 < until
+    assert by_hand(gateway, provider, "enable") == 200
 
 
 def test_a_refused_credential_is_the_operators_business(gateway: Gateway, primary: Simulator, hook: Hook) -> None:
