@@ -7,6 +7,7 @@ sees; `merged` takes over what other replicas decided: of two states of a circui
                                   ^───failed, refused──┘
 """
 
+import math
 from collections import deque
 from typing import Final, Literal
 
@@ -29,7 +30,10 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     ("half-open", "proven"): "closed",
 }
 PROVEN_BY: Final = 3  # probes in a row that were answered
-_LAST: Final = 2  # times `min_requests`
+# What began just now is looked for in the last attempts: those of `_LATELY_S`, at least `_LAST` times `min_requests`.
+# ADR 10: with half of them failing at 20 a second, 14 attempts notice in 0.65 s (median).
+_LATELY_S: Final = 0.7
+_LAST: Final = 1.4
 
 
 class Circuit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,8 +87,8 @@ class CircuitBreaker:
         self._failures: set[str] = set()  # models of the failures since the last success
         self._models: set[str] = set()  # models that were asked at all
         self._consecutive = 0
-        # The whole window is slow to notice what began just now: as many of the last ones count by themselves.
-        self._last: deque[tuple[float, bool]] = deque(maxlen=_LAST * self.settings.min_requests)
+        self._last: deque[tuple[float, bool]] = deque()  # when, and whether it failed
+        self._last_failed = 0
         self._proven = 0
 
     def adopt(self, circuit: Circuit) -> bool:
@@ -122,7 +126,7 @@ class CircuitBreaker:
             return "failed" if failed else "proven" if self._proven >= PROVEN_BY else None
         self._window.add(now_s, seen)
         self._models.add(model)
-        self._last.append((now_s, failed))
+        self._note(failed, now_s)
         if not failed:
             self._failures.clear()
             self._consecutive = 0
@@ -138,11 +142,17 @@ class CircuitBreaker:
         if self._consecutive >= self.settings.consecutive_failures:
             return True
         tally = self._window.read(now_s)
-        return self._share(tally.error, tally.ok + tally.error) or self._share(*self._lately(now_s))
+        return self._share(tally.error, tally.ok + tally.error) or self._share(self._last_failed, len(self._last))
 
-    def _lately(self, now_s: float) -> tuple[int, int]:
-        last = [failed for at_s, failed in self._last if at_s > now_s - self.settings.window]
-        return sum(last), len(last)
+    def _note(self, failed: bool, now_s: float) -> None:
+        """One more of the last attempts; the whole window is slow to notice what began just now."""
+        self._last.append((now_s, failed))
+        self._last_failed += failed
+        most = math.ceil(_LAST * self.settings.min_requests)
+        while (age_s := now_s - self._last[0][0]) > self.settings.window or (
+            len(self._last) > most and age_s > _LATELY_S
+        ):
+            self._last_failed -= self._last.popleft()[1]
 
     def _share(self, failed: int, asked: int) -> bool:
         return asked >= self.settings.min_requests and failed / asked >= self.settings.error_rate

@@ -102,6 +102,8 @@ class Keeper:
         if self._health.limited_until_s.get(row.provider) != limited:
             self._untold.add(row.provider)
             self._news.set()
+        if self._news.is_set():
+            self._write(time.time())  # not after the shared state was asked, which may be slow or away
 
     def _seen(self, row: AttemptRow) -> Seen | None:
         """What a row says of its provider; None for one that says nothing."""

@@ -64,8 +64,16 @@ def test_a_share_of_failures_opens_it_once_there_are_enough_requests() -> None:
 
 def test_a_share_of_failures_that_begins_after_a_long_time_of_answers() -> None:
     one = breaker()
-    assert feed(one, *[OK] * 1000, *[OK, ERROR] * 9) == "closed"
+    assert feed(one, *[OK] * 1000, at=NOW - 1) == "closed"
+    assert feed(one, *[OK, ERROR] * 6) == "closed"
     assert feed(one, OK, ERROR) == "open"
+
+
+def test_many_requests_at_once_need_more_failures() -> None:
+    """A run of bad luck is likelier among many; there are more to judge by."""
+    one = breaker()
+    assert feed(one, *[OK] * 100, *[OK, ERROR] * 99) == "closed"
+    assert feed(one, *[ERROR, ERROR, OK] * 120) == "open"
 
 
 def test_a_few_failures_among_answers_do_not_open_it() -> None:
