@@ -4,7 +4,7 @@
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
 --   2. with an error event at the end, if the provider ended the stream without `[DONE]`;
--- and, for the audit row, the last finish_reason that passed, as dynamic metadata `gw.usage`.
+-- and, for the audit row, the last finish_reason and the last usage object that passed, as dynamic metadata.
 -- A stream whose answer is to be kept (key `record`) is also left, whole and as the provider sent it, in dynamic metadata
 -- for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
 -- A chunk that is made of whole events and needs neither is passed untouched, which is the common case. An event that is
@@ -17,6 +17,7 @@ local SPLIT = 64 -- bytes kept of what passed: a `[DONE]` or a finish_reason may
 local MAX_WAIT = 1048576 -- bytes of one unfinished event; beyond it the stream is passed as it is
 local EMPTY_CHOICES = '"choices"%s*:%s*%[%s*%]'
 local USAGE = '"usage"%s*:%s*{'
+local MAX_USAGE = 4096 -- bytes of a usage object
 local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
 local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes of it
 local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
@@ -60,6 +61,18 @@ local function finish_reason(text)
   return reason
 end
 
+-- The last whole usage object in `text`, or nil; and where one begins that is not whole yet, or nil.
+local function usage(text)
+  local found, open
+  local from, brace = text:find(USAGE)
+  while from do
+    local whole = text:match("^%b{}", brace)
+    found, open = whole or found, not whole and from or nil
+    from, brace = text:find(USAGE, brace)
+  end
+  return found, open
+end
+
 -- Collects a stream: called with each piece, and whether it is the last.
 local function collector(handle)
   local pieces, size = {}, 0
@@ -90,10 +103,20 @@ function envoy_on_response(handle)
     end
     local reason = finish_reason(joined)
     if reason then -- at once: a client may leave before the end
-      handle:streamInfo():dynamicMetadata():set("gw.usage", "finish_reason", reason)
+      handle:streamInfo():dynamicMetadata():set("$usage_metadata", "finish_reason", reason)
+    end
+    local keep = SPLIT
+    if joined:find('"usage"', 1, true) then
+      local object, open = usage(joined)
+      if object then
+        handle:streamInfo():dynamicMetadata():set("$usage_metadata", "$usage_key", object)
+      end
+      if open and #joined - open < MAX_USAGE then
+        keep = math.max(keep, #joined - open + 1)
+      end
     end
     if not hide then
-      rest = joined:sub(-SPLIT)
+      rest = joined:sub(-keep)
     elseif rest ~= "" or text:sub(-2) ~= "\n\n" or text:find(EMPTY_CHOICES) then
       local kept
       kept, rest = without_usage(joined)

@@ -5,7 +5,8 @@ In: nothing. Out: constants that control/render writes into Envoy's configuratio
 
 METADATA = "gw"  # dynamic metadata namespace the worker writes
 ATTEMPT_METADATA = "gw.attempt"  # what envoy/context_length.lua knows of the last attempt
-USAGE_METADATA = "gw.usage"  # where Envoy's sse_to_metadata leaves the usage of a native stream
+USAGE_METADATA = "gw.usage"  # where Envoy leaves the usage of a native answer, each count under its dotted path
+M_USAGE = "usage"  # key there: the usage object of a stream as the provider wrote it
 
 ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native stream that is to be kept
 M_SSE = "sse"  # key there: its bytes, in base64

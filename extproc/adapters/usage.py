@@ -1,12 +1,32 @@
 """Token usage between OpenAI's object and `records.Usage`.
 
 In: a `usage` object as OpenAI and its many followers send it, or a Usage. Out: the other one. Who calls it: the openai
-adapter reads, the translating adapters and `fold` write.
+adapter reads, the translating adapters and `fold` write; the settler reads what Envoy saw of an answer it passed alone.
 """
 
+import math
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from extproc.records import Usage
+
+# Where `from_openai` looks.
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("prompt_tokens",),
+    ("completion_tokens",),
+    ("total_tokens",),
+    ("reasoning_tokens",),
+    ("prompt_cache_hit_tokens",),
+    ("cache_read_input_tokens",),
+    ("cache_creation_input_tokens",),
+    ("prompt_tokens_details", "cached_tokens"),
+    ("prompt_tokens_details", "cache_write_tokens"),
+    ("prompt_tokens_details", "cache_creation_tokens"),
+    ("completion_tokens_details", "reasoning_tokens"),
+)
 
 
 def from_openai(usage: dict[str, Any]) -> Usage:
@@ -34,6 +54,23 @@ def from_openai(usage: dict[str, Any]) -> Usage:
         ),
         reasoning_tokens=reasoning,
     )
+
+
+def from_envoy(counts: Mapping[str, float], written: str) -> Usage | None:
+    """What Envoy read of a usage object, by the same reading: a stream costs what the same answer does whole.
+
+    `counts`: by dotted path; `written`: the object as the provider wrote it, or "". None: there was no usage.
+    """
+    if "prompt_tokens" not in counts or "completion_tokens" not in counts:
+        return None
+    found: dict[str, Any] = {}
+    for path in PATHS:
+        number = counts.get(".".join(path), 0.0)
+        into = found.setdefault(path[0], {}) if len(path) > 1 else found
+        into[path[-1]] = int(number) if math.isfinite(number) else 0
+    with suppress(msgspec.DecodeError):
+        found |= msgspec.json.decode(written or "{}", type=dict[str, Any])
+    return from_openai(found)
 
 
 def to_openai(usage: Usage) -> dict[str, Any]:

@@ -10,14 +10,16 @@ were sent. Status is the first rule of STATUS_RULES that applies.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from extproc.adapters.failures import retry_after_s
+from extproc.adapters.usage import from_envoy
 from extproc.pricing import cost_nano_usd
 from extproc.records import Decision, Outcome, Status, Target, Usage
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
@@ -25,6 +27,7 @@ from extproc.wire import (
     M_DECISION,
     M_OUTCOME,
     M_TEAM,
+    M_USAGE,
     METADATA,
     MODEL_ROUTE_PREFIX,
     USAGE_METADATA,
@@ -244,7 +247,7 @@ class _Said(msgspec.Struct, frozen=True):
             team=ours[M_TEAM].string_value if M_TEAM in ours else "",
             decision=_decoded(ours[M_DECISION].string_value, Decision) if M_DECISION in ours else None,
             outcome=outcome,
-            native_usage=_native_usage({name: value.number_value for name, value in read.items()}),
+            native_usage=_native_usage(read),
             native_finish_reason=(read["finish_reason"].string_value or None) if "finish_reason" in read else None,
         )
 
@@ -279,15 +282,10 @@ def _decoded(text: str, kind: type[_T]) -> _T | None:
         return None
 
 
-def _native_usage(numbers: dict[str, float]) -> Usage | None:
-    if "prompt_tokens" not in numbers or "completion_tokens" not in numbers:
-        return None
-    return Usage(
-        input_tokens=_count(numbers["prompt_tokens"]),
-        output_tokens=_count(numbers["completion_tokens"]),
-        cached_tokens=_count(numbers.get("cached_tokens", 0)),
-        reasoning_tokens=_count(numbers.get("reasoning_tokens", 0)),
-    )
+def _native_usage(read: Mapping[str, Value]) -> Usage | None:
+    counts = {name: value.number_value for name, value in read.items()}
+    usage = from_envoy(counts, read[M_USAGE].string_value if M_USAGE in read else "")
+    return _bounded(usage) if usage else None
 
 
 def _count(number: float) -> int:

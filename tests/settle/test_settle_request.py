@@ -10,7 +10,12 @@ from extproc.settle.rows import AuditRow
 from extproc.settle.settle import STATUS_RULES, Facts, settle_request, status_of
 from tests.settle.builders import STARTED_S, TEAM, decision, entry, outcome, parsed, target
 
-NATIVE_USAGE = {"prompt_tokens": 90.0, "completion_tokens": 40.0, "cached_tokens": 30.0, "reasoning_tokens": 10.0}
+NATIVE_USAGE = {
+    "prompt_tokens": 90.0,
+    "completion_tokens": 40.0,
+    "prompt_tokens_details.cached_tokens": 30.0,
+    "completion_tokens_details.reasoning_tokens": 10.0,
+}
 CLIENT_GONE = ("downstream_connection_termination",)
 
 
@@ -227,6 +232,16 @@ def test_native_usage_brings_its_parts() -> None:
     row = settled(outcome=outcome(native=True, usage=None, complete=False), usage=NATIVE_USAGE)
     assert (row.cached_tokens, row.reasoning_tokens, row.native) == (30, 10, True)
     assert row.cost_nano_usd == 90 * 1_000 + 40 * 2_000
+
+
+def test_traps_12_13_a_native_stream_is_read_as_the_worker_would() -> None:
+    """The object as it was written says more than the counts that Envoy searches for in every event."""
+    written = '{"prompt_tokens": 90, "completion_tokens": 40, "prompt_cache_hit_tokens": 30, "odd": {"a": "}"}}'
+    usage = {"prompt_tokens": 90.0, "completion_tokens": 40.0, "usage": written}
+    native = outcome(native=True, usage=None, complete=False)
+    row = settled(outcome=native, usage=usage)
+    assert (row.input_tokens, row.output_tokens, row.cached_tokens) == (90, 40, 30)
+    assert settled(outcome=native, usage=usage | {"usage": "{"}).input_tokens == 90
 
 
 def test_the_native_finish_reason_is_used_when_the_worker_saw_none() -> None:
