@@ -100,7 +100,7 @@ def json_usage() -> Document:
 
 
 def sse_usage() -> Document:
-    """Reads it out of a passing stream: what every bill needs. The rest, which would cost each event nine searches more,
+    """Reads it out of a passing stream: what every bill needs. The rest, nine more searches in each event,
     native_stream.lua finds where there is a usage object at all."""
     rules = [{"rule": rule} for rule in _usage_rules(_OF_EVERY_BILL)]
     return {
