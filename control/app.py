@@ -22,7 +22,7 @@ from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
 from control.charts import ChartsApi
-from control.families import Family
+from control.families import Family, Sample
 from control.keys import KeysApi
 from control.otlp import MetricsSender
 from control.providers import Providers
@@ -35,7 +35,8 @@ from extproc import logs, runtime
 from extproc.budget.redis import Client, RedisLedger, connect
 from extproc.cache.redis import RedisStore
 from extproc.cache.setup import replica_of
-from extproc.errors import NotFound
+from extproc.errors import InvalidApiKey, NotFound
+from extproc.failures import Failures
 from extproc.paths import Paths
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, Snapshot, compile_snapshot
@@ -71,6 +72,7 @@ class Api:
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
         self._team_keys = KeysApi(current, changes, self._caller, wall_s)
         self._charts = ChartsApi(current, store, self._caller, wall_s)
+        self._failures = Failures()
         self._keys = Keys(current.snapshot.settings)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
@@ -117,7 +119,7 @@ class Api:
 
         found, began_s = await self._store.read(read)
         others = [*self._providers.families(), *await self._cache.families(), *await config.families(self._paths)]
-        return [*found, *others], began_s
+        return [*found, *others, self._refusals()], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text."""
@@ -161,7 +163,22 @@ class Api:
         self._keys = Keys(snapshot.settings)
 
     def _caller(self, request: web.Request) -> Caller:
-        return self._keys.caller(request.headers.get("Authorization", ""))
+        try:
+            return self._keys.caller(request.headers.get("Authorization", ""))
+        except InvalidApiKey as error:
+            forwarded_for = request.headers.get("X-Forwarded-For", "")
+            raise self._failures.refusal(error, forwarded_for, self._wall_s()) from None
+
+    def _refusals(self) -> Family:
+        return Family(
+            name="gateway.control.unauthenticated_requests",
+            kind="counter",
+            text="Requests to the control API without a valid key; limited: those answered 429.",
+            samples=[
+                Sample({"limited": "true"}, self._failures.limited),
+                Sample({"limited": "false"}, self._failures.total - self._failures.limited),
+            ],
+        )
 
 
 def application(api: Api) -> web.Application:

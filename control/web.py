@@ -56,6 +56,8 @@ def _refusal(error: GatewayError) -> web.Response:
     response = answer(error.payload(), error.http_status)
     if error.http_status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return response
 
 

@@ -19,7 +19,8 @@ from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
 from extproc.catalog import AUTO, Catalog, TeamView
 from extproc.chat import GatewayMetadata, features, gateway_metadata, parse_chat, prompt_hash
-from extproc.errors import InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
+from extproc.errors import InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
+from extproc.failures import Failures
 from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
@@ -86,17 +87,23 @@ class Pipeline:
         self._reserver = reserver
         self._view = view
         self._cache = cache
+        self._failures = Failures()
 
     def use(self, catalog: Catalog) -> None:
         """Go by `catalog` from the next request on."""
         self.catalog = catalog
 
     def authenticate(self, headers: Mapping[str, str]) -> Admission:
-        """Who sends this, before a byte of the body is read. Raises InvalidApiKey."""
+        """Who sends this, before a byte of the body is read. Raises InvalidApiKey, RateLimitExceeded."""
         began_ns = self.clock.mono_ns()
+        try:
+            team = authenticate(self.catalog, headers)
+        except InvalidApiKey as error:
+            now_s = self.clock.wall_s()
+            raise self._failures.refusal(error, headers.get("x-forwarded-for", ""), now_s) from None
         return Admission(
             request_id=headers.get(H_REQUEST_ID, ""),
-            team=authenticate(self.catalog, headers),
+            team=team,
             catalog=self.catalog,
             path=headers.get(":path", "").partition("?")[0],
             received_at=self.clock.wall_s(),

@@ -72,7 +72,7 @@ class Intake:
             self._sink.add(row)
             if self._recorder is not None:
                 record(entry, row, self._recorder)
-        elif entry.response.response_code.value == 401:
+        elif entry.response.response_code.value in (401, 429):  # 429: too many from one address
             self._sink.count("unauthenticated_requests")
 
 

@@ -1,0 +1,59 @@
+"""Wrong keys from one address, through Envoy: 401, then 429, on both planes; good keys pass all the while."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from extproc.failures import MOST
+from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, wait_until
+
+
+@pytest.fixture(scope="module")
+def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gw")
+    running = Gateway(base_config(folder / "data", *simulators) | {"workers": 1}, folder)
+    yield running
+    assert running.stop() == 0, running.log()[-3000:]
+
+
+def fail(gateway: Gateway, method: str, path: str) -> list[httpx.Response]:
+    """More failures than are answered 401, each with another forged address."""
+    answers = []
+    for turn in range(MOST + 3):
+        headers = bearer(f"sk-guess-{turn}") | {"x-forwarded-for": f"192.0.2.{turn}"}
+        answers.append(gateway.http.request(method, path, json=ask("hi"), headers=headers))
+    return answers
+
+
+def counted(gateway: Gateway) -> dict[str, float]:
+    lines = gateway.http.get("/metrics").text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/chat/completions"), ("GET", "/v1/usage")])
+def test_too_many_are_told_to_wait_and_a_good_key_never_is(gateway: Gateway, method: str, path: str) -> None:
+    answers = fail(gateway, method, path)
+    statuses = [answer.status_code for answer in answers]
+    # `gateway up` has asked without a key, from the same address, to know that it is ready.
+    assert statuses == sorted(statuses)
+    assert MOST - 5 <= statuses.count(401) <= MOST
+    last = answers[-1]
+    assert last.json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(last.headers["retry-after"]) <= 60
+    if path == "/v1/chat/completions":
+        with pytest.raises(openai.RateLimitError):
+            gateway.client("sk-wrong").models.list()
+    assert gateway.client().chat.completions.create(**ask("hi")).choices
+    assert gateway.http.get("/v1/usage", headers=bearer(ADMIN_KEY)).status_code == 200
+
+
+def test_they_are_counted_and_told_of_once(gateway: Gateway) -> None:
+    # Both planes have failed in the test before.
+    wait_until(lambda: counted(gateway)["gateway_unauthenticated_requests_total"] >= MOST + 3, 10, "the settler")
+    metrics = counted(gateway)
+    assert metrics['gateway_control_unauthenticated_requests_total{limited="true"}'] >= 3
+    assert metrics['gateway_control_unauthenticated_requests_total{limited="false"}'] == MOST
+    assert gateway.log().count("many failed authentications") == 2  # a worker's and control's
+    assert "sk-guess" not in gateway.log()
