@@ -261,6 +261,8 @@ class Exchange:
         is_json = headers.get("content-type", "").startswith("application/json")
         streamed = status == 200 and plan.chat.stream and not is_json
         self._plain = plain = Plain(headers.get("content-encoding", ""))
+        if status == 200 and plain.error is not None:
+            raise plain.error
         if event.end:
             return State.DONE, self._on_whole_body(b"")
         if status == 200 and is_json and not plain.compressed and self._passes_whole(plan, attempt):

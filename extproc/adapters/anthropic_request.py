@@ -15,6 +15,7 @@ from extproc.records import ChatRequest, Target
 
 DEFAULT_MAX_TOKENS = 4096
 MIN_THINKING_TOKENS = 1024
+MIN_THINKING_TOP_P = 0.95
 
 _TABLE = Table(
     translated=frozenset({"user", "safety_identifier"}),
@@ -204,6 +205,9 @@ def _thinking(chat: ChatRequest, target: Target, body: Json) -> Json:
     if not _BUDGET.fullmatch(model):
         config = _output(chat, target).get("output_config", {})
         return {"thinking": {"type": "adaptive"}, "output_config": {**config, "effort": _EFFORT[effort]}}
+    if _answers_tools(body):
+        return {}  # it would have to begin with the thinking before the calls, for which OpenAI's API has no place
+    _check_manual(chat, target)
     budget = min(_BUDGET_TOKENS[effort], body["max_tokens"] - 1)
     if budget < MIN_THINKING_TOKENS:
         raise InvalidRequest(
@@ -211,3 +215,19 @@ def _thinking(chat: ChatRequest, target: Target, body: Json) -> Json:
             param="reasoning_effort",
         )
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _answers_tools(body: Json) -> bool:
+    """Whether the model is in the middle of a turn: what it is to read next are the results of its tools."""
+    return any(block["type"] == "tool_result" for block in body["messages"][-1]["content"])
+
+
+def _check_manual(chat: ChatRequest, target: Target) -> None:
+    """Raises InvalidRequest for what a thinking budget excludes. Source: /build-with-claude/extended-thinking."""
+    temperature, top_p = chat.body.get("temperature"), chat.body.get("top_p")
+    if chat.body.get("tools") and chat.body.get("tool_choice") not in (None, "auto", "none"):
+        raise refusal("tool_choice", target, " together with reasoning_effort, if it forces a call")
+    if temperature not in (None, 1):
+        raise refusal("temperature", target, " together with reasoning_effort, but for 1")
+    if top_p is not None and top_p < MIN_THINKING_TOP_P:
+        raise refusal("top_p", target, f" together with reasoning_effort, below {MIN_THINKING_TOP_P}")

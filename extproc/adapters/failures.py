@@ -20,15 +20,23 @@ CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 
 # Providers' words for a prompt longer than the model's context, lower case. Only a refused request is searched.
 _CONTEXT_PHRASES = (
-    "maximum context length",  # OpenAI, Azure, vLLM, Mistral, DeepSeek, OpenRouter
-    "exceeds the context window",  # OpenAI
-    "prompt is too long",  # Anthropic
+    "maximum context length",  # OpenAI, Azure, vLLM, Mistral, DeepSeek, OpenRouter, SGLang
+    "exceeds the context window",  # OpenAI, Azure
+    "input tokens exceed the configured limit",  # OpenAI, Azure: GPT-5
+    "prompt is too long",  # Anthropic, on Vertex and Bedrock too
     "exceed context limit",  # Anthropic: input length and max_tokens together
     "exceeds the maximum number of tokens allowed",  # Google AI
     "input token count is",  # Google Vertex: "Unable to submit request because the input token count is …"
     "longer than the model's context length",  # SGLang
-    "input is too long for requested model",  # Bedrock
+    "input is too long",  # Bedrock
+    "too many input tokens",  # Bedrock
+    "number of input tokens exceeds",  # Bedrock
     "longer than the maximum model length",  # vLLM
+    "exceeds the available context size",  # llama.cpp
+    "maximum prompt length is",  # xAI
+    "`inputs` tokens + `max_new_tokens` must be",  # TGI, Together
+    "all messages is too long",  # Perplexity
+    "exceeded model token limit",  # Moonshot
 )
 # What a refusal for the prompt's length has in it, in lower case, wherever.
 CONTEXT_LENGTH_SIGNS = (CONTEXT_LENGTH_EXCEEDED, *_CONTEXT_PHRASES)

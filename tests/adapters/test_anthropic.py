@@ -1,6 +1,7 @@
 """What Anthropic is sent, and what its own words become."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,45 @@ def test_reasoning_where_there_is_none_or_no_room_is_refused(model: str, limit: 
     with pytest.raises(InvalidRequest) as caught:
         body("anthropic", to={"upstream_name": model}, reasoning_effort="low", max_tokens=limit)
     assert caught.value.param == "reasoning_effort"
+
+
+CALLED = [USER, {"role": "assistant", "tool_calls": [call()]}, {"role": "tool", "tool_call_id": "c1", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "thinks"),
+    [
+        ("claude-haiku-4-5", CALLED, False),
+        ("claude-haiku-4-5", [*CALLED, USER], False),
+        ("claude-haiku-4-5", [*CALLED, {"role": "assistant", "content": "y"}, USER], True),
+        ("claude-sonnet-4-6", CALLED, True),
+    ],
+)
+def test_trap_6_thinking_that_cannot_come_back_with_its_tool_calls_is_not_asked_for(
+    model: str, messages: Any, thinks: bool
+) -> None:
+    """With a thinking budget Claude refuses tool results whose calls come without the thinking that led to them."""
+    sent = body("anthropic", to={"upstream_name": model}, messages=messages, reasoning_effort="low")
+    assert ("thinking" in sent) == thinks
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": "auto"}, None),
+        ({"temperature": 0.5}, "temperature"),
+        ({"temperature": 1}, None),
+        ({"top_p": 0.9}, "top_p"),
+        ({"top_p": 0.95}, None),
+    ],
+)
+def test_trap_34_what_a_thinking_budget_excludes_is_refused(fields: dict[str, Any], param: str | None) -> None:
+    asked = {"to": {"upstream_name": "claude-haiku-4-5"}, "reasoning_effort": "low", **fields}
+    with pytest.raises(InvalidRequest) if param else nullcontext() as caught:
+        body("anthropic", **asked)
+    assert caught is None or caught.value.param == param
+    body("anthropic", **(asked | {"reasoning_effort": "none"}))
 
 
 def stream(*events: dict[str, Any]) -> bytes:

@@ -134,6 +134,16 @@ def test_trap_26_a_strange_delay_is_none_or_capped(delay: str) -> None:
         ("google", 400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."),
         ("google", 400, "Unable to submit request because the input token count is 1200000 but model only supports …"),
         ("anthropic", 400, "Input is too long for requested model."),
+        ("azure", 400, "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 509178."),
+        ("google", 400, "The input token count exceeds the maximum number of tokens allowed (1048576)."),
+        ("openai", 400, "Requested token count exceeds the model's maximum context length of 131072 tokens."),
+        ("openai", 400, "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"),
+        ("openai", 400, "the request exceeds the available context size (4096 tokens), try increasing it"),
+        ("openai", 400, "This model's maximum prompt length is 131072 but the request contains 537812 tokens."),
+        ("openai", 422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192. Given: 9000"),
+        ("openai", 400, "The total length of all messages is too long."),
+        ("openai", 400, "Invalid request: Your request exceeded model token limit: 131072"),
+        ("anthropic", 400, "The model returned the following errors: Too many input tokens. Max input tokens: 8192"),
     ],
 )
 def test_trap_30_a_full_context_is_named_so(fmt: str, status: int, message: str) -> None:
