@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench fuzz soak eval-cache simulate eval-routing protos diagram lock clean
+.PHONY: help run test check bench fuzz soak reconcile eval-cache simulate eval-routing protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +50,9 @@ fuzz: .venv/dev.stamp  ## play any bytes to the transport, for DURATION=600 seco
 
 soak: .venv/dev.stamp  ## the gateway under mixed load for DURATION=86400 seconds: no error, no growth
 	$(BIN)/python -m bench.soak --seconds $${DURATION:-86400}
+
+reconcile: .venv/dev.stamp  ## REQUESTS=50000 mixed requests: rows, metrics, ledger, providers and traces must agree
+	REQUESTS=$${REQUESTS:-50000} $(BIN)/pytest -n 0 --timeout 3600 tests/envoy/test_reconciliation.py
 
 eval-routing: .venv/dev.stamp  ## measure the classifier of `auto` on the routing data; DATA=folder
 	$(BIN)/python -m bench.eval_routing $(DATA)

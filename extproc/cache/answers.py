@@ -64,9 +64,11 @@ class Answers:
         try:
             return await self._read(question)
         except StoreUnavailable as error:
+            if question.now_ms >= self._away_until_ms:  # the first of those that were under way to find out
+                told = {"reason": str(error), "for_ms": AWAY_MS}
+                log.warning("cache unavailable; requests go on without", extra=told)
             self._away_until_ms = question.now_ms + AWAY_MS
             self._counts.add(question.team_id, "errors", detail="look_up")
-            log.warning("cache unavailable; requests go on without", extra={"reason": str(error), "for_ms": AWAY_MS})
             return Miss("bypass", "unavailable")
 
     async def _read(self, question: Question) -> Hit | Miss:

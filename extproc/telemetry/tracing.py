@@ -11,6 +11,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from operator import itemgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -31,9 +33,10 @@ _ATTEMPTS_S: Final = 1.0
 _IDLE_S: Final = 0.5
 _AWAY_S: Final = (1.0, 30.0)  # first and longest pause while the collector is away
 
+# Whether a row may be told is asked of each: the first that may not holds up those behind it, or it would be missed.
 _ROWS: Final = (
-    f"SELECT id, settled_at, {', '.join(AuditRow.__struct_fields__)} FROM audit"  # noqa: S608 - constants
-    " WHERE id > ? AND completed_at <= ? AND (charged = 1 OR completed_at <= ?) ORDER BY id LIMIT ?"
+    "SELECT id, completed_at <= ? AND (charged = 1 OR completed_at <= ?), settled_at,"  # noqa: S608 - constants
+    f" {', '.join(AuditRow.__struct_fields__)} FROM audit WHERE id > ? ORDER BY id LIMIT ?"
 )
 _ATTEMPTS: Final = (
     f"SELECT {', '.join(AttemptRow.__struct_fields__)} FROM attempt"  # noqa: S608 - constants
@@ -126,10 +129,11 @@ class Tracing:
             return 0
         now_s = self._wall_s()
         place = cursor(connection)
-        found = connection.execute(_ROWS, (place, now_s - _ATTEMPTS_S, now_s - _PATIENCE_S, _AT_ONCE)).fetchall()
+        waiting = connection.execute(_ROWS, (now_s - _ATTEMPTS_S, now_s - _PATIENCE_S, place, _AT_ONCE)).fetchall()
+        found = list(takewhile(itemgetter(1), waiting))
         if not found:
             return 0
-        rows = [(audit_row(values), settled_at) for _, settled_at, *values in found]
+        rows = [(audit_row(values), settled_at) for _, _, settled_at, *values in found]
         attempts = _attempts(connection, [row.request_id for row, _ in rows])
         fresh = [
             Told(row, attempts[row.request_id], settled_at)

@@ -26,6 +26,7 @@ class Collector:
         self.headers: dict[str, str] = {}
         self.resource: dict[str, Any] = {}
         self.spans: list[Span] = []
+        self.traces = 0  # outermost spans among them
         self.metrics: dict[str, Any] = {}  # the last of each name
         collector = self
 
@@ -53,7 +54,9 @@ class Collector:
         if path == "/v1/traces":
             for each in ExportTraceServiceRequest.FromString(body).resource_spans:
                 self.resource = {item.key: plain(item.value) for item in each.resource.attributes}
-                self.spans += [span for scope in each.scope_spans for span in scope.spans]
+                spans = [span for scope in each.scope_spans for span in scope.spans]
+                self.spans += spans
+                self.traces += sum(span.kind == Span.SPAN_KIND_SERVER for span in spans)
         elif path == "/v1/metrics":
             for each in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                 self.metrics |= {metric.name: metric for scope in each.scope_metrics for metric in scope.metrics}

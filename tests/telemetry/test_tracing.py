@@ -81,6 +81,18 @@ def test_another_process_goes_on_where_this_one_was(
     assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 0
 
 
+def test_a_row_that_is_settled_late_is_told_all_the_same(
+    tmp_path: Path, connection: Connection, collector: Collector
+) -> None:
+    write(connection, Batch([audit("r1"), audit("r2"), audit("r3")]))
+    work = tracing_of(tmp_path, settings(collector.url))
+    charge(tmp_path, 1, 3)
+    assert work.step(connection) == 1
+    charge(tmp_path, 2)
+    assert work.step(connection) == 2
+    assert collector.traces == 3
+
+
 def test_an_unsettled_request_is_waited_for_but_not_forever(
     tmp_path: Path, connection: Connection, collector: Collector
 ) -> None:
