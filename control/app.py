@@ -24,6 +24,7 @@ from control.changes import Changes
 from control.charts import ChartsApi
 from control.families import Family, Sample
 from control.keys import KeysApi
+from control.openapi.document import document
 from control.otlp import MetricsSender
 from control.providers import Providers
 from control.standings import standings
@@ -85,6 +86,7 @@ class Api:
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
+            web.get("/openapi.json", self.openapi),
             web.get("/v1/config", self.config),
             web.get("/v1/requests", self.requests),
             web.get("/v1/usage", self.usage),
@@ -125,6 +127,10 @@ class Api:
         """Prometheus text."""
         families, _began_s = await self.families()
         return web.Response(body=prometheus.text(families).encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        """What this API is."""
+        return answer(document())
 
     async def config(self, request: web.Request) -> web.Response:
         """Which configuration is in force."""

@@ -24,6 +24,7 @@ from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from tests.budget.conftest import Valkey, own_valkey, valkey
 from tests.cache.builders import NOW_MS, chat, entry, key, team_name
+from tests.control.conformity import conforms
 
 __all__ = ["own_valkey", "valkey"]
 
@@ -84,7 +85,9 @@ class Control:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         async with self.http.request(method, f"http://gateway{path}", data=data, headers=headers) as answer:
             text = await answer.text()
-            return answer.status, json.loads(text) if answer.content_type == "application/json" else text
+            found = json.loads(text) if answer.content_type == "application/json" else text
+            conforms(method, path, answer.status, found)
+            return answer.status, found
 
     async def delete(self, **body: Any) -> int:
         status, answer = await self.ask("DELETE", "/v1/cache", body)
