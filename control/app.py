@@ -10,7 +10,7 @@ import logging
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from control.providers import Providers
 from control.standings import standings
 from control.store import Store
 from control.teams import TeamsApi
+from control.tokens import Tokens
 from control.ui import Ui
 from control.web import answer, errors, query
 from extproc import logs, runtime
@@ -74,7 +75,7 @@ class Api:
         self._team_keys = KeysApi(current, changes, self._caller, wall_s)
         self._charts = ChartsApi(current, store, self._caller, wall_s)
         self._failures = Failures()
-        self._keys = Keys(current.snapshot.settings)
+        self._swapped(current.snapshot)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
         self.sender = MetricsSender(self.families, lambda: current.snapshot.settings.telemetry)
@@ -167,13 +168,21 @@ class Api:
 
     def _swapped(self, snapshot: Snapshot) -> None:
         self._keys = Keys(snapshot.settings)
+        self._tokens = Tokens(snapshot.settings, snapshot.catalog)
 
     def _caller(self, request: web.Request) -> Caller:
+        headers = request.headers
+        caller = self._tokens.caller(headers)
+        if caller is None:
+            caller = self._of_key(headers)
+        self._tokens.check_address(caller, headers)
+        return caller
+
+    def _of_key(self, headers: Mapping[str, str]) -> Caller:
         try:
-            return self._keys.caller(request.headers.get("Authorization", ""))
+            return self._keys.caller(headers.get("Authorization", ""))
         except InvalidApiKey as error:
-            forwarded_for = request.headers.get("X-Forwarded-For", "")
-            raise self._failures.refusal(error, forwarded_for, self._wall_s()) from None
+            raise self._failures.refusal(error, headers.get("X-Forwarded-For", ""), self._wall_s()) from None
 
     def _refusals(self) -> Family:
         return Family(

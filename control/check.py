@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+from control import check_doors as doors
 from extproc.catalog import AUTO, TIERS, Catalog, compile_catalog
 from extproc.records import Price
 from extproc.settings import Budget, Limits, Model, Provider, Settings
@@ -60,6 +61,8 @@ class Explanation(msgspec.Struct, frozen=True):
     models: tuple[ModelLine, ...]
     auto: dict[str, tuple[str, ...]]
     cache: str
+    tokens: tuple[str, ...]
+    cors: tuple[str, ...]
     teams: tuple[TeamLine, ...]
     warnings: tuple[str, ...]
 
@@ -68,7 +71,7 @@ def explain(settings: Settings) -> Explanation:
     """Everything `gateway check` says about `settings`."""
     catalog = compile_catalog(settings)
     return Explanation(
-        listen=f"{settings.listen.host}:{settings.listen.port}",
+        listen=doors.listens(settings),
         state="embedded" if settings.state.url == "embedded" else "external",  # the URL may hold a password
         data_dir=str(settings.data_dir),
         workers=settings.workers,
@@ -78,15 +81,17 @@ def explain(settings: Settings) -> Explanation:
         models=tuple(_model(model, catalog) for model in settings.models),
         auto={tier: tuple(names) for tier, names in settings.routing.auto.items()},
         cache=_cache(settings),
+        tokens=tuple(map(doors.tokens, settings.auth.jwt)),
+        cors=tuple(settings.cors.allow_origins),
         teams=tuple(
             TeamLine(
                 id=team.id,
                 keys=len(team.keys),
-                models=tuple(sorted(catalog.teams[team.keys[0]].models)),
+                models=tuple(sorted(view.models)),
                 budget=team.budget,
                 limits=team.limits,
             )
-            for team in settings.teams
+            for team, view in zip(settings.teams, catalog.views.values(), strict=True)
         ),
         warnings=tuple(warnings(settings, catalog)),
     )
@@ -155,7 +160,7 @@ def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
     if catalog.routing.attempts > 1 and not settings.equivalents:
         yield f"routing.attempts: is {catalog.routing.attempts}, but without equivalents there is no failover"
     for index, team in enumerate(settings.teams):
-        policy = next(view.policy for view in catalog.teams.values() if view.id == team.id)
+        policy = catalog.views[team.id].policy
         if policy.save_share is not None and policy.save_share > policy.most_saved:
             path = f"teams[{index}].routing" if team.routing.target else "routing"
             yield f"{path}.target.save_pct: the prices of the tiers allow at most {100 * policy.most_saved:.0f}"
@@ -164,7 +169,8 @@ def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
                 yield f"teams[{index}].models[{at}]: {pattern} matches no model"
     yield from _provider_warnings(settings)
     yield from _cache_warnings(settings)
-    if not settings.admin.keys:
+    yield from doors.warnings(settings)
+    if not settings.admin.keys and not any(issuer.admin for issuer in settings.auth.jwt):
         yield "admin.keys: none; nobody can use the admin endpoints"
 
 
@@ -231,6 +237,8 @@ def as_text(explanation: Explanation) -> str:
         "",
         f"cache: {say.cache}",
         "",
+        *(["tokens", *(f"  {line}" for line in say.tokens), ""] if say.tokens else []),
+        *([f"pages that may call: {', '.join(say.cors)}", ""] if say.cors else []),
         "teams",
         *_table(
             (t.id, f"{t.keys} key{'' if t.keys == 1 else 's'}", _limits(t), ", ".join(t.models) or "no model")

@@ -117,8 +117,22 @@ def check(file: Path, as_json_: bool) -> None:
     """Check a configuration and explain what it does."""
     from control.check import as_json, as_text, explain
 
-    explanation = explain(_load(file))
+    settings = _load(file)
+    if settings.listen.tls:
+        _require_envoys_consent(settings, file)
+    explanation = explain(settings)
     click.echo(as_json(explanation) if as_json_ else as_text(explanation), nl=as_json_)
+
+
+def _require_envoys_consent(settings: Settings, file: Path) -> None:
+    """Whether a private key fits its certificate only Envoy can say: nothing else reads it."""
+    import tempfile
+
+    from control.render.whole import verdict
+
+    wrong = asyncio.run(verdict(settings, Path(tempfile.gettempdir())))
+    if wrong is not None:
+        _refuse(SettingsError([f"listen.tls: {wrong}"]), file)
 
 
 @main.command()

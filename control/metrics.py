@@ -18,7 +18,8 @@ from extproc.settle.sums import CREDENTIAL_REFUSED, EVER, SUMMED
 
 # Of the journal's counters, which are ours to show.
 _COUNTERS = {
-    "unauthenticated_requests": "Requests refused for want of a valid key.",
+    "unauthenticated_requests": "Requests refused for want of a valid key or token.",
+    "refused_addresses": "Requests refused as listen.allowed_ips does not have the client's address.",
     "unreadable_entries": "Access log entries that could not be settled.",
     "dropped_traces": "Requests whose trace was never sent, as the collector was away for too long.",
     "unwritable_rows": "Rows that the journal will never take; each is in the log, whole.",

@@ -5,6 +5,7 @@ Envoy's configuration in it, and the environment to go on in. After it the super
 process that never held a credential.
 """
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -19,10 +20,11 @@ import msgspec
 from control import config_status, kept
 from control.config_status import Attempt, ConfigStatus
 from control.environment import without_credentials
+from control.render import whole
 from control.render import write as write_envoy_config
 from extproc import runtime
 from extproc.paths import Paths
-from extproc.settings import Settings, load
+from extproc.settings import Listen, Settings, load
 
 
 class StartError(Exception):
@@ -40,7 +42,7 @@ class Prepared(msgspec.Struct, frozen=True):
 def prepare(config: Path, port: int | None, env: Mapping[str, str]) -> Prepared:
     """Check everything and write everything. Raises SettingsError, StartError."""
     settings = as_started(load(config, env), port)
-    require_free_port(settings.listen.host, settings.listen.port)
+    require_free(settings.listen)
     return write_all(config, port, settings, env)
 
 
@@ -55,9 +57,12 @@ def write_all(config: Path, port: int | None, settings: Settings, env: Mapping[s
         write_envoy_config(settings, paths)
         kept.write(config, env, paths.kept_environment)
         config_status.write(_first_status(config, port, settings), paths.config_status)
+        wrong = asyncio.run(whole.verdict(settings, paths.data_dir)) if settings.listen.tls else None
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
         raise StartError(f"data_dir {paths.data_dir} cannot be used: {reason}") from None
+    if wrong is not None:
+        raise StartError(f"listen.tls: {wrong}")
     return Prepared(paths=paths, lock_fd=lock_fd, env=without_credentials(env, settings))
 
 
@@ -70,9 +75,34 @@ def _first_status(config: Path, port: int | None, settings: Settings) -> ConfigS
 def as_started(settings: Settings, port: int | None) -> Settings:
     """`settings` with what the command line and the working directory make of them."""
     changes: dict[str, object] = {"data_dir": settings.data_dir.absolute()}
+    listen: dict[str, object] = {}
+    if settings.listen.unix_socket is not None:
+        listen["unix_socket"] = settings.listen.unix_socket.absolute()
     if port is not None:
-        changes["listen"] = settings.listen.model_copy(update={"port": port})
+        listen["port"] = port
+    changes["listen"] = settings.listen.model_copy(update=listen)
     return settings.model_copy(update=changes)
+
+
+def require_free(listen: Listen) -> None:
+    """Raise StartError unless the gateway can listen where it is to."""
+    if listen.port is not None:
+        require_free_port(listen.host, listen.port)
+    if listen.unix_socket is not None:
+        require_free_socket(listen.unix_socket)
+
+
+def require_free_socket(path: Path) -> None:
+    """Raise StartError unless a socket can be made at `path`. One that nobody serves is Envoy's to replace."""
+    if not path.parent.is_dir():
+        raise StartError(f"listen.unix_socket: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StartError(f"listen.unix_socket: the folder {path.parent} cannot be written")
+    if path.exists() and not path.is_socket():
+        raise StartError(f"listen.unix_socket: {path} is there already, and is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise StartError(f"listen.unix_socket: {path} is served by another process")
 
 
 def require_free_port(host: str, port: int) -> None:

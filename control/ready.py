@@ -5,8 +5,9 @@ raises `NotReadyError`, which names what is not up and shows the last lines it p
 """
 
 import asyncio
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import msgspec
 from control.http1 import Address, ask
 from control.supervise import Child
 from extproc.paths import Paths
-from extproc.settings import Settings
+from extproc.settings import Listen, Settings
 
 _POLL_S = 0.05
 _MOST_DEATHS = 3
@@ -43,16 +44,15 @@ def state_probe(paths: Paths) -> Probe:
 
 def probes(settings: Settings, paths: Paths) -> list[Probe]:
     """Every process but Valkey, then the listener as a client sees it."""
-    host, port = settings.listen.host, settings.listen.port
-    listener = (host, port)
     # A request without a key is refused by a worker: a new connection each, so that every worker has its turn.
-    tries = 2 * settings.workers
+    passes = partial(_answers_each_time, paths.inside_socket, "/v1/models", 401, 2 * settings.workers)
     return [
         *extproc_probes(settings, paths),
         Probe("control", "answers /readyz", partial(_answers, paths.control_socket, "/readyz", 200)),
         Probe("envoy", "has its configuration", partial(_answers, paths.admin_socket, "/ready", 200)),
-        Probe("envoy", f"answers /readyz on {host}:{port}", partial(_answers, listener, "/readyz", 200)),
-        Probe("envoy", "reaches the workers", partial(_answers_each_time, listener, "/v1/models", 401, tries)),
+        Probe("envoy", "answers /readyz", partial(_answers, paths.inside_socket, "/readyz", 200)),
+        *_entrances(settings.listen),
+        Probe("envoy", "reaches the workers", passes),
     ]
 
 
@@ -67,6 +67,18 @@ def extproc_probes(settings: Settings, paths: Paths) -> list[Probe]:
         Probe("settler", "serves gRPC", partial(_speaks_http2, paths.settler_socket)),
         *([Probe("demo", "listens", partial(_connects, paths.demo_socket))] if simulated else []),
     ]
+
+
+def _entrances(listen: Listen) -> Iterator[Probe]:
+    """Where clients come in. Whether they may (an address, a certificate) is not the question."""
+    if listen.port is not None:
+        address = (listen.host, listen.port)
+        passes = partial(_speaks_tls, address) if listen.tls else partial(_answers, address, "/readyz", 200)
+        what = "speaks TLS" if listen.tls else "answers /readyz"
+        yield Probe("envoy", f"{what} on {listen.host}:{listen.port}", passes)
+    if listen.unix_socket is not None:
+        path = listen.unix_socket
+        yield Probe("envoy", f"answers /readyz on {path}", partial(_answers, path, "/readyz", 200))
 
 
 async def until_ready(
@@ -132,10 +144,20 @@ async def _exchange(path: Path, data: bytes, answer_bytes: int) -> bytes:
             writer.close()
 
 
+async def _speaks_tls(address: tuple[str, int]) -> bool:
+    """A handshake of TLS 1.3, in which a client's certificate is asked for after the client believes to be through."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whether it listens, not who it is
+    async with asyncio.timeout(1.0):
+        _, writer = await asyncio.open_connection(*address, ssl=context)
+    writer.close()
+    return True
+
+
 async def _answers(address: Address, path: str, wanted: int) -> bool:
     status, _ = await ask(address, path)
     return status == wanted
 
 
-async def _answers_each_time(address: tuple[str, int], path: str, wanted: int, times: int) -> bool:
+async def _answers_each_time(address: Address, path: str, wanted: int, times: int) -> bool:
     return all([await _answers(address, path, wanted) for _ in range(times)])

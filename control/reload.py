@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from extproc.wire import chain_cluster, provider_cluster
 
 _TAKE_S = 10.0
 # What was decided when the processes were started.
-FIXED = ("listen", "data_dir", "workers", "state", "streams", "transport")
+_SOCKETS = ("listen.host", "listen.port", "listen.unix_socket", "listen.unix_socket_mode", "listen.ops")
+FIXED = (*_SOCKETS, "data_dir", "workers", "state", "streams", "transport")
 
 Document = dict[str, Any]
 
@@ -73,13 +75,13 @@ async def _take_over(config: Path, port: int | None, paths: Paths, env: Mapping[
         new = as_started(load(config, env), port)
     except SettingsError as error:
         raise RefusedError(*error.problems) from None
-    fixed = [name for name in FIXED if getattr(old, name, None) != getattr(new, name, None)]
+    fixed = [name for name in FIXED if attrgetter(name)(old) != attrgetter(name)(new)]
     if fixed:
         raise RefusedError(*(f"{name}: cannot be changed while the gateway runs; restart it" for name in fixed))
     try:
         files = _with_leftovers(render.render(new, paths), new, old, paths)
         changes = _changes(files, paths)
-        wrong = await whole.verdict(new, paths) if changes else None
+        wrong = await whole.verdict(new, paths.data_dir) if changes else None
     except ValueError as error:
         raise RefusedError(str(error)) from None
     if wrong is not None:

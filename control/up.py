@@ -61,9 +61,12 @@ def adjust(children: Children, paths: Paths, settings: Settings) -> None:
 
 
 def base_url(settings: Settings) -> str:
-    """Where clients reach the gateway, without `/v1`."""
-    host = settings.listen.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.listen.port}"
+    """Where clients reach the gateway, without `/v1`: on a port, else on its unix socket."""
+    listen = settings.listen
+    if listen.port is None:
+        return f"unix:{listen.unix_socket}"
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"{'https' if listen.tls else 'http'}://{host}:{listen.port}"
 
 
 def hints(settings: Settings, config: Path) -> str:
@@ -77,8 +80,11 @@ def hints(settings: Settings, config: Path) -> str:
         lines.append(f"simulated      {', '.join(simulated)} (no credential: the built-in simulator answers)")
     digest = "sha256:" + hashlib.sha256(DEMO_KEY.encode()).hexdigest()
     key = DEMO_KEY if any(digest in team.keys for team in settings.teams) else "$KEY"
+    where = base_url(settings)
+    if where.startswith("unix:"):
+        where = f"--unix-socket {where.removeprefix('unix:')} http://gateway"
     lines.append(
-        f"try            curl {base_url(settings)}/v1/chat/completions -H 'authorization: Bearer {key}'"
+        f"try            curl {where}/v1/chat/completions -H 'authorization: Bearer {key}'"
         " -H 'content-type: application/json'"
         f""" -d '{{"model": "{settings.models[0].name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
     )

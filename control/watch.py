@@ -1,4 +1,4 @@
-"""Notices that gateway.yaml or a credential file was changed, and has it taken over.
+"""Notices that gateway.yaml or a file it names was changed, and has it taken over.
 
 In: the files' stamps, looked at twice a second through symbolic links (a ConfigMap changes by swapping one); SIGHUP.
 Out: `gateway reload` run as a process of its own, for this one never holds a credential; a log line for what came of
@@ -16,6 +16,7 @@ import msgspec
 from control import config_status
 from control.command import gateway
 from control.config_status import Attempt
+from control.render.tls import named
 from extproc import runtime
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -38,7 +39,7 @@ class Watch:
         self._env = env
         self._on_change = on_change
         self._forced = asyncio.Event()
-        self._files = (config, *_credential_files(runtime.read(paths.runtime)))
+        self._files = (config, *_named_files(runtime.read(paths.runtime)))
         self._known = self._before = self._stamps()
         self._runtime = RuntimeFile(paths.runtime)
         self._last = config_status.read(paths.config_status).last
@@ -68,7 +69,7 @@ class Watch:
         self._tell()
         if (settings := self._runtime.changed()) is not None:
             # A file that is new to us is looked at again: it may have changed since it was read.
-            self._files = (self._config, *_credential_files(settings))
+            self._files = (self._config, *_named_files(settings))
             self._on_change(settings)
 
     async def _reload(self) -> None:
@@ -128,8 +129,15 @@ def _why(attempt: Attempt) -> dict[str, list[str]]:
     return {"problems": list(attempt.problems)} if attempt.problems else {}
 
 
-def _credential_files(settings: Settings) -> tuple[Path, ...]:
-    return tuple(provider.credential_file for provider in settings.providers.values() if provider.credential_file)
+def _named_files(settings: Settings) -> tuple[Path, ...]:
+    """Credentials, certificates, public keys."""
+    tls = settings.listen.tls
+    files = [
+        *(provider.credential_file for provider in settings.providers.values()),
+        *(named(tls) if tls else ()),
+        *(file for issuer in settings.auth.jwt for file in (issuer.jwks_file, issuer.ca_file)),
+    ]
+    return tuple(file for file in files if file is not None)
 
 
 def _stamp(path: Path) -> _Stamp:

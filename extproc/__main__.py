@@ -64,7 +64,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current.on_swap.append(lambda snapshot: view.use(snapshot.settings.breaker))
     current.on_swap.append(lambda snapshot: reserver.use(_lease_ms(snapshot.settings)))
     current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
-    if any(team.auto for team in current.snapshot.catalog.teams.values()):
+    if any(team.auto for team in current.snapshot.catalog.views.values()):
         RoutingModel.load()  # now, not in somebody's request
     server = make_server(settings.transport, services(pipeline, options))
     stop = asyncio.Event()

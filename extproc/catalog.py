@@ -6,6 +6,7 @@ providers are tried. A request keeps the catalog it began with. Called by the wo
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ from extproc.routing.policy import CompiledRule, Policy, compile_rules
 from extproc.settings import Model, Provider, Routing, Settings, Team
 from extproc.wire import provider_cluster
 
+Network = IPv4Network | IPv6Network
+
 TIERS = ("simple", "medium", "hard")
 AUTO = "auto"
 
@@ -27,6 +30,7 @@ class TeamView(msgspec.Struct, frozen=True):
     id: str
     models: frozenset[str]  # names this team may use; `auto` too where a tier has one of them
     settings: Team
+    networks: tuple[Network, ...] = ()  # where its clients must be; none: anywhere
     auto: Mapping[str, tuple[str, ...]] = {}  # tier -> model names
     policy: Policy = Policy()  # how `auto` chooses a tier
 
@@ -44,6 +48,8 @@ class Catalog(msgspec.Struct, frozen=True):
     """The snapshot."""
 
     teams: Mapping[str, TeamView]  # by "sha256:<hex>" of the key
+    views: Mapping[str, TeamView]  # by id
+    issuers: Mapping[str, Mapping[str, TeamView]]  # by issuer of tokens, then by the claim's value
     targets: Mapping[str, Target]  # by model name
     chains: Mapping[str, tuple[str, ...]]  # model name -> itself and its equivalents, best first
     endpoints: Mapping[str, Endpoint]  # by provider
@@ -55,15 +61,24 @@ def compile_catalog(settings: Settings) -> Catalog:
     """Compile `settings`, which must have passed its checks."""
     targets = {model.name: _target(model, settings.providers[model.provider]) for model in settings.models}
     rules = compile_rules(settings.routing.rules)
-    teams = [(team, _team(team, settings, targets, rules)) for team in settings.teams]
+    views = {team.id: _team(team, settings, targets, rules) for team in settings.teams}
     return Catalog(
-        teams={key: view for team, view in teams for key in team.keys},
+        teams={key: views[team.id] for team in settings.teams for key in team.keys},
+        views=views,
+        issuers=_issuers(settings, views),
         targets=targets,
         chains={name: _chain(name, settings) for name in targets},
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
         routing=settings.routing,
         features={model.name: frozenset(model.features) for model in settings.models},
     )
+
+
+def _issuers(settings: Settings, views: Mapping[str, TeamView]) -> dict[str, Mapping[str, TeamView]]:
+    return {
+        issuer.issuer: {value: views[team] for value, team in issuer.teams.items()} if issuer.teams else views
+        for issuer in settings.auth.jwt
+    }
 
 
 def _target(model: Model, provider: Provider) -> Target:
@@ -100,7 +115,14 @@ def _team(team: Team, settings: Settings, targets: Mapping[str, Target], rules: 
         save_share=target.save_pct / 100 if target else None,
         costs=_costs([[targets[name].price.input for name in auto.get(tier, ()) if name in allowed] for tier in TIERS]),
     )
-    return TeamView(id=team.id, models=frozenset(allowed), settings=team, auto=auto, policy=policy)
+    return TeamView(
+        id=team.id,
+        models=frozenset(allowed),
+        settings=team,
+        networks=tuple(ip_network(network) for network in team.allowed_ips),
+        auto=auto,
+        policy=policy,
+    )
 
 
 def _costs(prices: list[list[int | None]]) -> tuple[float, float, float]:

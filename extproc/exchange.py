@@ -14,6 +14,7 @@ import msgspec
 
 from extproc import answer, frames, models
 from extproc.adapters.emit import ClientStream
+from extproc.auth import check_address
 from extproc.cache.served import ROUTING, Served
 from extproc.encoding import Plain
 from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderError
@@ -182,6 +183,8 @@ class Exchange:
             self._fields = headers[H_METADATA] == "body"
         self._request_id = headers.get(H_REQUEST_ID, "")
         self._admission = admission = self._pipeline.authenticate(headers)
+        if admission.team.networks:
+            check_address(admission.team.networks, headers)
         check_request(headers)
         if admission.path != CHAT_PATH:
             body = models.answer(admission.catalog, admission.team, admission.path)

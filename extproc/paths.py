@@ -48,6 +48,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.sockets / "control.sock"
 
     @property
+    def inside_socket(self) -> Path:
+        """The ingress once more, for our own requests: without TLS and address list; keys are needed all the same."""
+        return self.sockets / "inside.sock"
+
+    @property
     def demo_socket(self) -> Path:
         """Where the built-in demo provider listens."""
         return self.sockets / "demo.sock"
@@ -86,6 +91,11 @@ class Paths(msgspec.Struct, frozen=True):
     def secrets(self) -> Path:
         """File SDS secrets, mode 0700/0600; read by Envoy only."""
         return self.data_dir / "envoy" / "secrets"
+
+    @property
+    def tls(self) -> Path:
+        """The gateway's own certificates as file SDS; they name files, and hold none."""
+        return self.data_dir / "envoy" / "tls"
 
     @property
     def runtime(self) -> Path:

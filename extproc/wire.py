@@ -28,6 +28,10 @@ H_CLUSTER = "x-gw-cluster"  # the cluster a decided request is routed to
 H_MODEL = "x-gw-model"  # the model an attempt goes to: chooses the route that is named for it
 H_FALLBACK = "x-gw-fallback"  # set by the fallback listener: an attempt after the first
 H_TOO_LONG = "x-gw-too-long"  # the last attempt was refused for the prompt's length; tried again because of it
+H_CLIENT = "x-gw-client"  # the client's address, where a team has allowed_ips; 127.0.0.1 on the unix socket
+H_JWT_ISSUER = "x-gw-jwt-issuer"  # a verified token's claims: iss, and what names the team and an administrator
+H_JWT_TEAM = "x-gw-jwt-team"
+H_JWT_ADMIN = "x-gw-jwt-admin"
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
 
 H_REQUEST_ID = "x-request-id"

@@ -1,8 +1,9 @@
 """Envoy's whole configuration, rendered from gateway.yaml and checked against Envoy's own types.
 
 In: checked Settings (with credentials) and the data directory's layout. Out: files that Envoy reads:
-`bootstrap.json`, `cds.json` (clusters), `lds.json` (listeners), `rds-*.json` (routes) and one SDS secret per provider
-with a credential. Called by the supervisor and by `gateway render`; nothing here runs while requests are served.
+`bootstrap.json`, `cds.json` (clusters), `lds.json` (listeners), `rds-*.json` (routes), one SDS secret per provider
+with a credential, and those of the gateway's own TLS. Called by the supervisor and by `gateway render`; nothing here
+runs while requests are served.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import betterproto2
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 
-from control.render import bootstrap, clusters, listeners, routes, secrets
+from control.render import bootstrap, clusters, listeners, routes, secrets, tls
 from extproc.paths import Paths
 from extproc.runtime import replace_file
 from extproc.settings import Settings
@@ -40,6 +41,10 @@ def render(settings: Settings, paths: Paths) -> dict[str, Document]:
             "resources": [secret]
         }  # no version_info: a credential has no digest either
         _check(DiscoveryResponse, f"secrets/{provider}.json", files[f"secrets/{provider}.json"])
+    for name, document in tls.files(settings.listen, paths).items():
+        files[name] = document
+        if name in (tls.CERTIFICATE, tls.CLIENT_CA):
+            _check(DiscoveryResponse, name, document)
     return files
 
 
@@ -49,6 +54,7 @@ def write(settings: Settings, paths: Paths) -> dict[str, Document]:
     files = render(settings, paths)
     paths.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths.secrets.chmod(0o700)
+    paths.tls.mkdir(exist_ok=True, mode=0o700)
     remove_secrets(paths, keep=files)
     for name in in_order(files):
         replace_file(paths.envoy / name, encoded(files[name]))
@@ -57,7 +63,7 @@ def write(settings: Settings, paths: Paths) -> dict[str, Document]:
 
 def in_order(files: Iterable[str]) -> list[str]:
     """File names as Envoy must get them: secrets before the clusters that wait for them, clusters before routes."""
-    first = ("secrets/", "bootstrap.", "cds.", "lds.", "rds-")
+    first = ("secrets/", "tls/", "bootstrap.", "cds.", "lds.", "rds-")
     return sorted(files, key=lambda name: next(rank for rank, start in enumerate(first) if name.startswith(start)))
 
 

@@ -1,8 +1,5 @@
 """Clusters: providers with their credentials and TLS, the failover chains, and the gateway's own processes."""
 
-import ipaddress
-import os
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
@@ -10,7 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from control.render.bootstrap import asset
-from control.render.names import BUFFER_BYTES, CONTROL, SETTLER, UPSTREAM_HTTP, WORKERS, any_of, seconds
+from control.render.names import BUFFER_BYTES, CONTROL, SETTLER, UPSTREAM_HTTP, WORKERS, any_of, endpoints, seconds
+from control.render.tokens import jwks_clusters
+from control.render.upstream import found_by, upstream_tls
 from extproc.adapters.failures import CONTEXT_LENGTH_SIGNS
 from extproc.paths import Paths
 from extproc.settings import Provider, Settings
@@ -46,7 +45,6 @@ CREDENTIAL_HEADERS = {
     "google": "x-goog-api-key",
 }
 _IDLE_S = 50.0  # shorter than providers' own keep-alive, so that we close first and never write to a dying connection
-_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it helps when a provider is asked why
 
 
@@ -63,6 +61,7 @@ def render(settings: Settings, paths: Paths) -> list[Document]:
     for name, provider in settings.providers.items():
         result.append(_provider(name, provider, settings, paths))
         result += [_chain(name, provider, index, settings, paths) for index in range(settings.workers)]
+    result += jwks_clusters(settings.auth.jwt)
     for cluster in result:
         cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
     return result
@@ -105,14 +104,7 @@ def _local(name: str, sockets: list[Path], *, http2: bool) -> Document:
         "typed_extension_protocol_options": {
             UPSTREAM_HTTP: any_of(UPSTREAM_HTTP, explicit_http_config={protocol: options})
         },
-        "load_assignment": _endpoints(name, [{"pipe": {"path": str(socket)}} for socket in sockets]),
-    }
-
-
-def _endpoints(name: str, addresses: list[Document]) -> Document:
-    return {
-        "cluster_name": name,
-        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
+        "load_assignment": endpoints(name, [{"pipe": {"path": str(socket)}} for socket in sockets]),
     }
 
 
@@ -125,7 +117,7 @@ def _fallback(worker: int) -> Document:
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _LIMITS,
-        "load_assignment": _endpoints(name, [{"envoy_internal_address": {"server_listener_name": name}}]),
+        "load_assignment": endpoints(name, [{"envoy_internal_address": {"server_listener_name": name}}]),
         "transport_socket": {
             "name": "envoy.transport_sockets.internal_upstream",
             "typed_config": any_of(
@@ -194,16 +186,12 @@ def _provider(name: str, provider: Provider, settings: Settings, paths: Paths) -
     }
     if provider.is_demo:
         pipe = {"pipe": {"path": str(paths.demo_socket)}}
-        return cluster | {"type": "STATIC", "load_assignment": _endpoints(name, [pipe])}
+        return cluster | {"type": "STATIC", "load_assignment": endpoints(name, [pipe])}
     url = urlsplit(provider.base_url or "")
     host, tls = url.hostname or "", url.scheme == "https"
     address: Document = {"socket_address": {"address": host, "port_value": url.port or (443 if tls else 80)}}
-    cluster["load_assignment"] = _endpoints(name, [address])
-    if _is_ip(host):
-        cluster["type"] = "STATIC"
-    else:
-        cluster |= {"type": "LOGICAL_DNS", "dns_lookup_family": "V4_PREFERRED"}
-    return cluster
+    cluster["load_assignment"] = endpoints(name, [address])
+    return cluster | found_by(host)
 
 
 def _protocol(name: str, provider: Provider, paths: Paths, more: Sequence[Document] = ()) -> Document:
@@ -219,7 +207,7 @@ def _protocol(name: str, provider: Provider, paths: Paths, more: Sequence[Docume
     )
     return {
         "typed_extension_protocol_options": {UPSTREAM_HTTP: options},
-        **({"transport_socket": _tls(url.hostname or "")} if tls else {}),
+        **({"transport_socket": upstream_tls(url.hostname or "")} if tls else {}),
     }
 
 
@@ -289,39 +277,3 @@ def _credential_injector(name: str, provider: Provider, paths: Paths) -> Documen
             },
         ),
     }
-
-
-def _tls(host: str) -> Document:
-    """TLS verified against the system's certificate authorities, for the host's own name."""
-    return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": any_of(
-            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            sni=host,
-            common_tls_context={
-                "validation_context": {
-                    "trusted_ca": {"filename": _ca_file()},
-                    "match_typed_subject_alt_names": [
-                        {"san_type": "IP_ADDRESS" if _is_ip(host) else "DNS", "matcher": {"exact": host}}
-                    ],
-                }
-            },
-        ),
-    }
-
-
-def _ca_file() -> str:
-    """The system's CA bundle; SSL_CERT_FILE overrides it, as for OpenSSL."""
-    candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_CA_FILES)
-    for candidate in candidates:
-        if candidate and Path(candidate).is_file():
-            return candidate
-    raise ValueError("no CA bundle found on this system; set SSL_CERT_FILE")
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -1,16 +1,19 @@
 """Listeners: the ingress that clients speak to, and the internal one that attempts after the first go through."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from control.render import ops
+from control.render import doors, ops
 from control.render.access_log import access_log, request_log
 from control.render.clusters import CREDENTIAL_HEADERS
 from control.render.filters import buffer, ext_proc, json_usage, lua, remove_headers, router, sse_usage
 from control.render.local_replies import local_replies
 from control.render.names import BUFFER_BYTES, FALLBACK_ROUTES, INGRESS_ROUTES, WORKERS, any_of, seconds
+from control.render.tls import transport_socket
 from extproc.paths import Paths
 from extproc.settings import Settings
-from extproc.wire import H_FALLBACK, INTERNAL_PREFIX, LOG_REQUEST, fallback_cluster, worker_cluster
+from extproc.wire import H_CLIENT, H_FALLBACK, INTERNAL_PREFIX, LOG_REQUEST, fallback_cluster, worker_cluster
 
 Document = dict[str, Any]
 
@@ -18,8 +21,9 @@ _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnecti
 
 
 def render(settings: Settings, paths: Paths) -> list[Document]:
-    """The ingress, one fallback listener a worker, and one for probes and metrics, where they have a port."""
-    result = [_ingress(settings, paths), *(_fallback(index, paths) for index in range(settings.workers))]
+    """The ingress by each of its addresses, one fallback listener a worker, and one for probes and metrics, where they
+    have a port."""
+    result = [*_ingress(settings, paths), *(_fallback(index, paths) for index in range(settings.workers))]
     if settings.listen.ops is not None:
         result.append(ops.listener(settings.listen.ops))
     for listener in result:
@@ -27,24 +31,56 @@ def render(settings: Settings, paths: Paths) -> list[Document]:
     return result
 
 
-def _ingress(settings: Settings, paths: Paths) -> Document:
+def _ingress(settings: Settings, paths: Paths) -> Iterator[Document]:
+    """TCP port, unix socket, and the socket of our own requests."""
+    listen = settings.listen
+    if listen.port is not None:
+        address: Document = {"socket_address": {"address": listen.host, "port_value": listen.port}}
+        tls = {"transport_socket": transport_socket(listen.tls, paths)} if listen.tls else {}
+        yield _entrance("ingress", address, _ingress_manager(settings, paths, by_address=True), **tls)
+    if listen.unix_socket is not None:
+        yield _entrance(
+            "unix",
+            _pipe(listen.unix_socket, listen.unix_socket_mode),
+            _ingress_manager(settings, paths, by_address=False),
+        )
+    yield _entrance("inside", _pipe(paths.inside_socket, "0600"), _ingress_manager(settings, paths, by_address=False))
+
+
+def _pipe(path: Path, mode: str) -> Document:
+    return {"pipe": {"path": str(path.absolute()), "mode": int(mode, 8)}}
+
+
+def _entrance(name: str, address: Document, manager: Document, **chain: Any) -> Document:
+    return {
+        "name": name,
+        "traffic_direction": "INBOUND",  # what `drain_listeners?inboundonly` closes: the loopback goes on
+        "address": address,
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "filter_chains": [{"filters": [manager], **chain}],
+    }
+
+
+def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> Document:
     # Responses pass the filters from the last to the first.
     native = settings.streams.same_format == "native"
     filters = [
-        remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}]),
+        remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}], add=_client(settings, by_address)),
+        *doors.filters(settings, by_address=by_address),
         *([lua("native_stream.lua")] if native else []),
         ext_proc(cluster=WORKERS, body=True),
         *([sse_usage()] if native else []),
         *([json_usage()] if native and settings.response_metadata == "headers" else []),
         router(),
     ]
-    manager = _manager(
+    return _manager(
         "ingress",
         INGRESS_ROUTES,
         filters,
         paths,
         access_log=[access_log(LOG_REQUEST), request_log(paths)],
         use_remote_address=True,
+        xff_num_trusted_hops=settings.listen.trusted_hops,
         # Every client is outside: Envoy's own control headers (x-envoy-*) and request ids are not taken from any.
         internal_address_config={"cidr_ranges": []},
         generate_request_id=True,
@@ -65,14 +101,13 @@ def _ingress(settings: Settings, paths: Paths) -> Document:
         local_reply_config=local_replies(),
         server_header_transformation="PASS_THROUGH",
     )
-    address = {"socket_address": {"address": settings.listen.host, "port_value": settings.listen.port}}
-    return {
-        "name": "ingress",
-        "traffic_direction": "INBOUND",  # what `drain_listeners?inboundonly` closes: the loopback goes on
-        "address": address,
-        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "filter_chains": [{"filters": [manager]}],
-    }
+
+
+def _client(settings: Settings, by_address: bool) -> dict[str, str]:
+    """The client's address, for the worker and the control API, where a team has a list of its own."""
+    if not any(team.allowed_ips for team in settings.teams):
+        return {}
+    return {H_CLIENT: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%" if by_address else "127.0.0.1"}
 
 
 def _fallback(worker: int, paths: Paths) -> Document:

@@ -1,20 +1,40 @@
 """Errors that Envoy answers itself, in OpenAI's shape: only those that never reached the worker's own mapping.
 
-In: nothing. Out: the ingress' `local_reply_config`.
+In: nothing. Out: the ingress' `local_reply_config`. The first mapper that fits is taken.
 """
 
 from typing import Any
 
 from control.render.names import any_of
-from extproc.errors import GatewayError, NoProviderAvailable, ProviderError, ProviderTimeout, RequestTooLarge
+from extproc.errors import (
+    GatewayError,
+    InvalidApiKey,
+    InvalidRequest,
+    NoProviderAvailable,
+    PermissionDenied,
+    ProviderError,
+    ProviderTimeout,
+    RequestTooLarge,
+    TokensUnavailable,
+)
 from extproc.wire import H_REQUEST_ID, OWN_ANSWER
 
 Document = dict[str, Any]
+
+# Envoy's word for it that a token's issuer could not be asked: jwt_authn_access_denied{Jwks_remote_fetch_is_failed}.
+_NO_KEYS = "Jwks_remote_fetch_is_failed"
 
 
 def local_replies() -> Document:
     """Errors that Envoy answers itself, in OpenAI's shape. Only those that never reached the worker's mapping."""
     mappers = [
+        _local_reply(400, InvalidRequest("The request is not HTTP as this gateway takes it.")),
+        _local_reply(401, TokensUnavailable("The issuer's keys cannot be fetched now; API keys work."), _NO_KEYS),
+        _local_reply(401, InvalidApiKey("The token is not accepted: %LOCAL_REPLY_BODY%."), "jwt_authn"),
+        _local_reply(403, InvalidApiKey("The token is not accepted: %LOCAL_REPLY_BODY%."), "jwt_authn"),  # its audience
+        _local_reply(403, PermissionDenied("Requests from this address are not allowed."), "rbac_"),
+        _local_reply(408, InvalidRequest("The request took too long to arrive.")),
+        _local_reply(431, InvalidRequest("The request's headers are too large.")),
         _local_reply(413, RequestTooLarge("The request body is larger than this gateway accepts.")),
         _local_reply(404, ProviderError("There is no such path.")),
         _local_reply(502, ProviderError("The provider could not be reached.")),
@@ -29,10 +49,13 @@ class _Internal(GatewayError):
     status, code = 500, "internal_error"
 
 
-def _local_reply(status: int, error: GatewayError) -> Document:
+def _local_reply(status: int, error: GatewayError, details: str = "") -> Document:
+    """`error` in the place of Envoy's `status`; only where the response code details have `details`, if given."""
     # An answer of the worker keeps its own words.
-    expression = f"response.code == {status} && !response.code_details.startsWith('{OWN_ANSWER}')"
+    which = f"contains('{details}')" if details else f"startsWith('{OWN_ANSWER}')"
+    expression = f"response.code == {status} && {'' if details else '!'}response.code_details.{which}"
     return {
+        **({"status_code": error.status} if error.status != status else {}),
         "filter": {
             "extension_filter": {
                 "name": "envoy.access_loggers.extension_filters.cel",

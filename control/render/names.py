@@ -26,3 +26,11 @@ def seconds(value: float) -> str:
 def grpc_service(cluster: str) -> dict[str, Any]:
     """A GrpcService of Envoy's own gRPC client to `cluster`."""
     return {"envoy_grpc": {"cluster_name": cluster}}
+
+
+def endpoints(name: str, addresses: list[dict[str, Any]]) -> dict[str, Any]:
+    """Cluster `name`'s endpoints."""
+    return {
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
+    }

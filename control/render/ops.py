@@ -7,7 +7,7 @@ leaves it open, so that /readyz can say so.
 from typing import Any
 
 from control.render.names import CONTROL, WORKERS, any_of
-from extproc.settings.whole import Ops
+from extproc.settings import Ops
 
 Document = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from control.render.doors import CORS, cors_policy
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
 from extproc.settings import Settings
 from extproc.wire import H_CLUSTER, H_MODEL, H_TARGET, H_TOO_LONG, M_TARGET, METADATA, model_route
@@ -31,7 +32,8 @@ def _config(name: str, host: Document) -> Document:
 
 def _ingress(settings: Settings) -> Document:
     # Before the worker has decided there is no cluster header: these routes only choose who looks at the request.
-    undecided = {"direct_response": {"status": 500}}
+    # (Of a direct response Envoy would know no CORS policy.)
+    undecided = {"route": {"cluster_header": H_CLUSTER}}
     # Every path not named here is the control API's.
     data = [{"path": "/v1/chat/completions"}, {"path": "/v1/models"}, {"prefix": "/v1/models/"}]
     control: Document = {
@@ -42,6 +44,7 @@ def _ingress(settings: Settings) -> Document:
     return {
         "name": "gateway",
         "domains": ["*"],
+        **({"typed_per_filter_config": {CORS: cors_policy(settings.cors)}} if settings.cors.allow_origins else {}),
         "routes": [
             *_of_each_model(settings, _decided(settings)),
             *({"name": "undecided", "match": match, **undecided} for match in data),

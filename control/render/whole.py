@@ -2,7 +2,7 @@
 
 In: checked Settings with credentials. Out: nothing, or what Envoy says is wrong. Clusters, listeners and routes are put
 into one static bootstrap, for `envoy --mode validate` looks at nothing else; it lies in a directory of its own while it
-is looked at.
+is looked at. The files of TLS are looked at where they are: certificate and key must fit.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 
 from control import render
 from control.binaries import envoy as envoy_binary
+from control.render import tls
 from extproc.paths import Paths
 from extproc.settings import Settings
 
@@ -39,6 +40,9 @@ def _without_type(resource: Document) -> Document:
 
 def _with_routes(listener: Document, files: dict[str, Document]) -> Document:
     listener = json.loads(json.dumps(_without_type(listener)))
+    for chain in listener["filter_chains"]:
+        if socket := chain.get("transport_socket"):
+            socket["typed_config"] = tls.inlined(socket["typed_config"], files)
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     if "rds" in manager:
         name = manager.pop("rds")["route_config_name"]
@@ -46,13 +50,14 @@ def _with_routes(listener: Document, files: dict[str, Document]) -> Document:
     return listener
 
 
-async def verdict(settings: Settings, paths: Paths) -> str | None:
-    """What Envoy says against `settings`; None: nothing, or there is no Envoy here to ask, as in a container beside it:
-    then its types judge, and the running Envoy. Raises ValueError where its types do not accept them."""
+async def verdict(settings: Settings, folder: Path) -> str | None:
+    """What Envoy says against `settings`, looked at below `folder`; None: nothing, or there is no Envoy here to ask, as
+    in a container beside it: then its types judge, and the running Envoy. Raises ValueError where its types do not
+    accept them."""
     if (binary := envoy_binary()) is None:
         return None
-    with tempfile.TemporaryDirectory(dir=paths.data_dir, prefix=".check-") as folder:
-        elsewhere = Paths(Path(folder))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".check-") as within:
+        elsewhere = Paths(Path(within))
         files = render.write(settings, elsewhere)
         (file := elsewhere.envoy / "static.json").write_bytes(render.encoded(static(files)))
         envoy = await asyncio.create_subprocess_exec(
@@ -66,7 +71,7 @@ async def verdict(settings: Settings, paths: Paths) -> str | None:
         except TimeoutError:
             envoy.kill()
             return f"Envoy did not check it within {_VALIDATE_S:g} s"
-    return None if envoy.returncode == 0 else _short(said.decode(errors="replace"), folder)
+    return None if envoy.returncode == 0 else _short(said.decode(errors="replace"), within)
 
 
 def _short(said: str, folder: str) -> str:

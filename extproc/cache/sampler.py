@@ -10,11 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from extproc.settings import Listen, Semantic
+from extproc.settings import Semantic
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,10 @@ _PATH = "/v1/chat/completions"
 
 
 class Sampler:
-    """Bound to where the gateway listens. `settings`: those of now."""
+    """Bound to the gateway's own entrance, a unix socket. `settings`: those of now."""
 
-    def __init__(self, listen: Listen, settings: Callable[[], Semantic], now_s: Callable[[], float] = time.monotonic):
-        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - not bound to
-        self._port = listen.port
+    def __init__(self, door: Path, settings: Callable[[], Semantic], now_s: Callable[[], float] = time.monotonic):
+        self._door = str(door)
         self._settings = settings
         self._now_s = now_s
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
@@ -40,7 +40,7 @@ class Sampler:
         if not self._in_budget():
             return False
         try:
-            self._queue.put_nowait(_request(headers, body, f"{self._host}:{self._port}"))
+            self._queue.put_nowait(_request(headers, body))
         except asyncio.QueueFull:
             return False
         self._asked += 1
@@ -66,7 +66,7 @@ class Sampler:
 
     async def _send(self, request: bytes) -> int:
         """The status; the rest is read to its end, since a client that leaves is an aborted request."""
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        reader, writer = await asyncio.open_unix_connection(self._door)
         try:
             writer.write(request)
             await writer.drain()
@@ -84,7 +84,7 @@ def _status(line: bytes) -> int:
     return int(rest[:3])
 
 
-def _request(headers: Mapping[str, str], body: bytes, host: str) -> bytes:
+def _request(headers: Mapping[str, str], body: bytes) -> bytes:
     """HTTP/1.1, whole answer, connection closed after it."""
     asked: dict[str, Any] = msgspec.json.decode(body)
     asked.pop("stream_options", None)
@@ -92,7 +92,7 @@ def _request(headers: Mapping[str, str], body: bytes, host: str) -> bytes:
     data = msgspec.json.encode(asked)
     lines = [
         f"POST {_PATH} HTTP/1.1",
-        f"host: {host}",
+        "host: gateway",
         f"user-agent: {USER_AGENT}",
         "content-type: application/json",
         "cache-control: no-cache",

@@ -50,7 +50,7 @@ class CacheParts:
         self.counts = Counts()
         self.recorder = Recorder(settings, self.store, self.counts)
         self._semantic = Semantic(lambda: settings().semantic, Cascade(Index()), self.counts)
-        self._sampler = Sampler(configured.listen, lambda: settings().semantic)
+        self._sampler = Sampler(paths.inside_socket, lambda: settings().semantic)
 
     def step(self) -> CacheStep:
         """The walk's."""

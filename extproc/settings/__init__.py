@@ -4,8 +4,10 @@ The same types give the JSON Schema of the Helm values. Who reads it: the superv
 serving processes read the runtime file that `extproc.runtime` makes of it, which holds no provider credential.
 """
 
+from extproc.settings.auth import JwtIssuer
 from extproc.settings.cache import Cache, Semantic
 from extproc.settings.fields import Duration
+from extproc.settings.listen import Cors, Listen, Ops, Tls
 from extproc.settings.models import Model
 from extproc.settings.problems import SettingsError
 from extproc.settings.providers import Provider
@@ -13,16 +15,19 @@ from extproc.settings.read import data_dir_of, load, parse, parse_team, variable
 from extproc.settings.routing import Breaker, Routing
 from extproc.settings.teams import Budget, Limits, Team
 from extproc.settings.telemetry import Telemetry
-from extproc.settings.whole import Listen, Settings
+from extproc.settings.whole import Settings
 
 __all__ = [
     "Breaker",
     "Budget",
     "Cache",
+    "Cors",
     "Duration",
+    "JwtIssuer",
     "Limits",
     "Listen",
     "Model",
+    "Ops",
     "Provider",
     "Routing",
     "Semantic",
@@ -30,6 +35,7 @@ __all__ = [
     "SettingsError",
     "Team",
     "Telemetry",
+    "Tls",
     "data_dir_of",
     "load",
     "parse",

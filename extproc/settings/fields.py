@@ -4,6 +4,7 @@ In: what pydantic hands over. Out: seconds, key digests, URLs without a last sla
 """
 
 import hashlib
+import ipaddress
 import re
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -53,6 +54,19 @@ def _known_zone(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    """`10.0.0.0/8`, or one address, which is a network of its own."""
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("not a network: write 10.0.0.0/8, 2001:db8::/32 or one address") from None
+    raise ValueError(f"has bits after its prefix; write {meant}")
+
+
 def _without_last_slash(value: str) -> str:
     return value.rstrip("/")
 
@@ -61,6 +75,7 @@ Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0)]
 Wait = Annotated[float, BeforeValidator(_duration_s), Field(ge=0)]
 KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
+Network = Annotated[str, AfterValidator(_network)]
 Zone = Annotated[str, AfterValidator(_known_zone)]
 Tokens = Annotated[int, Field(ge=0)]
 Usd = Annotated[float, Field(ge=0)]

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from extproc.pricing import PriceTableError, price_tables
+from extproc.settings.files import with_files
 from extproc.settings.models import ModelPrice
 from extproc.settings.problems import SettingsError, dotted, explain
 from extproc.settings.rules import cross_check
@@ -23,34 +24,12 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def load(path: Path, env: Mapping[str, str]) -> Settings:
-    """Read and check the file at `path`, and the credential files it names. Raises SettingsError with every problem."""
+    """Read and check the file at `path`, and the files it names. Raises SettingsError with every problem."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
-    return _with_credential_files(parse(text, env))
-
-
-def _with_credential_files(settings: Settings) -> Settings:
-    """`settings` with each `credential_file` read into the credential. Raises SettingsError."""
-    providers, problems = dict(settings.providers), []
-    for name, provider in settings.providers.items():
-        if provider.credential_file is None:
-            continue
-        path = f"providers.{name}.credential_file"
-        try:
-            credential = provider.credential_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
-            continue
-        if provider.credential is not None:
-            problems.append(f"{path}: not together with credential")
-        elif not credential or not credential.isprintable():
-            problems.append(f"{path}: must hold the credential on one line")
-        providers[name] = provider.model_copy(update={"credential": credential})
-    if problems:
-        raise SettingsError(problems)
-    return settings.model_copy(update={"providers": providers})
+    return with_files(parse(text, env))
 
 
 def data_dir_of(path: Path, env: Mapping[str, str]) -> Path:

@@ -33,6 +33,7 @@ def cross_check(settings: Settings) -> list[str]:
     if settings.routing.deadlines.min > settings.routing.deadlines.max:
         problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
     problems += _team_problems(settings)
+    problems += _token_problems(settings)
     for name, provider in settings.providers.items():
         if provider.format == "bedrock":
             problems.append(f"providers.{name}.format: bedrock is not served yet")
@@ -50,11 +51,28 @@ def _team_problems(settings: Settings) -> list[str]:
         if team.id in ids:
             problems.append(f"teams[{index}].id: {team.id} is defined twice")
         ids.add(team.id)
-        if not team.keys:
+        if not team.keys and not settings.auth.jwt:
             problems.append(f"teams[{index}].keys: at least one is needed")
         for at, key in enumerate(team.keys):
             if owners.setdefault(key, team.id) != team.id:
                 problems.append(f"teams[{index}].keys[{at}]: the same key belongs to {owners[key]}")
             if key in settings.admin.keys:
                 problems.append(f"teams[{index}].keys[{at}]: the same key is an admin key")
+    return problems
+
+
+def _token_problems(settings: Settings) -> list[str]:
+    """Issuers that must not repeat, and teams that tokens name."""
+    problems = []
+    issuers: set[str] = set()
+    ids = [team.id for team in settings.teams]
+    for index, issuer in enumerate(settings.auth.jwt):
+        if issuer.issuer in issuers:
+            problems.append(f"auth.jwt[{index}].issuer: {issuer.issuer} is defined twice")
+        issuers.add(issuer.issuer)
+        problems += [
+            f"auth.jwt[{index}].teams.{value}: {unknown('team', team, ids)}"
+            for value, team in issuer.teams.items()
+            if team not in ids
+        ]
     return problems

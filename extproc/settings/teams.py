@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from extproc.settings.fields import NAME, KeyDigest, Percent, Section, Tokens, Usd, Zone
+from extproc.settings.fields import NAME, KeyDigest, Network, Percent, Section, Tokens, Usd, Zone
 from extproc.settings.routing import TeamRouting
 
 
@@ -53,7 +53,8 @@ class Team(Section):
     """A team: who it is, how much it may use, and which models (shell patterns)."""
 
     id: str = Field(pattern=NAME)
-    keys: list[KeyDigest]  # in the file at least one; a team made at run time may have none
+    keys: list[KeyDigest] = Field(default=[], description="at least one, unless auth.jwt names the team")
+    allowed_ips: list[Network] = Field(default=[], description="its clients' addresses; empty: all")
     budget: Budget = Budget()
     limits: Limits = Limits()
     auto_downgrade: bool = False

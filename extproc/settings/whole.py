@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from extproc.settings.auth import Auth
 from extproc.settings.cache import Cache
 from extproc.settings.fields import Duration, KeyDigest, Section
+from extproc.settings.listen import Cors, Listen
 from extproc.settings.models import Equivalents, Model, Prices
 from extproc.settings.providers import Provider
 from extproc.settings.routing import Breaker, Routing
@@ -14,23 +16,6 @@ from extproc.settings.teams import Team
 from extproc.settings.telemetry import OperatorAlerts, Telemetry
 
 _PROVIDER_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
-
-
-class Ops(Section):
-    """Where probes and metrics are asked for."""
-
-    host: str = "0.0.0.0"  # noqa: S104 - probes come from the node; nothing of clients' is served there
-    port: int = Field(ge=1, le=65535)
-
-
-class Listen(Section):
-    """Where Envoy's ingress listens; the control API is served through it too."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=1, le=65535)
-    ops: Ops | None = Field(
-        default=None, description="/livez, /readyz and /metrics by themselves; /metrics is then not on `port`"
-    )
 
 
 class State(Section):
@@ -71,10 +56,12 @@ class Settings(Section):
     """The whole file. Only providers, models and teams are required."""
 
     listen: Listen = Listen()
+    cors: Cors = Cors()
     state: State = State()
     data_dir: Path = Path(".gateway")
     workers: int = Field(default=2, ge=1, le=64)
     admin: Admin = Admin()
+    auth: Auth = Auth()
     providers: dict[Annotated[str, Field(pattern=_PROVIDER_NAME)], Provider] = Field(min_length=1)
     models: list[Model] = Field(min_length=1)
     prices: Prices = Prices()

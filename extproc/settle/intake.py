@@ -72,8 +72,9 @@ class Intake:
             self._sink.add(row)
             if self._recorder is not None:
                 record(entry, row, self._recorder)
-        elif entry.response.response_code.value in (401, 429):  # 429: too many from one address
-            self._sink.count("unauthenticated_requests")
+        elif entry.response.response_code.value in (401, 403, 429):  # nobody's; 429: too many from one address
+            by_address = entry.response.response_code_details.startswith("rbac_")
+            self._sink.count("refused_addresses" if by_address else "unauthenticated_requests")
 
 
 def learn(row: AuditRow, sizes: OutputFromBytes, outputs: OutputEstimates) -> None:

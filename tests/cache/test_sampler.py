@@ -1,11 +1,12 @@
 """The request that checks a semantic hit: what it carries, and how many there may be."""
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 
 from extproc.cache.sampler import Sampler
-from extproc.settings import Listen, Semantic
+from extproc.settings import Semantic
 
 BODY = b'{"model": "gpt", "stream": true, "stream_options": {"include_usage": true}, "messages": [], "temperature": 0}'
 HEADERS = {"authorization": "Bearer sk-a", "cookie": "no", "x-gw-worker": "1"}
@@ -14,13 +15,14 @@ HEADERS = {"authorization": "Bearer sk-a", "cookie": "no", "x-gw-worker": "1"}
 class Door:
     """What listens where the gateway would."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, path: Path, answer: bytes) -> None:
+        self._path = path
         self.seen: asyncio.Queue[bytes] = asyncio.Queue()
         self._answer = answer
 
-    async def __aenter__(self) -> int:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
+    async def __aenter__(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self._path)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
@@ -33,10 +35,11 @@ class Door:
         writer.close()
 
 
-async def test_it_asks_as_the_client_did_at_low_priority_past_the_cache() -> None:
-    door = Door(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-    async with door as port:
-        sampler = Sampler(Listen(port=port), Semantic)
+async def test_it_asks_as_the_client_did_at_low_priority_past_the_cache(tmp_path: Path) -> None:
+    path = tmp_path / "door.sock"
+    door = Door(path, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    async with door:
+        sampler = Sampler(path, Semantic)
         running = asyncio.create_task(sampler.run())
         assert sampler.ask(HEADERS, BODY)
         head, _, body = (await door.seen.get()).partition(b"\r\n\r\n")
@@ -49,16 +52,16 @@ async def test_it_asks_as_the_client_did_at_low_priority_past_the_cache() -> Non
     assert b"x-gw" not in head
 
 
-async def test_it_goes_on_after_nonsense_and_after_nobody() -> None:
-    nonsense, good = Door(b"nonsense\r\n"), Door(b"HTTP/1.1 429 Too Many\r\n\r\n")
-    async with nonsense as port:
-        sampler = Sampler(Listen(port=port), Semantic)
+async def test_it_goes_on_after_nonsense_and_after_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "door.sock"
+    nonsense, good = Door(path, b"nonsense\r\n"), Door(path, b"HTTP/1.1 429 Too Many\r\n\r\n")
+    async with nonsense:
+        sampler = Sampler(path, Semantic)
         running = asyncio.create_task(sampler.run())
         sampler.ask(HEADERS, BODY)
         await nonsense.seen.get()
     sampler.ask(HEADERS, BODY)  # nobody is there any more
-    async with good as port:
-        sampler._port = port
+    async with good:
         sampler.ask(HEADERS, BODY)
         await asyncio.wait_for(good.seen.get(), 10)
     assert not running.done()
@@ -67,12 +70,12 @@ async def test_it_goes_on_after_nonsense_and_after_nobody() -> None:
 
 def test_so_many_a_minute() -> None:
     now = 0.0
-    sampler = Sampler(Listen(), lambda: Semantic(samples_per_minute=2), lambda: now)
+    sampler = Sampler(Path("none.sock"), lambda: Semantic(samples_per_minute=2), lambda: now)
     assert [sampler.ask(HEADERS, BODY) for _ in range(3)] == [True, True, False]
     now = 61.0
     assert sampler.ask(HEADERS, BODY)
 
 
 def test_what_would_wait_too_long_is_left_out() -> None:
-    sampler = Sampler(Listen(), lambda: Semantic(samples_per_minute=100), lambda: 0.0)
+    sampler = Sampler(Path("none.sock"), lambda: Semantic(samples_per_minute=100), lambda: 0.0)
     assert sum(sampler.ask(HEADERS, BODY) for _ in range(20)) == 8

@@ -133,12 +133,16 @@ def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> dict
 
 
 class Gateway:
-    """`gateway up` as a child process; ready when the constructor returns."""
+    """`gateway up` as a child process; ready when the constructor returns. `transport`: options of httpx by which
+    clients reach one that does not listen in plain HTTP on a port."""
 
-    def __init__(self, config: dict[str, Any], folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, config: dict[str, Any], folder: Path, env: dict[str, str] | None = None, **transport: Any
+    ) -> None:
         self.config = config
         self.port: int = config["listen"]["port"]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if 'tls' in config['listen'] else 'http'}://127.0.0.1:{self.port}"
+        self.transport = transport
         self.data_dir = Path(config["data_dir"])
         self.file = folder / "gateway.yaml"
         self.file.write_text(yaml.safe_dump(config))
@@ -150,14 +154,16 @@ class Gateway:
                 stderr=log,
                 env=os.environ | (env or {}),
             )
-        self.http = httpx.Client(base_url=self.url, timeout=30)
-        self._await_ready()
+        ready = self.url
+        if self.port is None:
+            self.url, ready = "http://gateway", f"unix:{config['listen']['unix_socket']}"
+        self.http = httpx.Client(base_url=self.url, timeout=30, **transport)
+        self._await_ready(f"ready {ready}\n".encode())
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, ready: bytes) -> None:
         lines: list[bytes] = []
         reader = threading.Thread(target=lambda: lines.extend(iter(self.process.stdout.readline, b"")), daemon=True)
         reader.start()
-        ready = f"ready {self.url}\n".encode()
         try:
             wait_until(lambda: ready in lines or self.process.poll() is not None, READY_S, "the ready line")
         finally:
@@ -169,6 +175,8 @@ class Gateway:
         return self.log_path.read_text()
 
     def client(self, key: str = TEAM_KEY, **options: Any) -> openai.OpenAI:
+        if self.transport:
+            options = {"http_client": httpx.Client(timeout=30, **self.transport)} | options
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **options)
 
     def rows(self, key: str = ADMIN_KEY, **query: Any) -> list[dict[str, Any]]:

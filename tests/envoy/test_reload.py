@@ -183,18 +183,19 @@ def test_a_key_is_taken_away(gateway: Gateway) -> None:
 
 
 FIXED = {
-    "listen": {"port": 1},
+    "listen": {"port": 1, "unix_socket": "/tmp/new.sock"},
     "workers": 3,
     "state": {"url": "redis://elsewhere:6379"},
     "streams": {"same_format": "extproc"},
 }
+NAMED = ("listen.port", "listen.unix_socket", "workers", "state", "streams")
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"routing": {"atempts": 3}}, ["routing.atempts: unknown key; did you mean attempts?"]),
-        (FIXED, [f"{name}: cannot be changed while the gateway runs; restart it" for name in FIXED]),
+        (FIXED, [f"{name}: cannot be changed while the gateway runs; restart it" for name in NAMED]),
     ],
     ids=["wrong", "needs a restart"],
 )

@@ -62,8 +62,8 @@ def test_envoy_accepts_it(settings: Settings, paths: Paths) -> None:
 async def test_what_envoy_says_against_it(paths: Paths) -> None:
     good, bad = parse(CONFIG, {}), parse(CONFIG.replace("host: 127.0.0.1", "host: not-an-address"), {})
     paths.data_dir.mkdir(exist_ok=True)
-    assert await whole.verdict(good, paths) is None
-    assert "not-an-address" in (await whole.verdict(bad, paths) or "")
+    assert await whole.verdict(good, paths.data_dir) is None
+    assert "not-an-address" in (await whole.verdict(bad, paths.data_dir) or "")
     assert not list(paths.data_dir.iterdir()), "what was looked at is gone"
 
 
