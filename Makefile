@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench fuzz soak reconcile eval-cache simulate eval-routing protos diagram lock clean
+.PHONY: help run test check bench fuzz soak reconcile eval-cache simulate eval-routing schema protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -32,6 +32,7 @@ check: .venv/dev.stamp  ## formatting, lint, types; generated files and locks up
 	@for file in protos/gen/*_pb2.py protos/gen/*_pb2.pyi; do \
 		cmp "$$file" ".venv/check/$${file##*/}" || { echo "run: make protos" >&2; exit 1; }; done
 	@$(BIN)/python -m docs.diagram --check || { echo "run: make diagram" >&2; exit 1; }
+	@$(BIN)/python -m helm.schema --check || { echo "run: make schema" >&2; exit 1; }
 	$(call lock,.venv/check)
 	@for file in requirements.lock requirements-dev.lock; do \
 		cmp "$$file" ".venv/check/$$file" || { echo "run: make lock" >&2; exit 1; }; done
@@ -56,6 +57,9 @@ reconcile: .venv/dev.stamp  ## REQUESTS=50000 mixed requests: rows, metrics, led
 
 eval-routing: .venv/dev.stamp  ## measure the classifier of `auto` on the routing data; DATA=folder
 	$(BIN)/python -m bench.eval_routing $(DATA)
+
+schema: .venv/dev.stamp  ## make helm/values.schema.json of the types of gateway.yaml
+	$(BIN)/python -m helm.schema
 
 protos: .venv/dev.stamp  ## generate protos/gen
 	$(PROTOC) --python_out=protos/gen --pyi_out=protos/gen protos/*.proto

@@ -145,15 +145,15 @@ def lock(data_dir: Path) -> int:
 
 
 def _make_socket_directory(directory: Path, data_dir: Path) -> None:
-    """Below a shared directory such as /tmp someone else may have made it first: then it is not used. Below our own,
-    it may be a volume that whoever runs us has made."""
+    """Below a shared directory such as /tmp someone else may have made it first: then it is not used. Below our own it
+    may be a volume, made by whoever runs the pod."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if directory == data_dir / "run" and directory.is_mount():
-        return
     status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if ours:
+        directory.chmod(0o700)
+    elif directory.parent != data_dir:
         raise StartError(f"the socket directory {directory} belongs to someone else")
-    directory.chmod(0o700)
 
 
 def _remove_stale_sockets(paths: Paths) -> None:

@@ -22,7 +22,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from extproc import state_url
 from extproc.budget.redis import TIMEOUT_S, Argument, State, connect
+from extproc.primary import Primary
 
 _SPOKEN: Final = {"host", "port", "path", "db", "username", "password", "connection_class"}
 _NOTHING_YET: Final = object()
@@ -33,6 +35,10 @@ _ELSEWHERE: Final = ("READONLY", "LOADING", "MASTERDOWN")
 
 def open_state(url: str, *, timeout_s: float = TIMEOUT_S) -> State:
     """A Pipe where it speaks what `url` asks for, else redis-py's client. No I/O yet."""
+    if url.startswith("redis+sentinel://"):
+        address = state_url.parse(url)
+        bounds = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
+        return Pipe(address.server, timeout_s, Primary(address, bounds))
     if url.startswith(("unix://", "redis://")):
         options = parse_url(url)
         if options.keys() <= _SPOKEN:
@@ -41,10 +47,13 @@ def open_state(url: str, *, timeout_s: float = TIMEOUT_S) -> State:
 
 
 class Pipe:
-    """See the module. `options`: what redis-py's `parse_url` makes of the URL."""
+    """See the module. `options`: what redis-py's `parse_url` makes of the URL. `primary`: who knows host and port."""
 
-    def __init__(self, options: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], timeout_s: float = TIMEOUT_S, primary: Primary | None = None
+    ) -> None:
         self._options = options
+        self._primary = primary
         self._timeout_s = timeout_s
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
@@ -67,6 +76,8 @@ class Pipe:
             self._connecting.cancel()
         if self._link is not None:
             self._link.break_off(RedisConnectionError("closed"))
+        if self._primary is not None:
+            await self._primary.aclose()
 
     async def _connected(self) -> "_Link":
         """The connection, made by whoever needs it first while the others wait."""
@@ -84,6 +95,8 @@ class Pipe:
 
     async def _connect(self) -> "_Link":
         path, host, port = (self._options.get(name) for name in ("path", "host", "port"))
+        if self._primary is not None:
+            host, port = await self._primary.find()
         where = path or f"{host or 'localhost'}:{port or 6379}"
         loop = asyncio.get_running_loop()
         link = _Link(loop, self._timeout_s)

@@ -17,6 +17,7 @@ SHELLS = {
     "extproc.settle.follow": {"aiohttp"},
     "extproc.budget.redis": {"redis"},
     "extproc.pipe": {"redis", "hiredis"},
+    "extproc.primary": {"redis"},
     "extproc.cache.redis": {"redis"},
     "extproc.budget.learnt": {"redis"},
     "extproc.routing.shared": {"redis"},

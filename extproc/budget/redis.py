@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
+from extproc import state_url
 from extproc.budget.ledger import (
     Account,
     Admitted,
@@ -41,6 +42,7 @@ from extproc.budget.ledger import (
     WindowKind,
 )
 from extproc.budget.windows import Window, Windows
+from extproc.primary import Primary
 
 Client = Redis | RedisCluster
 Argument = str | bytes | int | float
@@ -59,7 +61,8 @@ MAX_AMOUNT = 2**53 - 1
 
 
 def connect(url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS) -> Client:
-    """A client for `redis://`, `rediss://` or `unix://`, or for a cluster by `redis+cluster://`, `rediss+cluster://`.
+    """A client for `redis://`, `rediss://` or `unix://`, for a cluster by `redis+cluster://`, `rediss+cluster://`, or
+    for the primary that Sentinels know by `redis+sentinel://`, `rediss+sentinel://` (`extproc.primary`).
 
     No I/O yet. Every wait (for a free connection, to connect, for an answer) ends after `timeout_s`. On a broken
     connection a command is sent once more, which our scripts allow: they are idempotent.
@@ -75,6 +78,8 @@ def connect(url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = MA
         return RedisCluster.from_url(
             f"{scheme.removesuffix('+cluster')}://{rest}", retry=once_more, max_connections=max_connections, **bounds
         )
+    if scheme in state_url.SENTINEL_SCHEMES:
+        return Primary(state_url.parse(url), bounds).client(retry=once_more, max_connections=max_connections)
     pool = BlockingConnectionPool.from_url(
         url, timeout=timeout_s, max_connections=max_connections, retry=once_more, **bounds
     )

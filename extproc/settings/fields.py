@@ -9,7 +9,7 @@ import re
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -71,8 +71,12 @@ def _without_last_slash(value: str) -> str:
     return value.rstrip("/")
 
 
-Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0)]
-Wait = Annotated[float, BeforeValidator(_duration_s), Field(ge=0)]
+_DURATION_TEXT = {"type": "string", "pattern": rf"^\s*{_DURATION.pattern}\s*$|\$\{{"}
+_POSITIVE = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _DURATION_TEXT]})
+_NOT_NEGATIVE = WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, _DURATION_TEXT]})
+
+Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0), _POSITIVE]
+Wait = Annotated[float, BeforeValidator(_duration_s), Field(ge=0), _NOT_NEGATIVE]
 KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
 Network = Annotated[str, AfterValidator(_network)]

@@ -37,7 +37,9 @@ class When(Section):
     """Conditions of a rule; all that are given must hold. Texts are those of the last user turn."""
 
     contains: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=200)]], BeforeValidator(_listed), Field(max_length=100)
+        list[Annotated[str, Field(min_length=1, max_length=200)]],
+        BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        Field(max_length=100),
     ] = Field(default=[], description="any of these, in any case of letters")
     regex: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_linear_regex)] | None = Field(
         default=None, description="RE2 syntax; (?i) ignores case"

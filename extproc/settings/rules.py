@@ -1,5 +1,6 @@
 """Rules over several keys: names that must exist, names and keys that must not repeat."""
 
+from extproc import state_url
 from extproc.settings.problems import unknown
 from extproc.settings.whole import Settings
 
@@ -32,6 +33,7 @@ def cross_check(settings: Settings) -> list[str]:
         ]
     if settings.routing.deadlines.min > settings.routing.deadlines.max:
         problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
+    problems += _state_problems(settings.state.url)
     problems += _team_problems(settings)
     problems += _token_problems(settings)
     for name, provider in settings.providers.items():
@@ -40,6 +42,15 @@ def cross_check(settings: Settings) -> list[str]:
         if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
             problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
     return problems
+
+
+def _state_problems(url: str) -> list[str]:
+    if url.partition("://")[0] in state_url.SENTINEL_SCHEMES:
+        try:
+            state_url.parse(url)
+        except ValueError as error:
+            return [f"state.url: {error}"]
+    return []
 
 
 def _team_problems(settings: Settings) -> list[str]:

@@ -19,11 +19,9 @@ _PROVIDER_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
 
 
 class State(Section):
-    """Shared state: `embedded`, or the URL of a Valkey/Redis server or cluster."""
+    """Shared state: `embedded`, or the URL of a Valkey or Redis: a server, a cluster, or its Sentinels."""
 
-    url: str = Field(
-        default="embedded", pattern=r"^(embedded|(redis|rediss|unix|redis\+cluster|rediss\+cluster)://.+)$"
-    )
+    url: str = Field(default="embedded", pattern=r"^(embedded|unix://.+|rediss?(\+cluster|\+sentinel)?://.+)$")
     on_outage: Literal["fail_open", "fail_closed"] = "fail_open"
 
 

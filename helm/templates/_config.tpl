@@ -1,0 +1,69 @@
+{{/*
+gateway.yaml, from `config`: the keys that are the pod's to decide are put in where they are left open.
+*/}}
+{{- define "llm-gateway.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- if not $config -}}
+{{- $config = .Files.Get "files/trial.yaml" | fromYaml -}}
+{{- end -}}
+{{- $listen := deepCopy (default dict $config.listen) -}}
+{{- $host := ternary "127.0.0.1" "0.0.0.0" (eq .Values.mode "sidecar") -}}
+{{- $config = set $config "listen" (mergeOverwrite (dict "host" $host "port" 8080 "ops" (dict "port" 8081)) $listen) -}}
+{{- $config = set $config "data_dir" "/var/lib/gateway" -}}
+{{- $timeouts := default dict $config.timeouts -}}
+{{- $config = set $config "timeouts" (merge (dict) $timeouts (dict "drain" (default 600 $timeouts.request))) -}}
+{{- $state := default dict $config.state -}}
+{{- if and .Values.valkey.enabled (not $state.url) -}}
+{{- $config = set $config "state" (merge (dict "url" (printf "redis://%s-valkey:6379" .Release.Name)) $state) -}}
+{{- end -}}
+{{- $providers := default dict $config.providers -}}
+{{- range $name, $_ := fromJson (include "llm-gateway.credentials" .) -}}
+{{- if not (hasKey $providers $name) -}}
+{{- fail (printf "credentials: config.providers has no %s" $name) -}}
+{{- end -}}
+{{- $_ := set (index $providers $name) "credential_file" (printf "/etc/gateway/credentials/%s" $name) -}}
+{{- end -}}
+{{- toJson $config -}}
+{{- end }}
+
+{{/* Provider name -> {secret, key}: those that were there, and those that External Secrets makes. */}}
+{{- define "llm-gateway.credentials" -}}
+{{- $all := deepCopy .Values.credentials -}}
+{{- if .Values.externalSecret.enabled -}}
+{{- $secret := printf "%s-credentials" (include "llm-gateway.fullname" .) -}}
+{{- range $name, $_ := .Values.externalSecret.remote -}}
+{{- $all = set $all $name (dict "secret" $secret "key" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $all -}}
+{{- end }}
+
+{{/* What a change of needs new pods for; all else of gateway.yaml is taken over by those that run. */}}
+{{- define "llm-gateway.fixed" -}}
+{{- $config := fromJson (include "llm-gateway.config" .) -}}
+{{- pick $config "listen" "data_dir" "workers" "state" "streams" "transport" | toJson | sha256sum -}}
+{{- end }}
+
+{{/* `2s`, `1500ms`, `24h`, `90d` or a number of seconds -> whole seconds, rounded up. */}}
+{{- define "llm-gateway.seconds" -}}
+{{- $text := toString . -}}
+{{- if regexMatch "^[0-9.]+$" $text -}}
+{{- ceil (float64 $text) | int64 -}}
+{{- else -}}
+{{- $number := regexFind "^[0-9.]+" $text | float64 -}}
+{{- $unit := regexFind "[a-z]+$" $text -}}
+{{- $second := get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0) $unit -}}
+{{- ceil (mulf $number $second) | int64 -}}
+{{- end -}}
+{{- end }}
+
+{{/* The longest stream, the seconds before the listener is closed, and those that the last rows are settled in. */}}
+{{- define "llm-gateway.gracePeriod" -}}
+{{- if .Values.terminationGracePeriodSeconds -}}
+{{- .Values.terminationGracePeriodSeconds | int64 -}}
+{{- else -}}
+{{- $config := fromJson (include "llm-gateway.config" .) -}}
+{{- $drain := include "llm-gateway.seconds" $config.timeouts.drain | int64 -}}
+{{- add $drain (int64 .Values.drain.acceptSeconds) 30 -}}
+{{- end -}}
+{{- end }}
