@@ -4,7 +4,7 @@ configuration. They share `data_dir`, with `run` (sockets) and `envoy` (what is 
 `gateway watch` renders before the others start, then takes over changes; only it and Envoy have `envoy`, where the
 provider credentials are. `gateway extproc` keeps the workers and the settler. Control and Envoy are one process each.
 
-In: gateway.yaml; a prepared data directory. Out: exit codes. `docs/adr/0017` says why a pod is laid out so.
+In: gateway.yaml; a prepared data directory. Out: exit codes. `docs/adr/0018` says why a pod is laid out so.
 """
 
 import asyncio

@@ -41,7 +41,8 @@ gateway.yaml, from `config`: the keys that are the pod's to decide are put in wh
 {{/* What a change of needs new pods for; all else of gateway.yaml is taken over by those that run. */}}
 {{- define "llm-gateway.fixed" -}}
 {{- $config := fromJson (include "llm-gateway.config" .) -}}
-{{- pick $config "listen" "data_dir" "workers" "state" "streams" "transport" | toJson | sha256sum -}}
+{{- $listen := pick $config.listen "host" "port" "unix_socket" "unix_socket_mode" "ops" -}}
+{{- pick $config "data_dir" "workers" "state" "streams" "transport" | merge (dict "listen" $listen) | toJson | sha256sum -}}
 {{- end }}
 
 {{/* `2s`, `1500ms`, `24h`, `90d` or a number of seconds -> whole seconds, rounded up. */}}

@@ -173,16 +173,23 @@ def test_new_pods_for_what_cannot_be_changed_while_they_run_and_for_nothing_else
     def mark(**changes: Any) -> str:
         return str(pod_of(render({"config": CONFIG | changes}))["metadata"]["annotations"]["llm-gateway/restart-on"])
 
-    fixed = {
-        "listen": {"port": 9000},
+    fixed: Values = {
+        "listen.host": "::",
+        "listen.port": 9000,
+        "listen.unix_socket": "/var/lib/gateway/run/gateway.sock",
+        "listen.unix_socket_mode": "0660",
+        "listen.ops": {"port": 9001},
         "workers": 3,
         "state": {"url": "redis://other"},
         "streams": {"same_format": "extproc"},
         "transport": "grpcio",
     }
     assert fixed.keys() | {"data_dir"} == set(FIXED)
-    assert all(mark(**{name: value}) != mark() for name, value in fixed.items())
-    assert mark(models=[{"name": "other", "provider": "openai"}], retention="1d") == mark()
+    for path, value in fixed.items():
+        section, _, key = path.rpartition(".")
+        assert mark(**({section: {key: value}} if section else {key: value})) != mark(), path
+    allowed = {"listen": {"allowed_ips": ["10.0.0.0/8"]}}
+    assert mark(models=[{"name": "other", "provider": "openai"}], retention="1d", **allowed) == mark()
 
 
 @pytest.mark.parametrize(
