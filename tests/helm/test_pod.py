@@ -116,6 +116,8 @@ def test_the_images_command_runs_in_its_tree(installed: Installed) -> None:
     checked = watch.run(["gateway", "check", "/etc/gateway/config/gateway.yaml"])
     assert checked.returncode == 0, checked.stderr
     assert f"listens on 0.0.0.0:{installed.port}" in checked.stdout
+    reloaded = watch.run(["gateway", "reload", "--config", "/etc/gateway/config/gateway.yaml"])
+    assert (reloaded.returncode, reloaded.stdout) == (0, "unchanged\n"), reloaded.stderr
     elsewhere = watch.run(["python3", "-c", "import extproc, numpy; print(extproc.__file__, numpy.__file__)"]).stdout
     assert elsewhere.split() == [f"/opt/gateway/lib/{name}/__init__.py" for name in ("extproc", "numpy")]
 
