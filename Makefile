@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench fuzz soak reconcile eval-cache simulate eval-routing schema protos diagram lock clean
+.PHONY: help run test check bench fuzz soak ops-run reconcile eval-cache simulate eval-routing schema protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -54,6 +54,9 @@ soak: .venv/dev.stamp  ## the gateway under mixed load for DURATION=86400 second
 
 reconcile: .venv/dev.stamp  ## REQUESTS=50000 mixed requests: rows, metrics, ledger, providers and traces must agree
 	REQUESTS=$${REQUESTS:-50000} $(BIN)/pytest -n 0 --timeout 3600 tests/envoy/test_reconciliation.py
+
+ops-run: .venv/dev.stamp  ## reloads, rolling restarts, a key rotation under load for DURATION=600 seconds: nothing lost
+	$(BIN)/python -m bench.ops_run --seconds $${DURATION:-600}
 
 eval-routing: .venv/dev.stamp  ## measure the classifier of `auto` on the routing data; DATA=folder
 	$(BIN)/python -m bench.eval_routing $(DATA)

@@ -47,20 +47,20 @@ def running(folder: Path, gap_ms: float) -> Iterator[Stack]:
 
     Raises StackError.
     """
-    ports = _free_ports(3)
+    ports = free_ports(3)
     config = folder / "gateway.yaml"
     config.write_text(yaml.safe_dump(scenarios.config(ports[2], ports[0], str(folder / "data"))))
     with contextlib.ExitStack() as ending:
 
         def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
-            return ending.enter_context(_child(folder / f"{name}.log", arguments))
+            return ending.enter_context(child(folder / f"{name}.log", arguments))
 
         provider = start("provider", *_provider(ports[0], gap_ms))
         alone = start("envoy", *_envoy_alone(folder, config, ports[1]))
         whole = start("gateway", *gateway("up", "--config", str(config), "--with-parent"))
-        _await(folder / "provider.log", provider, lambda: _connects(ports[0]))
-        _await(folder / "envoy.log", alone, lambda: _connects(ports[1]))
-        _await(folder / "gateway.log", whole, lambda: "ready http://" in (folder / "gateway.log").read_text())
+        await_ready(folder / "provider.log", provider, lambda: connects(ports[0]))
+        await_ready(folder / "envoy.log", alone, lambda: connects(ports[1]))
+        await_ready(folder / "gateway.log", whole, lambda: "ready http://" in (folder / "gateway.log").read_text())
         common = {"provider": psutil.Process(provider.pid)}
         yield Stack(
             ports=dict(zip(scenarios.TARGETS, ports, strict=True)),
@@ -75,9 +75,9 @@ def running(folder: Path, gap_ms: float) -> Iterator[Stack]:
 @contextlib.contextmanager
 def provider_at(folder: Path, gap_ms: float) -> Iterator[int]:
     """A provider alone; yields its port. Raises StackError."""
-    (port,) = _free_ports(1)
-    with _child(folder / "provider.log", _provider(port, gap_ms)) as provider:
-        _await(folder / "provider.log", provider, lambda: _connects(port))
+    (port,) = free_ports(1)
+    with child(folder / "provider.log", _provider(port, gap_ms)) as provider:
+        await_ready(folder / "provider.log", provider, lambda: connects(port))
         yield port
 
 
@@ -86,11 +86,11 @@ def gateway_at(
     folder: Path, provider_port: int, *, name: str, **changes: object
 ) -> Iterator[tuple[int, dict[str, psutil.Process]]]:
     """A gateway alone, its configuration changed; yields its port and its processes by role. Raises StackError."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     config, log = folder / f"{name}.yaml", folder / f"{name}.log"
     config.write_text(yaml.safe_dump(scenarios.config(port, provider_port, str(folder / name)) | changes))
-    with _child(log, gateway("up", "--config", str(config), "--with-parent")) as whole:
-        _await(log, whole, lambda: "ready http://" in log.read_text())
+    with child(log, gateway("up", "--config", str(config), "--with-parent")) as whole:
+        await_ready(log, whole, lambda: "ready http://" in log.read_text())
         yield port, _gateway_processes(whole.pid)
 
 
@@ -115,7 +115,7 @@ def _envoy_alone(folder: Path, config: Path, port: int) -> tuple[str, ...]:
 
 def _gateway_processes(pid: int) -> dict[str, psutil.Process]:
     supervisor = psutil.Process(pid)
-    return {"supervisor": supervisor} | {_role(child): child for child in supervisor.children(recursive=True)}
+    return {"supervisor": supervisor} | {_role(each): each for each in supervisor.children(recursive=True)}
 
 
 def _role(process: psutil.Process) -> str:
@@ -128,7 +128,7 @@ def _role(process: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def _child(log: Path, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+def child(log: Path, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -142,7 +142,7 @@ def _child(log: Path, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[b
             process.wait()
 
 
-def _await(log: Path, process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
+def await_ready(log: Path, process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -150,13 +150,13 @@ def _await(log: Path, process: subprocess.Popen[bytes], ready: Callable[[], bool
         time.sleep(_POLL_S)
 
 
-def _connects(port: int) -> bool:
+def connects(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
         return True
     return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

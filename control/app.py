@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from control import budget_metrics, config, metrics, otlp, prometheus, requests, usage
+from control import budget_metrics, certificates, config, metrics, otlp, prometheus, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
@@ -121,7 +121,12 @@ class Api:
             return [*settled, *budget_metrics.budgets(teams, known), lost], metrics.began_s(connection)
 
         found, began_s = await self._store.read(read)
-        others = [*self._providers.families(), *await self._cache.families(), *await config.families(self._paths)]
+        others = [
+            *self._providers.families(),
+            *await self._cache.families(),
+            *await config.families(self._paths),
+            *await certificates.families(self._paths.admin_socket),
+        ]
         return [*found, *others, self._refusals()], began_s
 
     async def metrics(self, _: web.Request) -> web.Response:
@@ -182,7 +187,8 @@ class Api:
         try:
             return self._keys.caller(headers.get("Authorization", ""))
         except InvalidApiKey as error:
-            raise self._failures.refusal(error, headers.get("X-Forwarded-For", ""), self._wall_s()) from None
+            hops, forwarded_for = self._tokens.trusted_hops, headers.get("X-Forwarded-For", "")
+            raise self._failures.refusal(error, forwarded_for, self._wall_s(), hops) from None
 
     def _refusals(self) -> Family:
         return Family(

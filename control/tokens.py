@@ -18,6 +18,7 @@ class Tokens:
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._issuers = {issuer.issuer: issuer for issuer in settings.auth.jwt}
         self._catalog = catalog
+        self.trusted_hops = catalog.trusted_hops
 
     def caller(self, headers: Mapping[str, str]) -> Caller | None:
         """Whose token it is. Raises PermissionDenied for one that names neither an administrator nor a team."""

@@ -55,6 +55,7 @@ class Catalog(msgspec.Struct, frozen=True):
     endpoints: Mapping[str, Endpoint]  # by provider
     routing: Routing
     features: Mapping[str, frozenset[Feature]]  # by model name: what it can do
+    trusted_hops: int = 0  # proxies before the gateway whose x-forwarded-for is believed
 
 
 def compile_catalog(settings: Settings) -> Catalog:
@@ -71,6 +72,7 @@ def compile_catalog(settings: Settings) -> Catalog:
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
         routing=settings.routing,
         features={model.name: frozenset(model.features) for model in settings.models},
+        trusted_hops=settings.listen.trusted_hops,
     )
 
 

@@ -32,9 +32,9 @@ class Failures:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when its window began, and how many since
         self.total = self.limited = 0
 
-    def refusal(self, error: InvalidApiKey, forwarded_for: str, now_s: float) -> GatewayError:
+    def refusal(self, error: InvalidApiKey, forwarded_for: str, now_s: float, trusted_hops: int = 0) -> GatewayError:
         """What to answer with: `error`, or RateLimitExceeded."""
-        address = source_of(forwarded_for)
+        address = source_of(forwarded_for, trusted_hops)
         began_s, count = self._seen.pop(address, (now_s, 0))
         if not began_s <= now_s < began_s + self._window_s:
             began_s, count = now_s, 0

@@ -99,8 +99,8 @@ class Pipeline:
         try:
             team = authenticate(self.catalog, headers)
         except InvalidApiKey as error:
-            now_s = self.clock.wall_s()
-            raise self._failures.refusal(error, headers.get("x-forwarded-for", ""), now_s) from None
+            now_s, hops = self.clock.wall_s(), self.catalog.trusted_hops
+            raise self._failures.refusal(error, headers.get("x-forwarded-for", ""), now_s, hops) from None
         return Admission(
             request_id=headers.get(H_REQUEST_ID, ""),
             team=team,

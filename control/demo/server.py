@@ -5,6 +5,7 @@ of the answer, written as the plan of `wire` says. Who starts it: `gateway demo`
 credential, tests and benchmarks (`DemoProvider`, in process).
 
     GET  /_demo/stats    counters and the last requests (`stats`)       DELETE resets
+    PUT  /_demo/keys     a list of API keys: any of them is taken, and no other; empty: any at all
     GET  /_demo/faults   the rules in force (`faults.Rule`)             PUT replaces them by one rule or a list, DELETE
     GET  /healthz        200
 

@@ -49,6 +49,7 @@ class Simulator:
         self.stats = Stats(options.recent)
         self._cache = PromptCache()
         self._count = 0
+        self._keys: tuple[str, ...] = () if options.api_key is None else (options.api_key,)  # none: all are taken
 
     def early(self, request: Request, fmt: Format) -> Plan | None:
         """The plan that answers as soon as the head is there, if a default or a rule asks for that."""
@@ -78,8 +79,7 @@ class Simulator:
             return wire.plan(self._plain(request, body), fault.NONE, keep_alive=keep_alive)
         faults = self.options.faults
         try:
-            if self.options.api_key is not None:
-                fmt.authorize(request, self.options.api_key)
+            self._authorize(fmt, request)
             ask = fmt.read(request, body)
             faults = self._faults_for(ask)
             record.model, record.stream = ask.model, ask.stream
@@ -90,6 +90,15 @@ class Simulator:
             _log.exception("the simulator could not answer")
             reply = fmt.failure(Refused(500, "The simulator could not answer; see its log."), self._meta())
         return wire.plan(reply, faults, keep_alive=keep_alive and not faults.early_close)
+
+    def _authorize(self, fmt: Format, request: Request) -> None:
+        """Any of the keys will do. Raises Refused."""
+        for key in self._keys[1:]:
+            with contextlib.suppress(Refused):
+                fmt.authorize(request, key)
+                return
+        for key in self._keys[:1]:
+            fmt.authorize(request, key)
 
     def too_large(self, request: Request) -> Plan:
         """413 in the format's shape."""
@@ -155,6 +164,8 @@ class Simulator:
                 self.stats.clear()
                 self._cache.clear()
                 return _json({"status": "reset"})
+            case ("PUT", "/_demo/keys"):
+                return self._set_keys(body)
             case ("PUT", "/_demo/faults"):
                 return self._set_rules(body)
             case ("DELETE", "/_demo/faults"):
@@ -167,6 +178,13 @@ class Simulator:
             return _models(request, models[2].removeprefix("/"))
         text = f"Unknown request URL: {request.method} {request.path}."
         return _OPENAI.failure(Refused(404, text, code="unknown_url"), self._meta())
+
+    def _set_keys(self, body: bytes) -> Reply:
+        try:
+            self._keys = msgspec.json.decode(body, type=tuple[str, ...])
+        except msgspec.DecodeError as error:
+            return _json({"error": str(error)}, 400)
+        return _json({"keys": len(self._keys)})
 
     def _set_rules(self, body: bytes) -> Reply:
         try:

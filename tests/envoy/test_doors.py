@@ -16,6 +16,7 @@ import psutil
 import pytest
 import trustme
 import yaml
+from cryptography import x509
 
 from tests.envoy.harness import (
     ADMIN_KEY,
@@ -132,6 +133,12 @@ def test_versions_and_protocols(gateway: Gateway, files: Files) -> None:
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
         handshake(gateway, context)
+
+
+def test_when_the_certificate_ends_is_a_metric(gateway: Gateway, files: Files) -> None:
+    made = x509.load_pem_x509_certificate((files.folder / "tls.crt").read_bytes())
+    wanted = f"gateway_certificate_expiry {made.not_valid_after_utc.timestamp():.0f}"
+    assert wanted in gateway.http.get("/metrics").text.replace(".0\n", "\n")
 
 
 def test_plain_http_is_not_answered(gateway: Gateway) -> None:
