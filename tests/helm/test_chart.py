@@ -4,6 +4,8 @@ import copy
 import functools
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -338,6 +340,16 @@ def test_every_value_is_documented(chart: Path) -> None:
 def test_the_schema_knows_every_value_and_no_other() -> None:
     known = json.loads(schema.FILE.read_text())
     assert set(known["properties"]) == {*DEFAULTS, "global"}
+
+
+@pytest.mark.skipif(shutil.which("helm") is None, reason="no helm program here; its library renders all else")
+def test_the_program_renders_what_the_library_does(values: Values, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    command = ["helm", "template", "gw", str(CHART), "--namespace", "llm", "--values", str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    by_name = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(said) if one}
+    assert by_name == {(one["kind"], one["metadata"]["name"]): one for one in render(values)}
 
 
 def test_an_example_for_each_size() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.envoy.harness import Simulator, free_port, wait_until
 from tests.helm import image
 from tests.helm.chart import CHART, ROOT, containers, gateway_yaml, of_kind, pod_of, render
-from tests.helm.node import Pod
+from tests.helm.node import POSSIBLE, Pod
 from tests.helm.test_chart import judge, locked_down
 
 # Asks the gateway once a second, and once more when it is told to stop.
@@ -88,6 +88,7 @@ def test_the_readme_shows_what_is_tested() -> None:
     assert [line for line in lines if line not in readme] == []
 
 
+@pytest.mark.skipif(not POSSIBLE, reason="no mount namespaces here: needs root")
 def test_the_application_is_served_to_its_very_end(chart: Path, provider: Simulator, tmp_path: Path) -> None:
     """Also the request that it makes after SIGTERM: Envoy ends after it."""
     manifests = render(values(provider), chart=chart)
