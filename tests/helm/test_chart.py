@@ -36,6 +36,7 @@ from tests.helm.chart import (
 
 # The oldest version with sidecars, and the newest there is a schema of.
 KUBERNETES = ("1.29", "1.37")
+SCHEMAS = Path.home() / ".cache" / "gateway-schemas" / "node_modules"
 CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute", "ExternalSecret"}
 CONFIG: Values = {
     "providers": {"openai": {"format": "openai", "base_url": "https://api.openai.com/v1"}},
@@ -48,7 +49,7 @@ ENV = {"ADMIN_KEY": "a", "STATE_PASSWORD": "p", "TEAM_SEARCH_KEY": "t"}
 FULL: Values = {
     "config": CONFIG,
     "credentials": {"openai": {"secret": "llm-keys", "key": "openai"}},
-    "externalSecret": {"enabled": True, "remote": {"openai": {"key": "k"}}},
+    "externalSecret": {"enabled": True, "store": {"name": "vault"}, "remote": {"openai": {"key": "k"}}},
     "podDisruptionBudget": {"enabled": True},
     "ingress": {"enabled": True, "hosts": ["llm.example.com"]},
     "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]},
@@ -62,7 +63,7 @@ SCENARIOS: list[Values] = [
     FULL | {"autoscaling": {"enabled": True}},
     FULL | {"persistence": {"enabled": True}},
     FULL | {"mode": "sidecar"},
-    {"config": CONFIG | {"state": {}}},
+    {"config": CONFIG | {"state": {}}, "externalSecret": {"store": {"name": "vault"}}},
 ]
 
 
@@ -98,6 +99,18 @@ def test_kubernetes_takes_it(values: Values) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_kubernetes_takes_it_with_everything_on(scenario: Values) -> None:
     judge(render(scenario), KUBERNETES[-1:])
+
+
+@pytest.mark.skipif(not SCHEMAS.is_dir(), reason=f"their schemas are not in {SCHEMAS}; .ci/run puts them there")
+def test_custom_resources_are_what_their_projects_take(tmp_path: Path) -> None:
+    wanted = [one for scenario in SCENARIOS for one in render(scenario) if one["kind"] in CUSTOM]
+    assert {one["kind"] for one in wanted} == CUSTOM
+    shutil.copy(ROOT / "tests" / "helm" / "custom.mjs", tmp_path)
+    (tmp_path / "node_modules").symlink_to(SCHEMAS)
+    said = subprocess.run(
+        ["node", "custom.mjs"], cwd=tmp_path, input=json.dumps(wanted), capture_output=True, text=True, check=True
+    )
+    assert said.stdout == ""
 
 
 def test_its_gateway_yaml_is_one_that_the_gateway_takes(values: Values) -> None:
@@ -205,6 +218,7 @@ def test_new_pods_for_what_cannot_be_changed_while_they_run_and_for_nothing_else
         ({"config": CONFIG | {"state": {"url": "http://x"}}}, "/config/state/url"),
         ({"credentials": {"opanai": {"secret": "s", "key": "k"}}, "config": CONFIG}, "config.providers has no opanai"),
         ({"replicas": 2}, "config.state.url: each pod has an embedded state of its own"),
+        ({"config": CONFIG, "externalSecret": {"enabled": True}}, "externalSecret.store.name: which store?"),
         ({"replicas": 2, "config": CONFIG, "persistence": {"enabled": True}}, "one volume is for one pod"),
     ],
 )
