@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from types import CoroutineType
 
 import msgspec
 import yaml
@@ -158,7 +159,9 @@ async def _time(messages: Exchanged, calls: int) -> list[list[float]]:
         row = []
         for message in (*messages.head, *messages.body):
             began = time.perf_counter_ns()
-            await exchange.receive(message)
+            said = exchange.receive(message)
+            if isinstance(said, CoroutineType):
+                await said
             row.append((time.perf_counter_ns() - began) / 1000)
             if exchange.state is State.DONE:
                 break

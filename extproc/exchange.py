@@ -1,14 +1,17 @@
 """One exchange with Envoy: a state machine over its messages, as a table.
 
-In: one ext_proc message after the other, as bytes. Out: the reply to each, as bytes. A request's exchange lives until
-its answer began, so that a fallback attempt, which arrives as an exchange of its own, finds it in `Live`.
+In: one ext_proc message after the other, as bytes. Out: replies, as bytes. Envoy sends a message's headers and then its
+body in pieces, without waiting for replies; what needs the body answers the headers once the body is whole, so that a
+request, and mostly an answer, wakes each side once (ADR 19). A request's exchange lives until its answer began, so that
+a fallback attempt, which arrives as an exchange of its own, finds it in `Live`.
 The diagram in ARCHITECTURE.md is drawn from TRANSITIONS. Free of grpc; called by `extproc.server`.
 """
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -18,10 +21,11 @@ from extproc.auth import check_address
 from extproc.cache.served import ROUTING, Served
 from extproc.encoding import Plain
 from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderError
-from extproc.frames import BodyMode, Event, Kind, Metadata
-from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request
+from extproc.frames import Event, Kind, Metadata
+from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import Outcome
+from extproc.transport.session import Reply
 from extproc.wire import (
     H_CLUSTER,
     H_FALLBACK,
@@ -41,6 +45,7 @@ from extproc.wire import (
     M_ROOMIER,
     M_TARGET,
     M_TEAM,
+    MAX_REQUEST_BYTES,
     OWN_ANSWER,
     chain_cluster,
 )
@@ -48,23 +53,26 @@ from extproc.wire import (
 log = logging.getLogger(__name__)
 
 
+Later = Coroutine[Any, Any, bytes]
+
+
 class State(Enum):
     """Where an exchange is."""
 
     START = "start"
-    READING = "reading"  # authenticated; Envoy buffers the body
+    READING = "reading"  # authenticated; the body is coming
     WAITING = "waiting"  # sent upstream; no answer yet
-    BUFFERING = "buffering"  # Envoy collects the whole answer
+    BUFFERING = "buffering"  # the whole answer is collected
     STREAMING = "streaming"  # the answer comes piece by piece
     DONE = "done"  # nothing more to say: answered here, or the rest passes by Envoy alone
 
 
 TRANSITIONS: dict[tuple[State, Kind], tuple[State, ...]] = {
     (State.START, Kind.REQUEST_HEADERS): (State.READING, State.DONE),
-    (State.READING, Kind.REQUEST_BODY): (State.WAITING, State.DONE),
+    (State.READING, Kind.REQUEST_BODY): (State.READING, State.WAITING, State.DONE),
     (State.READING, Kind.RESPONSE_HEADERS): (State.DONE,),  # Envoy answered itself, e.g. 413
     (State.WAITING, Kind.RESPONSE_HEADERS): (State.BUFFERING, State.STREAMING, State.DONE),
-    (State.BUFFERING, Kind.RESPONSE_BODY): (State.DONE,),
+    (State.BUFFERING, Kind.RESPONSE_BODY): (State.BUFFERING, State.DONE),
     (State.STREAMING, Kind.RESPONSE_BODY): (State.STREAMING, State.DONE),
     (State.STREAMING, Kind.TRAILERS): (State.DONE,),
 }
@@ -77,6 +85,8 @@ _TO_PROVIDER = frozenset(
 # What may go from a provider to a client; its account's rate limits, cookies and ids are not the client's business.
 _TO_CLIENT = frozenset({":status", "content-type", "content-length", "transfer-encoding", "date", "cache-control"})
 _JSON = ("content-type", "application/json")
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -125,30 +135,25 @@ class Exchange:
         self._admission: Admission | None = None
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request, then of the response
+        self._pieces: list[bytes] = []  # of the body that is coming
+        self._size = 0  # of the pieces
         self._stream: ClientStream | None = None
         self._plain = Plain("")
         self._attempt: Attempt | None = None
         self._fields = options.metadata_in_body  # whether the answer's body is to carry the gateway's fields
         self._own_ns = 0  # gateway's own time so far
 
-    async def receive(self, data: bytes) -> bytes:
-        """The reply to one message. Never raises on what Envoy or a client sent."""
+    def receive(self, data: bytes) -> Reply | Later:
+        """What to say to one message, or what has to be awaited for it. Never raises on what Envoy or a client sent."""
         began_ns = self._pipeline.clock.mono_ns()
         try:
             event = frames.parse(data)
-            allowed = TRANSITIONS.get((self.state, event.kind))
-            if allowed is None:
+            if (self.state, event.kind) not in TRANSITIONS:
                 self.state = State.DONE
                 return frames.nothing(event.kind)
-            self.state, reply = await self._dispatch(event)
-            return reply
-        except GatewayError as error:
-            self.state = State.DONE
-            return await self._refuse(error)
-        except Exception:
-            log.exception("exchange failed", extra={"request_id": self._request_id})
-            self.state = State.DONE
-            return await self._refuse(GatewayError("The gateway failed to handle this request."))
+            return self._react(event)
+        except Exception as error:
+            return self._refuse(error)
         finally:
             self._own_ns += self._pipeline.clock.mono_ns() - began_ns
 
@@ -159,25 +164,37 @@ class Exchange:
             self._live.remove(self._plan)
             self._plan.tape.give_up()
 
-    async def _dispatch(self, event: Event) -> tuple[State, bytes]:
+    def _react(self, event: Event) -> Reply | Later:
         if event.kind is Kind.REQUEST_HEADERS:
-            return await self._on_request_headers(event)
+            return self._on_request_headers(event)
         if event.kind is Kind.REQUEST_BODY:
-            return await self._on_request_body(event)
+            return self._decide(b"".join(self._pieces)) if self._gather(event) else None
         if event.kind is Kind.RESPONSE_HEADERS:
-            return await self._on_own_answer() if self._plan is None else self._on_response_headers(event, self._plan)
-        if event.kind is Kind.RESPONSE_BODY and self.state is State.BUFFERING:
-            return State.DONE, self._on_whole_body(event.body)
-        if event.kind is Kind.RESPONSE_BODY:
+            return self._on_own_answer() if self._plan is None else self._on_response_headers(event, self._plan)
+        if event.kind is Kind.TRAILERS:
+            self.state = State.DONE
+            return frames.nothing(event.kind)
+        if self.state is State.STREAMING:
             return self._on_piece(event)
-        return State.DONE, frames.nothing(event.kind)
+        return self._on_whole_body(b"".join(self._pieces)) if self._gather(event) else None
+
+    def _gather(self, event: Event) -> bool:
+        """Keep a piece of a body. Returns whether it is whole. Raises RequestTooLarge, ProviderError."""
+        self._pieces.append(event.body)
+        self._size += len(event.body)
+        if self._size > MAX_REQUEST_BYTES and event.kind is Kind.REQUEST_BODY:
+            raise too_large()
+        if self._size > _MAX_ANSWER_BYTES:
+            raise ProviderError("The provider's answer is larger than this gateway accepts.")
+        return event.end
 
     # --- the request ---------------------------------------------------------------------------------------------
 
-    async def _on_request_headers(self, event: Event) -> tuple[State, bytes]:
+    def _on_request_headers(self, event: Event) -> Reply | Later:
         headers = event.headers
         if H_FALLBACK in headers:
-            return State.DONE, self._on_fallback(headers)
+            self.state = State.DONE
+            return self._on_fallback(headers)
         self._headers = headers
         if H_METADATA in headers:
             self._fields = headers[H_METADATA] == "body"
@@ -187,20 +204,38 @@ class Exchange:
             check_address(admission.team.networks, headers)
         check_request(headers)
         if admission.path != CHAT_PATH:
-            body = models.answer(admission.catalog, admission.team, admission.path)
-            told = [_JSON, *self._answer_headers(None), *await self._limits()]
-            return State.DONE, _immediate(200, body, told, {}, "models")
+            return self._models(admission)
         if event.end:
             raise InvalidRequest("The request has no body; send a JSON object.")
-        return State.READING, frames.accept_headers({M_TEAM: admission.team.id})
+        self.state = State.READING
+        return None
 
-    async def _on_request_body(self, event: Event) -> tuple[State, bytes]:
+    async def _models(self, admission: Admission) -> bytes:
+        self.state = State.DONE
+        try:
+            body = models.answer(admission.catalog, admission.team, admission.path)
+        except GatewayError as error:
+            return await self._refuse(error)
+        return _immediate(200, body, [_JSON, *self._answer_headers(None), *await self._limits()], {}, "models")
+
+    async def _decide(self, body: bytes) -> bytes:
+        began_ns = self._pipeline.clock.mono_ns()
+        self._pieces, self._size = [], 0
+        try:
+            return await self._on_request_body(body)
+        except Exception as error:
+            return await self._refuse(error)
+        finally:
+            self._own_ns += self._pipeline.clock.mono_ns() - began_ns
+
+    async def _on_request_body(self, body: bytes) -> bytes:
         assert self._admission is not None  # noqa: S101 - the table leads here only from READING
-        decided = await self._pipeline.decide(self._admission, event.body)
+        decided = await self._pipeline.decide(self._admission, body)
         if isinstance(decided, Served):
             if decided.hit.check:
-                self._pipeline.check(self._headers, event.body)
-            return State.DONE, self._from_cache(decided)
+                self._pipeline.check(self._headers, body)
+            self.state = State.DONE
+            return self._from_cache(decided)
         self._plan = plan = decided
         self._live.add(plan)
         attempt = plan.first(self._pipeline.clock.mono_ns())
@@ -213,17 +248,23 @@ class Exchange:
             *([(H_HEDGE, "true")] if plan.deadline.race else []),
         ]
         keep = {name for name, _ in headers} | _TO_PROVIDER
-        return State.WAITING, frames.forward(
+        self.state = State.WAITING
+        return frames.replace(
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
             body=attempt.request.body,
-            metadata={M_DECISION: _json(plan.decision)} | ({M_ROOMIER: True} if plan.roomier else {}),
+            metadata={M_TEAM: plan.decision.team_id, M_DECISION: _json(plan.decision)}
+            | ({M_ROOMIER: True} if plan.roomier else {}),
         )
 
     def _from_cache(self, served: Served) -> bytes:
         timing = self._timing()
         body = served.body(fields=self._fields, gateway_us=served.decision.decided_us, total_us=timing.total_us)
-        metadata = {M_DECISION: _json(served.decision), M_OUTCOME: _json(served.outcome)}
+        metadata = {
+            M_TEAM: served.decision.team_id,
+            M_DECISION: _json(served.decision),
+            M_OUTCOME: _json(served.outcome),
+        }
         return _immediate(200, body, served.answer_headers(), metadata, ROUTING)
 
     def _on_fallback(self, headers: Mapping[str, str]) -> bytes:
@@ -248,12 +289,13 @@ class Exchange:
 
     # --- the response --------------------------------------------------------------------------------------------
 
-    async def _on_own_answer(self) -> tuple[State, bytes]:
-        """Envoy's own, to a request that never got decided: its body was too large, or it was too slow."""
+    async def _on_own_answer(self) -> bytes:
+        """Envoy's own, to a request that never got decided: its body was too slow."""
+        self.state = State.DONE
         headers = [*self._answer_headers(None), *await self._limits()]
-        return State.DONE, frames.answer_headers(headers=headers, remove=(), mode=BodyMode.NONE, metadata={})
+        return frames.answer_headers(headers=headers, remove=(), metadata={})
 
-    def _on_response_headers(self, event: Event, plan: Plan) -> tuple[State, bytes]:
+    def _on_response_headers(self, event: Event, plan: Plan) -> Reply:
         self._live.remove(plan)
         self._headers = headers = event.headers
         index = headers.get(H_TARGET, "")
@@ -267,12 +309,14 @@ class Exchange:
         if status == 200 and plain.error is not None:
             raise plain.error
         if event.end:
-            return State.DONE, self._on_whole_body(b"")
+            return self._on_whole_body(b"")
         if status == 200 and is_json and not plain.compressed and self._passes_whole(plan, attempt):
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
-            return State.DONE, self._pass_headers(attempt, BodyMode.NONE, {M_OUTCOME: _json(outcome)}, whole=True)
+            self.state = State.DONE
+            return self._pass_headers(attempt, [], {M_OUTCOME: _json(outcome)}, keep_length=True)
         if not streamed:
-            return State.BUFFERING, self._pass_headers(attempt, BodyMode.BUFFERED)
+            self.state = State.BUFFERING
+            return None
         if self._native(attempt) and not plain.compressed:
             outcome = Outcome(
                 attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=plan.outrun(attempt)
@@ -282,9 +326,11 @@ class Exchange:
             ticket = plan.tape.hand_over()
             if ticket is not None:
                 metadata = {**metadata, M_RECORD: _json(ticket)}
-            return State.DONE, self._pass_headers(attempt, BodyMode.NONE, metadata)
+            self.state = State.DONE
+            return self._pass_headers(attempt, [], metadata)
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
-        return State.STREAMING, self._pass_headers(attempt, BodyMode.STREAMED)
+        self.state = State.STREAMING
+        return self._pass_headers(attempt, [_EVENTS], {})
 
     def _passes_whole(self, plan: Plan, attempt: Attempt) -> bool:
         """Whether nothing remains to be done with an answer that is not streamed."""
@@ -292,17 +338,14 @@ class Exchange:
         return self._options.native_answers and not mine and self._native(attempt)
 
     def _pass_headers(
-        self, attempt: Attempt, mode: BodyMode, metadata: Metadata | None = None, *, whole: bool = False
+        self, attempt: Attempt, more: list[tuple[str, str]], metadata: Metadata, *, keep_length: bool = False
     ) -> bytes:
-        headers = self._answer_headers(attempt)
         remove = [name for name in self._headers if name not in _TO_CLIENT]
-        if mode is BodyMode.STREAMED:
-            headers.append(("content-type", "text/event-stream; charset=utf-8"))
-        if mode is not BodyMode.BUFFERED and not whole:
+        if not keep_length:
             remove.append("content-length")  # a stream's length changes on its way
-        return frames.answer_headers(headers=headers, remove=remove, mode=mode, metadata=metadata or {})
+        return frames.answer_headers(headers=self._answer_headers(attempt) + more, remove=remove, metadata=metadata)
 
-    def _on_whole_body(self, body: bytes) -> bytes:
+    def _on_whole_body(self, body: bytes) -> tuple[bytes, ...]:
         plan, attempt = self._plan, self._attempt
         assert plan is not None  # noqa: S101 - the table leads here only from WAITING
         assert attempt is not None  # noqa: S101
@@ -318,13 +361,14 @@ class Exchange:
             raise self._plain.error
         result = answer.whole(plan, attempt, body, self._timing(), fields=self._fields)
         plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._fields)
-        return frames.answer_body(
-            result.body,
-            headers=[_JSON, ("content-length", str(len(result.body)))],
-            metadata={M_OUTCOME: _json(result.outcome)},
-        )
+        length = ("content-length", str(len(result.body)))
+        head = self._pass_headers(attempt, [_JSON, length], {M_OUTCOME: _json(result.outcome)}, keep_length=True)
+        self.state = State.DONE
+        # Envoy wants a reply to each piece: nothing for all but the last, and the answer in its place.
+        nothing = (frames.answer_body(b""),) * (len(self._pieces) - 1)
+        return head, *nothing, frames.answer_body(result.body)
 
-    def _on_piece(self, event: Event) -> tuple[State, bytes]:
+    def _on_piece(self, event: Event) -> bytes:
         stream, plan, attempt = self._stream, self._plan, self._attempt
         assert stream is not None  # noqa: S101 - the table leads here only from STREAMING
         assert plan is not None  # noqa: S101
@@ -332,7 +376,7 @@ class Exchange:
         out = stream.feed(self._plain.feed(event.body))
         plan.tape.piece(out)
         if not event.end:
-            return State.STREAMING, frames.answer_body(out)
+            return frames.answer_body(out)
         rest, final = stream.finish(self._plain.error)
         outcome = Outcome(
             attempt=attempt.index,
@@ -345,7 +389,8 @@ class Exchange:
         )
         plan.tape.piece(rest)
         plan.tape.stream(attempt.target, outcome)
-        return State.DONE, frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome)})
+        self.state = State.DONE
+        return frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome)})
 
     # --- what both share -----------------------------------------------------------------------------------------
 
@@ -367,7 +412,11 @@ class Exchange:
         """How the team's limits stand, where no hold has told."""
         return () if self._admission is None or self._plan else await self._pipeline.limits(self._admission)
 
-    async def _refuse(self, error: GatewayError) -> bytes:
+    async def _refuse(self, error: Exception) -> bytes:
+        self.state = State.DONE
+        if not isinstance(error, GatewayError):
+            log.error("exchange failed", extra={"request_id": self._request_id}, exc_info=error)
+            error = GatewayError("The gateway failed to handle this request.")
         plan, attempt = self._plan, self._attempt
         headers = [_JSON, *self._answer_headers(attempt), *(error.headers or await self._limits())]
         if error.retry_after_s is not None:

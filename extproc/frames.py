@@ -25,7 +25,7 @@ _REPLACE: Final = protowire.number(1, pb.CommonResponse.CONTINUE_AND_REPLACE)  #
 _REROUTE: Final = protowire.number(5, 1)  # clear_route_cache
 # Field numbers, as in protos/extproc.proto.
 _REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY, _RESPONSE_BODY, _IMMEDIATE = 1, 2, 3, 4, 7  # ProcessingResponse
-_METADATA, _MODE = 8, 9
+_METADATA: Final = 8
 _COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
 _MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
 # ProcessingRequest's first byte, where it has a body.
@@ -51,14 +51,6 @@ class Event(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
     body: bytes = b""
     end: bool = False
-
-
-class BodyMode(Enum):
-    """How the rest of an answer travels."""
-
-    NONE = pb.ProcessingMode.NONE
-    STREAMED = pb.ProcessingMode.STREAMED
-    BUFFERED = pb.ProcessingMode.BUFFERED
 
 
 def parse(data: bytes) -> Event:
@@ -110,18 +102,8 @@ def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:
     return headers
 
 
-def accept_headers(metadata: Metadata) -> bytes:
-    """Go on with the request: its body comes next."""
-    return field(_REQUEST_HEADERS, b"") + _metadata(metadata)
-
-
-def forward(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
-    """Answer to the request's body: send this to the provider that the headers route to."""
-    return _with_body(_REQUEST_BODY, _REROUTE + _mutation(headers, remove), body, metadata)
-
-
 def replace(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
-    """Answer to a fallback attempt's headers: the original request, translated anew, with its own body."""
+    """Answer to a request's headers, once its body is known too: what goes to the provider the headers route to."""
     return _with_body(_REQUEST_HEADERS, _REPLACE + _REROUTE + _mutation(headers, remove), body, metadata)
 
 
@@ -131,10 +113,9 @@ def immediate(*, status: int, headers: HeaderList, body: bytes, metadata: Metada
     return field(_IMMEDIATE, answer + field(3, body)) + _metadata(metadata)
 
 
-def answer_headers(*, headers: HeaderList, remove: Iterable[str], mode: BodyMode, metadata: Metadata) -> bytes:
-    """Answer to the response's headers: what the client gets, and how its body goes on."""
-    reply = field(_RESPONSE_HEADERS, field(_COMMON, _mutation(headers, remove)))
-    return reply + _OVERRIDES[mode] + _metadata(metadata)
+def answer_headers(*, headers: HeaderList, remove: Iterable[str], metadata: Metadata) -> bytes:
+    """Answer to the response's headers: what the client gets."""
+    return field(_RESPONSE_HEADERS, field(_COMMON, _mutation(headers, remove))) + _metadata(metadata)
 
 
 def answer_body(body: bytes | None, *, headers: HeaderList = (), metadata: Metadata | None = None) -> bytes:
@@ -199,13 +180,3 @@ def _value(value: str | bool) -> bytes:
 def _entry(key: str, value: bytes) -> bytes:
     """One entry of a Struct's map."""
     return field(1, protowire.text(1, key) + field(2, value))
-
-
-def _override(mode: BodyMode) -> bytes:
-    """mode_override: the headers as they are (SEND), the body in `mode`."""
-    if mode is BodyMode.NONE:
-        return b""
-    return field(_MODE, protowire.number(2, pb.ProcessingMode.SEND) + protowire.number(4, mode.value))
-
-
-_OVERRIDES: Final = {mode: _override(mode) for mode in BodyMode}

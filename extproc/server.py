@@ -5,11 +5,12 @@ In: the exchange's messages. Out: its replies, in order. Served by either transp
 
 from collections.abc import Coroutine, Generator
 from functools import partial
-from typing import Any
+from types import CoroutineType
+from typing import Any, cast
 
 from extproc.exchange import Exchange, Live, Options, State
 from extproc.pipeline import Pipeline
-from extproc.transport.session import Service, Services
+from extproc.transport.session import Reply, Service, Services
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 MAX_MESSAGE_BYTES = 80 * 1024 * 1024  # above Envoy's buffers, so that what is too large is for them to say
@@ -43,10 +44,12 @@ class ExtProcSession:
         """Whether the exchange has nothing more to say."""
         return self._exchange.state is State.DONE
 
-    def receive(self, message: bytes) -> bytes | Coroutine[Any, Any, bytes]:
-        """The reply to one message: the body's waits for the shared state, the others' are made at once."""
+    def receive(self, message: bytes) -> Reply | Coroutine[Any, Any, Reply]:
+        """What to say to one message; of a whole request that waits for the shared state, else it is made at once."""
         reply = self._exchange.receive(message)
-        return reply if self._exchange.state is State.READING else _begin(reply)
+        if not isinstance(reply, CoroutineType):
+            return reply
+        return reply if self._exchange.state is State.READING else _begin(reply)  # a look-up's deadline needs a task
 
     def finish(self) -> None:
         """Envoy has nothing more to ask."""
@@ -56,27 +59,27 @@ class ExtProcSession:
         self._exchange.close()
 
 
-def _begin(reply: Coroutine[Any, Any, bytes]) -> bytes | Coroutine[Any, Any, bytes]:
+def _begin(reply: Coroutine[Any, Any, Reply]) -> Reply | Coroutine[Any, Any, Reply]:
     """Run a coroutine up to where it waits, which is mostly its end. It must not ask which task it runs in."""
     try:
         waits_for = reply.send(None)
     except StopIteration as stop:
-        return bytes(stop.value)
+        return cast(Reply, stop.value)
     return _go_on(_Begun(reply, waits_for))
 
 
-async def _go_on(begun: "_Begun") -> bytes:
+async def _go_on(begun: "_Begun") -> Reply:
     return await begun
 
 
 class _Begun:
     """A coroutine that waits already."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, bytes], waits_for: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Reply], waits_for: Any) -> None:
         self._coroutine = coroutine
         self._waits_for = waits_for
 
-    def __await__(self) -> Generator[Any, Any, bytes]:
+    def __await__(self) -> Generator[Any, Any, Reply]:
         waits_for = self._waits_for
         while True:
             try:
@@ -88,4 +91,4 @@ class _Begun:
             try:
                 waits_for = step()
             except StopIteration as stop:
-                return bytes(stop.value)
+                return cast(Reply, stop.value)

@@ -51,9 +51,10 @@ _OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it h
 def render(settings: Settings, paths: Paths) -> list[Document]:
     """Every cluster."""
     workers = [paths.worker_socket(index) for index in range(settings.workers)]
+    asked = _FIND_HANGING if settings.transport == "lean" else {}  # grpcio takes pings for an attack
     result = [
-        _local(WORKERS, workers, http2=True) | _EJECT_DEAD_WORKER,
-        *(_local(worker_cluster(index), [socket], http2=True) for index, socket in enumerate(workers)),
+        _local(WORKERS, workers, http2=True, more=asked) | _EJECT_DEAD_WORKER,
+        *(_local(worker_cluster(index), [socket], http2=True, more=asked) for index, socket in enumerate(workers)),
         _local(SETTLER, [paths.settler_socket], http2=True),
         _local(CONTROL, [paths.control_socket], http2=False),
         *(_fallback(index) for index in range(settings.workers)),
@@ -90,11 +91,15 @@ _EJECT_DEAD_WORKER: Document = {
 }
 
 
-def _local(name: str, sockets: list[Path], *, http2: bool) -> Document:
+# A worker that hangs does not answer a PING: what it holds fails then, and new requests go elsewhere.
+_FIND_HANGING: Document = {"connection_keepalive": {"interval": "10s", "timeout": "20s"}}
+
+
+def _local(name: str, sockets: list[Path], *, http2: bool, more: Document | None = None) -> Document:
     """One of our own processes behind unix sockets."""
     protocol = "http2_protocol_options" if http2 else "http_protocol_options"
     window = {"initial_stream_window_size": BUFFER_BYTES, "initial_connection_window_size": BUFFER_BYTES}
-    options: Document = {"max_concurrent_streams": 2_000_000, **window} if http2 else {}
+    options: Document = {"max_concurrent_streams": 2_000_000, **window, **(more or {})} if http2 else {}
     return {
         "name": name,
         "type": "STATIC",

@@ -8,7 +8,7 @@ from typing import Any
 
 from control.render.access_log import access_log
 from control.render.bootstrap import asset
-from control.render.names import BUFFER_BYTES, any_of, grpc_service
+from control.render.names import BUFFER_BYTES, any_of, grpc_service, seconds
 from control.render.routes import EXT_PROC
 from extproc.adapters.usage import PATHS
 from extproc.errors import ProviderError
@@ -19,6 +19,7 @@ Document = dict[str, Any]
 # What an attempt tells of its provider: whether it streamed, and how long it wants to be left alone.
 _ATTEMPT_HEADERS = ("content-type", "retry-after", "retry-after-ms")
 _MAX_SSE_EVENT_BYTES = 1024 * 1024
+_SLACK_S = 5.0
 _OF_EVERY_BILL = (("prompt_tokens",), ("completion_tokens",))
 
 
@@ -35,7 +36,11 @@ def remove_headers(matchers: list[Document], add: dict[str, str] | None = None) 
     }
 
 
-def ext_proc(*, cluster: str, body: bool) -> Document:
+def ext_proc(*, cluster: str, body: bool, idle_s: float) -> Document:
+    """With `body`, Envoy sends what it has of a message at once and lets the worker answer when it likes: one burst in,
+    one out. The body comes in pieces, which nobody could translate one by one, so the worker waits for the last and
+    answers with the whole. What it may have to wait for is a slow client or provider, which is for the stream's idle
+    timeout to end (`idle_s`), so the worker's own time is longer; one that hangs is found by HTTP/2's PING."""
     service = grpc_service(cluster)
     service["retry_policy"] = {
         "retry_on": "connect-failure,refused-stream,unavailable",
@@ -49,14 +54,14 @@ def ext_proc(*, cluster: str, body: bool) -> Document:
             grpc_service=service,
             failure_mode_allow=False,
             status_on_error={"code": "ServiceUnavailable"},
-            message_timeout="30s",
-            max_message_timeout="60s",
-            allow_mode_override=True,
+            message_timeout=seconds(idle_s + _SLACK_S),
+            send_body_without_waiting_for_header_response=body,
+            allow_content_length_header=True,
             processing_mode={
                 "request_header_mode": "SEND",
-                "request_body_mode": "BUFFERED" if body else "NONE",
+                "request_body_mode": "STREAMED" if body else "NONE",
                 "response_header_mode": "SEND" if body else "SKIP",
-                "response_body_mode": "NONE",
+                "response_body_mode": "STREAMED" if body else "NONE",
                 "request_trailer_mode": "SKIP",
                 "response_trailer_mode": "SKIP",
             },
@@ -68,7 +73,7 @@ def ext_proc(*, cluster: str, body: bool) -> Document:
 
 
 def buffer() -> Document:
-    """Gives the replaced body its content-length again: not every provider takes a chunked request."""
+    """Gives a body that the worker replaced its content-length again: not every provider takes a chunked request."""
     return {
         "name": "envoy.filters.http.buffer",
         "typed_config": any_of("envoy.extensions.filters.http.buffer.v3.Buffer", max_request_bytes=BUFFER_BYTES),

@@ -23,7 +23,7 @@ _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnecti
 def render(settings: Settings, paths: Paths) -> list[Document]:
     """The ingress by each of its addresses, one fallback listener a worker, and one for probes and metrics, where they
     have a port."""
-    result = [*_ingress(settings, paths), *(_fallback(index, paths) for index in range(settings.workers))]
+    result = [*_ingress(settings, paths), *(_fallback(index, settings, paths) for index in range(settings.workers))]
     if settings.listen.ops is not None:
         result.append(ops.listener(settings.listen.ops))
     for listener in result:
@@ -68,7 +68,8 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}], add=_client(settings, by_address)),
         *doors.filters(settings, by_address=by_address),
         *([lua("native_stream.lua")] if native else []),
-        ext_proc(cluster=WORKERS, body=True),
+        ext_proc(cluster=WORKERS, body=True, idle_s=settings.timeouts.idle),
+        buffer(),
         *([sse_usage()] if native else []),
         *([json_usage()] if native and settings.response_metadata == "headers" else []),
         router(),
@@ -110,13 +111,13 @@ def _client(settings: Settings, by_address: bool) -> dict[str, str]:
     return {H_CLIENT: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%" if by_address else "127.0.0.1"}
 
 
-def _fallback(worker: int, paths: Paths) -> Document:
+def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
     """The other end of a worker's loopback. What the first provider's cluster put on the request comes off first: its
     credential must reach neither the worker nor the next provider. Internal headers came off there already."""
     take_off = [{"exact": name} for name in sorted(set(CREDENTIAL_HEADERS.values()))]
     filters = [
         remove_headers(take_off, add={H_FALLBACK: "1"}),
-        ext_proc(cluster=worker_cluster(worker), body=False),
+        ext_proc(cluster=worker_cluster(worker), body=False, idle_s=settings.timeouts.idle),
         buffer(),
         router(),
     ]

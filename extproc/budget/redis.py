@@ -159,6 +159,15 @@ class RedisLedger:
         rows = await self._run(_EXPIRE, team_id, now_ms, EXPIRE_AT_MOST, *acknowledged)
         return [_unreconciled(row) for row in rows]
 
+    async def held(self, team_id: str, hold_ids: list[str]) -> set[str]:
+        """Which of these holds of a team are open. Raises LedgerUnavailable."""
+        key = f"{self._prefix}:{{{team_id}}}:leases"
+        try:
+            scores = await self._client.execute_command("ZMSCORE", key, *hold_ids)
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        return {hold_id for hold_id, score in zip(hold_ids, scores, strict=True) if score is not None}
+
     async def usage(self, team_id: str, now_ms: int, windows: Windows) -> TeamUsage:
         """A team's counters in `windows`. Raises LedgerUnavailable."""
         holds, minute, daily, monthly = await self._run(_USAGE, team_id, now_ms, windows.daily.id, windows.monthly.id)

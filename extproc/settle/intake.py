@@ -29,7 +29,7 @@ class Sink(Protocol):
 
 
 class Intake:
-    """Entries in, rows out. `attempted` is told of every attempt."""
+    """Entries in, rows out. `attempted` is told of every attempt, `orphaned` of requests that nobody has a team for."""
 
     def __init__(
         self,
@@ -40,10 +40,12 @@ class Intake:
         *,
         attempted: Callable[[AttemptRow], None],
         recorder: Taker | None = None,
+        orphaned: Callable[[pb.HTTPAccessLogEntry], None] | None = None,
     ) -> None:
         self._recent = recent
         self._attempted = attempted
         self._recorder = recorder
+        self._orphaned = orphaned
         self._sink = sink
         self._sizes = sizes
         self._outputs = outputs
@@ -75,6 +77,8 @@ class Intake:
         elif entry.response.response_code.value in (401, 403, 429):  # nobody's; 429: too many from one address
             by_address = entry.response.response_code_details.startswith("rbac_")
             self._sink.count("refused_addresses" if by_address else "unauthenticated_requests")
+        elif self._orphaned is not None:
+            self._orphaned(entry)
 
 
 def learn(row: AuditRow, sizes: OutputFromBytes, outputs: OutputEstimates) -> None:

@@ -37,6 +37,7 @@ from extproc.settle.follow import Follower
 from extproc.settle.health import Keeper
 from extproc.settle.intake import Intake, learn
 from extproc.settle.journal import NOT_NOW, attempts_since, connect, latest
+from extproc.settle.orphans import Orphans
 from extproc.settle.outbox import Outbox
 from extproc.settle.recent import Recent
 from extproc.settle.rows import AttemptRow
@@ -77,7 +78,10 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     keeper = Keeper(settings, paths, client, uuid4().hex, partial(tell_of_refusal, Outbox(paths.journal)))
     keeper.start(_earlier_attempts(paths.journal))
     current.on_swap.append(lambda snapshot: keeper.use(snapshot.settings))
-    intake = Intake(writer, sizes, outputs, recent, attempted=keeper.take, recorder=cache.recorder)
+    orphans = Orphans(RedisLedger(client), lambda: current.snapshot.teams)
+    intake = Intake(
+        *(writer, sizes, outputs, recent), attempted=keeper.take, recorder=cache.recorder, orphaned=orphans.add
+    )
     server = make_server(settings.transport, services(intake))
     socket = paths.settler_socket
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -92,7 +96,15 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
-    works = (charger.run(), follower.run(), refresher.run(), keeper.run(), *cache.beside(), *others)
+    works = (
+        charger.run(),
+        follower.run(),
+        orphans.run(intake.take),
+        refresher.run(),
+        keeper.run(),
+        *cache.beside(),
+        *others,
+    )
     tasks = [asyncio.create_task(work) for work in works]
     log.info("serving")
     await stop.wait()

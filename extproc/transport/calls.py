@@ -189,7 +189,7 @@ class Calls:
         except Exception as error:
             self._broken(call, error)
             return
-        if reply is None or type(reply) is bytes:
+        if reply is None or type(reply) is bytes or type(reply) is tuple:
             self._answer(call, len(message), reply)
         else:
             call.task = self._scheduler.spawn(reply, partial(self._awaited, call, len(message)))  # type: ignore[arg-type]
@@ -229,12 +229,12 @@ class Calls:
             self._send(call, reply)
         self._end(call, OK_TRAILERS)
 
-    def _send(self, call: Call, reply: bytes) -> None:
+    def _send(self, call: Call, reply: bytes | tuple[bytes, ...]) -> None:
         sender = self.connection.sender
         if not call.answered:
             call.answered = True
             sender.headers(call.stream, RESPONSE)
-        sender.data(call.stream, framed(reply))
+        sender.data(call.stream, framed(reply) if isinstance(reply, bytes) else b"".join(map(framed, reply)))
 
     def _end(self, call: Call, block: bytes) -> None:
         self.connection.end(call.stream, block if call.answered else RESPONSE + block)

@@ -3,13 +3,13 @@
 The only file that knows grpc. A generic handler on each method path takes raw bytes, so no generated service is needed.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from pathlib import Path
 
 import grpc
 
-from extproc.transport.session import Service, Services
+from extproc.transport.session import Reply, Service, Services
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -50,14 +50,17 @@ async def _serve(service: Service, messages: AsyncIterator[bytes], _: object) ->
     try:
         async for message in messages:
             reply = session.receive(message)
-            if reply is not None:
-                reply = reply if isinstance(reply, bytes) else await reply
-            if reply is not None:
-                yield reply
+            if isinstance(reply, Coroutine):
+                reply = await reply
+            for each in _messages(reply):
+                yield each
             if session.done:
                 return
-        last = session.finish()
-        if last is not None:
-            yield last
+        for each in _messages(session.finish()):
+            yield each
     finally:
         session.close()
+
+
+def _messages(reply: Reply) -> tuple[bytes, ...]:
+    return () if reply is None else (reply,) if isinstance(reply, bytes) else reply

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-Reply = bytes | None  # a message, or nothing to say
+Reply = bytes | tuple[bytes, ...] | None  # a message, several, or nothing to say
 
 
 class Session(Protocol):
