@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 UNKNOWN = 100  # [UNK]
 MAX_WORD_CHARS = 100  # a longer word is unknown, as in BERT
+_REMEMBERED = 16_384  # words that had to be cut, about 4 MB; in languages other than English that is most of them
 
 _DROPPED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]")
 _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ceaf\U0002f800-\U0002fa1f"
@@ -41,6 +42,7 @@ class WordPiece:
         self._first_reach, self._next_reach = _reach(self._first), _reach(self._next)
         single = rf"{_ASCII_PUNCTUATION}{_class_of('P')}{_IDEOGRAPHS}"
         self._words = re.compile(rf"[{single}]|[^\s{single}]+")
+        self._cut: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text`, in order."""
@@ -49,10 +51,16 @@ class WordPiece:
         for word in cut.findall(_normal(text)):
             whole = self._first.get(word)
             if whole is None:
-                out += self._pieces(word)
+                out += self._cut.get(word) or self._remember(word)
             else:
                 out.append(whole)
         return out
+
+    def _remember(self, word: str) -> list[int]:
+        if len(self._cut) >= _REMEMBERED:
+            self._cut.clear()  # texts repeat their own words: a fresh start costs little
+        cut = self._cut[word] = self._pieces(word)
+        return cut
 
     def _pieces(self, word: str) -> list[int]:
         """The longest piece from the left, again and again; [UNK] when a rest is in no vocabulary."""
