@@ -20,7 +20,8 @@ SURVIVORS = 3  # looked at by the network
 _FIRST_COSINE = 0.5  # of static vectors: what is farther away was never confirmed
 
 Why = Literal["empty", "far", "vetoed", "long", "late"]
-read_facts: Callable[[str], Facts] = lru_cache(maxsize=8192)(facts)
+# 5 kB each. Those of a partition of 10,000 texts stay, so that no look-up has to read its candidates first.
+read_facts: Callable[[str], Facts] = lru_cache(maxsize=12_288)(facts)
 
 
 class Embedder(Protocol):
@@ -66,8 +67,9 @@ class Cascade:
         self.models = models
 
     def learn(self, context: str, digest: str, text: str, until_ms: int) -> None:
-        """A text whose answer is kept. About 0.1 ms."""
+        """A text whose answer is kept. About 0.15 ms."""
         if self.models is not None:
+            read_facts(text)
             self.index.put(context, digest, text, self.models.embedder.embed(text), until_ms)
 
     async def best(self, context: str, text: str, now_ms: int, deadline_s: float) -> Candidate | Why:

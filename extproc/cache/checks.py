@@ -24,7 +24,7 @@ NEWS_S: Final = 0.2
 TALLIES_S: Final = 2.0
 EXPIRE_S: Final = 60.0
 RELOAD_S: Final = 30.0
-_AT_ONCE: Final = 100  # news between two turns of the loop: about 10 ms
+_AT_ONCE: Final = 50  # news between two turns of the loop: about 8 ms
 
 
 class Store(Protocol):
