@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from tests.envoy.harness import (
     ask,
     base_config,
     bearer,
+    free_port,
     raw_post,
     wait_until,
 )
@@ -446,6 +448,35 @@ class TestDelete:
         assert answer.status_code == 200, answer.text
         deleted: int = answer.json()["entries_deleted"]
         return deleted
+
+
+class TestTwoGateways:
+    """Two on one state are one cache."""
+
+    def test_what_one_kept_the_other_answers_until_it_is_deleted(
+        self, gateway: Gateway, primary: Simulator, tmp_path: Path
+    ) -> None:
+        other_state = {"url": f"unix://{gateway.data_dir}/valkey.sock"}
+        listen = {"port": free_port()}
+        own = {"data_dir": str(tmp_path / "data"), "listen": listen, "state": other_state}
+        other = Gateway(gateway.config | own, tmp_path)
+        try:
+            for model in RECORDED:
+                whole, streamed = ask(fresh(), model), ask(fresh(), model, stream=True)
+                texts = [Asked(gateway, whole).text, Asked(other, streamed).text]
+                primary.reset()
+                assert [until_hit(other, whole).text, until_hit(gateway, streamed).text] == texts
+                assert primary.total("requests") == 0
+                key = until_hit(other, whole).headers["x-gateway-cache-key"]
+                assert TestDelete.delete(gateway, scope="key", cache_key=key) == 1
+                assert Asked(other, whole).cache == "miss", "at once: within a second is what was promised"
+                until_hit(gateway, whole)
+                assert TestDelete.delete(other, scope="all") >= 2
+                assert [Asked(gateway, body).cache for body in (whole, streamed)] == ["miss", "miss"]
+            stats = other.http.get("/v1/cache/stats", headers=bearer("sk-a")).json()["teams"][0]
+            assert stats == gateway.http.get("/v1/cache/stats", headers=bearer("sk-a")).json()["teams"][0]
+        finally:
+            assert other.stop() == 0
 
 
 class TestKilled:
