@@ -10,6 +10,7 @@ import msgspec
 
 from control import check_doors as doors
 from extproc.catalog import AUTO, TIERS, Catalog, compile_catalog
+from extproc.embedding.installed import lacking
 from extproc.records import Price
 from extproc.settings import Budget, Limits, Model, Provider, Settings
 
@@ -130,13 +131,21 @@ def _cache(settings: Settings) -> str:
     shared = [team.id for team in settings.teams if team.cache.shared]
     parts = [
         f"the same request, for {_duration(cache.ttl)}",
-        *(["similar ones too"] if cache.semantic.enabled else []),
+        *([_similar(settings)] if cache.semantic.enabled else []),
         *(["also at a temperature above 0"] if cache.temperature_above_zero else []),
         *(["also answers that call tools"] if cache.tool_calls else []),
         *([] if cache.record else ["nothing new is kept"]),
         f"shared by {', '.join(shared)}" if shared else "each team apart",
     ]
     return "; ".join(parts)
+
+
+def _similar(settings: Settings) -> str:
+    cache = settings.cache
+    if lacking():
+        return "similar ones not, for want of models"
+    at_zero = "" if cache.temperature_above_zero else ", asked at temperature 0 (unset is above)"
+    return f"similar ones too{at_zero}, with at most {100 * cache.semantic.max_wrong_hit_rate:g} % wrong"
 
 
 def _duration(seconds: float) -> str:
@@ -178,6 +187,8 @@ def _cache_warnings(settings: Settings) -> Iterator[str]:
     cache = settings.cache
     if cache.semantic.enabled and not cache.exact:
         yield "cache.semantic.enabled: has no effect without cache.exact"
+    if cache.semantic.enabled:
+        yield from (f"cache.semantic.enabled: similar questions are not found: {what}" for what in lacking())
     if not cache.exact and any(team.cache.shared for team in settings.teams):
         yield "teams: cache.shared has no effect without cache.exact"
     if sum(team.cache.shared for team in settings.teams) == 1:

@@ -75,6 +75,11 @@ class TestCheck:
                 "cache: the same request, for 90m; also at a temperature above 0; also answers that call tools; nothing"
                 " new is kept; each team apart",
             ),
+            (
+                {"exact": True, "semantic": {"enabled": True, "max_wrong_hit_rate": 0.005}},
+                "cache: the same request, for 24h; similar ones too, asked at temperature 0 (unset is above), with at"
+                " most 0.5 % wrong; each team apart",
+            ),
         ],
     )
     def test_it_explains_the_cache(self, file: Path, cache: dict[str, Any], line: str) -> None:
