@@ -119,7 +119,10 @@ def _model(model: Model, catalog: Catalog) -> ModelLine:
         output_usd=_usd_per_million(target.price.output),
         context=target.context_tokens,
         max_output=target.max_output_tokens,
-        failover=catalog.chains[model.name][1 : catalog.routing.attempts],
+        failover=tuple(
+            f"{other.model} (prompt rewritten)" if other.rewrite else other.model
+            for other in catalog.stand_ins[model.name][: catalog.routing.attempts - 1]
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from extproc.pricing import price_from_usd
 from extproc.records import Feature, ProviderFormat, Target
 from extproc.routing.policy import CompiledRule, Policy, compile_rules
 from extproc.settings import Model, Provider, Routing, Settings, Team
+from extproc.settings.models import Equivalents
 from extproc.wire import provider_cluster
 
 Network = IPv4Network | IPv6Network
@@ -52,6 +53,7 @@ class Catalog(msgspec.Struct, frozen=True):
     issuers: Mapping[str, Mapping[str, TeamView]]  # by issuer of tokens, then by the claim's value
     targets: Mapping[str, Target]  # by model name
     chains: Mapping[str, tuple[str, ...]]  # model name -> itself and its equivalents, best first
+    stand_ins: Mapping[str, tuple[Target, ...]]  # model name -> its equivalents, with the rewrite of the best group
     endpoints: Mapping[str, Endpoint]  # by provider
     routing: Routing
     features: Mapping[str, frozenset[Feature]]  # by model name: what it can do
@@ -69,6 +71,10 @@ def compile_catalog(settings: Settings) -> Catalog:
         issuers=_issuers(settings, views),
         targets=targets,
         chains={name: _chain(name, settings) for name in targets},
+        stand_ins={
+            name: tuple(_stand_in(name, targets[other], settings) for other in _chain(name, settings)[1:])
+            for name in targets
+        },
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
         routing=settings.routing,
         features={model.name: frozenset(model.features) for model in settings.models},
@@ -98,10 +104,19 @@ def _target(model: Model, provider: Provider) -> Target:
 
 def _chain(name: str, settings: Settings) -> tuple[str, ...]:
     """`name`, then the other models of its groups: best score first, then in the order written."""
-    groups = [group for group in settings.equivalents if name in group.models]
-    groups.sort(key=lambda group: -group.score)
-    order = dict.fromkeys([name, *(other for group in groups for other in group.models)])
+    order = dict.fromkeys([name, *(other for group in _groups(name, settings) for other in group.models)])
     return tuple(order)
+
+
+def _groups(name: str, settings: Settings) -> list[Equivalents]:
+    """Those with `name`, best score first."""
+    return sorted((group for group in settings.equivalents if name in group.models), key=lambda group: -group.score)
+
+
+def _stand_in(name: str, other: Target, settings: Settings) -> Target:
+    """`other` as it stands in for `name`."""
+    group = next(group for group in _groups(name, settings) if other.model in group.models)
+    return msgspec.structs.replace(other, rewrite=group.rewrite.get(other.model, ""))
 
 
 def _team(team: Team, settings: Settings, targets: Mapping[str, Target], rules: tuple[CompiledRule, ...]) -> TeamView:

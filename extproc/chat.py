@@ -179,6 +179,14 @@ def messages(chat: ChatRequest) -> list[Message]:
         raise invalid(error, "messages") from None
 
 
+def rewritten(chat: ChatRequest, rewrite: str) -> ChatRequest:
+    """`chat` with the instructions `rewrite` before its own: what a model is asked that stands in for another."""
+    if not rewrite:
+        return chat
+    said = [{"role": "system", "content": rewrite}, *chat.body["messages"]]
+    return msgspec.structs.replace(chat, body={**chat.body, "messages": said}, text=b"")
+
+
 def texts(chat: ChatRequest) -> Iterator[str]:
     """Every text of the conversation, in order."""
     for message in chat.body["messages"]:

@@ -24,7 +24,7 @@ from extproc.failures import Failures
 from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
-from extproc.records import ChatRequest, Decision
+from extproc.records import ChatRequest, Decision, Target
 from extproc.routing.choose import Choice, Needs, check_allowed, choose
 from extproc.routing.classify import Complexity, classify
 from extproc.routing.deadline import Asked, Deadline, deadline
@@ -223,7 +223,7 @@ class Pipeline:
             steps_us=asked.steps.us,
             traceparent=admission.traceparent,
             cache=found.status,
-            targets=choice.targets,
+            targets=tuple(_untold(target) for target in choice.targets),
         )
         return Plan(
             chat,
@@ -234,6 +234,7 @@ class Pipeline:
             hold.headers,
             found.headers,
             found.tape,
+            rewrites={target.model: target.rewrite for target in choice.targets if target.rewrite},
         )
 
     def _route(self, asked: _Asked, needs: Needs, *, downgrade: bool = False) -> Choice:
@@ -261,6 +262,11 @@ class Pipeline:
         length = self._reserver.length(admission.team.id, asked.chat, first)
         wanted = Asked(asked.chat.stream, input_tokens, length)
         return deadline(self._view, choice.targets, wanted, admission.catalog.routing)
+
+
+def _untold(target: Target) -> Target:
+    """For the settler, who has no use for what a stand-in is told; it may be long."""
+    return msgspec.structs.replace(target, rewrite="") if target.rewrite else target
 
 
 def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadata]:

@@ -12,6 +12,7 @@ from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED
 from extproc.adapters.registry import adapter_for
 from extproc.cache.tape import Tape
 from extproc.catalog import Endpoint
+from extproc.chat import rewritten
 from extproc.errors import InvalidRequest, NoProviderAvailable, ProviderRejected
 from extproc.records import ChatRequest, Decision, ProviderRequest, Target
 from extproc.routing.deadline import Deadline
@@ -44,6 +45,7 @@ class Plan:
     cache_headers: tuple[tuple[str, str], ...] = ()
     tape: Tape = field(default_factory=Tape)  # what of the answer is to be kept
     attempts: list[Attempt] = field(default_factory=list)
+    rewrites: Mapping[str, str] = field(default_factory=dict)  # by model: see `Target.rewrite`
     too_long: ProviderRejected | None = None  # the prompt is, for every target
 
     def first(self, now_ns: int) -> Attempt:
@@ -113,7 +115,7 @@ class Plan:
                 continue
             adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
             try:
-                request = adapter.request(self.chat)
+                request = adapter.request(rewritten(self.chat, self.rewrites.get(target.model, "")))
             except InvalidRequest as error:
                 refusal = refusal or error
                 continue

@@ -68,6 +68,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     context_tokens: int | None = None
     price: Price = Price()
+    rewrite: str = ""  # of one that stands in for another: instructions that go before the request's own
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ from extproc.budget.plan import (
     used_pct,
 )
 from extproc.budget.windows import windows_at
-from extproc.chat import text_chars
+from extproc.chat import rewritten, text_chars
 from extproc.records import ChatRequest, Priority, Target
 from extproc.settings import Team
 from extproc.tokens import EXACT_CHARS, Estimator
@@ -71,7 +71,7 @@ class Reserver:
 
         Raises RateLimitExceeded, BudgetExceeded, ModelNotAllowed, LimitsUnavailable, InvalidRequest.
         """
-        counted = self._estimator.input_tokens(chat.body, targets[0])
+        counted = self.input_tokens(chat, targets[0])
         looked_at = (*targets, *perhaps) if team.budget.strict else targets[:1]
         held = max(counted, await self._most(chat, looked_at)) if team.budget.strict else counted
         estimate = self._estimate(team, chat, looked_at, held)
@@ -139,7 +139,7 @@ class Reserver:
 
     def input_tokens(self, chat: ChatRequest, target: Target) -> int:
         """How many tokens the prompt is for `target`, estimated."""
-        return self._estimator.input_tokens(chat.body, target)
+        return self._estimator.input_tokens(rewritten(chat, target.rewrite).body, target)
 
     def length(self, team_id: str, chat: ChatRequest, target: Target) -> float:
         """How long an answer may take to write, against what is usual for the model: 1 to 4."""
@@ -150,7 +150,7 @@ class Reserver:
         encoding = self._estimator.encoding
 
         def most() -> int:
-            return max(most_input_tokens(chat.body, target, encoding) for target in targets)
+            return max(most_input_tokens(rewritten(chat, each.rewrite).body, each, encoding) for each in targets)
 
         return most() if text_chars(chat) <= EXACT_CHARS else await asyncio.to_thread(most)
 

@@ -36,7 +36,8 @@ class Needs(msgspec.Struct, frozen=True):
     def fit(self, target: Target) -> bool:
         """Whether the prompt fits the target's context window, as far as we know."""
         window = target.context_tokens
-        return window is None or self.most_tokens <= window or self.input_tokens(target) <= window
+        most = self.most_tokens + len(target.rewrite.encode())
+        return window is None or most <= window or self.input_tokens(target) <= window
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -120,7 +121,11 @@ def _auto(
 
 
 def _unique(*lists: list[Target]) -> list[Target]:
-    return list({target.model: target for targets in lists for target in targets}.values())
+    """Each model where it comes first: as a stand-in, its prompt is rewritten."""
+    found: dict[str, Target] = {}
+    for target in (target for targets in lists for target in targets):
+        found.setdefault(target.model, target)
+    return list(found.values())
 
 
 def _of_tiers(catalog: Catalog, team: TeamView, tiers: Iterable[int]) -> Iterator[tuple[int, Target]]:
@@ -131,7 +136,7 @@ def _of_tiers(catalog: Catalog, team: TeamView, tiers: Iterable[int]) -> Iterato
 
 
 def _equivalents(catalog: Catalog, team: TeamView, model: str) -> list[Target]:
-    return [catalog.targets[name] for name in catalog.chains[model] if name != model and name in team.models]
+    return [target for target in catalog.stand_ins[model] if target.model in team.models]
 
 
 def _able(catalog: Catalog, target: Target, needs: Needs) -> bool:

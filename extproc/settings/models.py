@@ -1,7 +1,7 @@
 """Models a client can name, their prices, and which may stand in for one another."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -58,3 +58,6 @@ class Equivalents(Section):
 
     models: list[str] = Field(min_length=2)
     score: float = Field(default=1.0, ge=0, le=1)
+    rewrite: dict[str, Annotated[str, Field(min_length=1, max_length=20_000)]] = Field(
+        default={}, description="by model: instructions put before a request's own when it stands in for another here"
+    )

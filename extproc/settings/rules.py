@@ -22,6 +22,11 @@ def cross_check(settings: Settings) -> list[str]:
             for at, name in enumerate(group.models)
             if name not in names
         ]
+        problems += [
+            f"equivalents[{index}].rewrite.{name}: is not in this group; it has {', '.join(group.models)}"
+            for name in group.rewrite
+            if name not in group.models
+        ]
     autos = [("routing.auto", settings.routing.auto)]
     autos += [(f"teams[{index}].routing.auto", team.routing.auto) for index, team in enumerate(settings.teams)]
     for path, auto in autos:

@@ -140,6 +140,10 @@ class TestCheck:
             ),
             ({"xyzzy": 1}, "xyzzy: unknown key\n"),
             ({"models": [{"name": "m", "provider": "opnai"}]}, "no provider is named opnai; did you mean openai?"),
+            (
+                {"equivalents": [{"models": ["mock", "gpt-4o"], "rewrite": {"gpt4o": "Be brief."}}]},
+                "equivalents[0].rewrite.gpt4o: is not in this group",
+            ),
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
             ({"workers": 0}, "workers: input should be greater than or equal to 1"),
             ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),

@@ -1,12 +1,13 @@
 """Failover through the loopback: what goes wrong at the first provider, and who answers instead."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.envoy.harness import FORMATS, MODEL_OF, Gateway, Simulator, ask, marker
+from tests.envoy.harness import ADMIN_KEY, FORMATS, MODEL_OF, Gateway, Simulator, ask, base_config, bearer, marker
 
 # For each model of the first provider, the fallback that stands first in its chain.
 STAND_IN = {"gpt-ha": "claude-b", "claude-ha": "gpt-b", "gemini-ha": "gpt-b"}
@@ -20,6 +21,21 @@ FAILURES: list[dict[str, Any]] = [
     {"hang": "before_headers"},
     {"early_answer": True, "status": 503},
 ]
+
+
+# What gpt-b is told when it stands in for claude-ha or gemini-ha.
+REWRITE = "You stand in for another model: " + "answer in the very form that was asked for. " * 5
+
+
+@pytest.fixture(scope="module")
+def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gw")
+    config = base_config(folder / "data", *simulators)
+    for group in config["equivalents"][1:3]:
+        group["rewrite"] = {"gpt-b": REWRITE}
+    running = Gateway(config, folder)
+    yield running
+    assert running.stop() == 0, running.log()[-3000:]
 
 
 def failing(wire_format: str, **faults: Any) -> str:
@@ -130,6 +146,21 @@ def test_the_original_request_is_translated_anew(gateway: Gateway, primary: Simu
     assert (seen["format"], seen["path"]) == ("anthropic", "/v1/messages")
     assert [name for name in seen["headers"] if name.startswith("x-gw-")] == []
     assert "content-length" in seen["headers"]
+
+
+@pytest.mark.parametrize("model", ["claude-ha", "gemini-ha"])
+def test_a_stand_in_is_told_what_its_group_says(
+    gateway: Gateway, primary: Simulator, second: Simulator, model: str
+) -> None:
+    """gpt-b, for both: instructions before the request's own; the model that was asked for is not told."""
+    provider = {"claude-ha": "anthropic", "gemini-ha": "google"}[model]
+    primary.faults({"format": provider, "status": 500})
+    text, client = "Tell me a story", gateway.client()
+    plain = client.chat.completions.create(**ask(text, "gpt-b")).usage
+    told = client.chat.completions.create(**ask(text, model))
+    assert told.model == "gpt-b"
+    assert told.usage.prompt_tokens > plain.prompt_tokens + 20
+    assert REWRITE.encode() not in gateway.http.get("/v1/requests", headers=bearer(ADMIN_KEY)).content
 
 
 def test_a_stand_in_that_cannot_express_the_request_is_skipped(

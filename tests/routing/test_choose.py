@@ -29,7 +29,7 @@ models:
   - {name: alone, provider: c, context: 1000}
 equivalents:
   - {models: [mini, flash], score: 0.8}
-  - {models: [mini, haiku], score: 0.9}
+  - {models: [mini, haiku], score: 0.9, rewrite: {haiku: "Answer in JSON."}}
   - {models: [big, opus]}
   - {models: [plain, big]}
 routing: {auto: {simple: [mini, haiku], medium: [flash], hard: [big, opus]}, attempts: 3}
@@ -164,3 +164,13 @@ def test_a_short_prompt_is_not_counted() -> None:
         CATALOG, TEAMS["all"], "mini", None, needs=Needs(frozenset(), 1000, count), standing=lambda target: UP
     )
     assert found.reason == "pinned"
+
+
+def test_a_prompt_is_rewritten_for_a_stand_in_and_for_nobody_else() -> None:
+    def rewrites(asked: str, **more: Any) -> dict[str, str]:
+        return {target.model: target.rewrite for target in ask(Case(asked, "", "", **more)).targets}
+
+    assert rewrites("mini") == {"mini": "", "haiku": "Answer in JSON.", "flash": ""}
+    assert rewrites("mini", providers={"a": DOWN}) == {"haiku": "Answer in JSON.", "flash": ""}
+    assert rewrites("haiku") == {"haiku": "", "mini": ""}
+    assert rewrites("auto:simple")["haiku"] == "", "asked for by the tier, not in the place of another"
