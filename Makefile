@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help run test check bench fuzz soak ops-run reconcile eval-cache simulate eval-routing schema protos diagram lock clean
+.PHONY: help run test check bench fuzz fuzz-api soak ops-run reconcile eval-cache simulate eval-routing schema protos diagram lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -48,6 +48,9 @@ simulate: .venv/dev.stamp  ## over-reservation and false refusals on real traces
 
 fuzz: .venv/dev.stamp  ## play any bytes to the transport, for DURATION=600 seconds
 	$(BIN)/python -m tests.transport.fuzz $${DURATION:-600}
+
+fuzz-api: .venv/dev.stamp  ## send any requests to the API through Envoy, for DURATION=600 seconds
+	$(BIN)/python -m tests.envoy.fuzz_api $${DURATION:-600}
 
 soak: .venv/dev.stamp  ## the gateway under mixed load for DURATION=86400 seconds: no error, no growth
 	$(BIN)/python -m bench.soak --seconds $${DURATION:-86400}

@@ -88,7 +88,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         preserve_external_request_id=False,
         stream_idle_timeout=seconds(settings.timeouts.idle),
         request_headers_timeout="30s",
-        common_http_protocol_options={"idle_timeout": "3600s", "headers_with_underscores_action": "REJECT_REQUEST"},
+        common_http_protocol_options={"idle_timeout": "3600s", "headers_with_underscores_action": "DROP_HEADER"},
         http2_protocol_options={
             "max_concurrent_streams": 1000,
             "initial_stream_window_size": 1024 * 1024,
