@@ -157,6 +157,7 @@ class TeamListed(Answer, frozen=True):
     auto_downgrade: bool
     alert: Alert
     models: list[str]
+    allowed_ips: list[str]
     routing: TeamRouting
     cache: TeamCache
     keys: list[str]
