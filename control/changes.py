@@ -182,7 +182,8 @@ def _checked(base: Team, override: TeamOverride) -> Team:
         return patched(base, override.changes)
     except SettingsError as error:
         param = error.problems[0].partition(":")[0]
-        raise InvalidRequest("; ".join(error.problems) + ".", param=param) from None
+        text = "; ".join(error.problems)
+        raise InvalidRequest(text if text.endswith("?") else f"{text}.", param=param) from None
 
 
 def _named(team_id: str) -> Team:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,24 @@ _CONFIG = click.Path(path_type=Path)
 _DATA_DIR = click.option("--data-dir", type=_CONFIG, required=True, help="The gateway's data directory.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Those that ask a running gateway are imported when they are called: a worker carries no tables."""
+
+    _asking = ("keys", "requests", "teams", "top", "usage")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Theirs too."""
+        return sorted([*super().list_commands(ctx), *self._asking])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One of theirs, or of ours."""
+        if cmd_name not in self._asking:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"control.commands.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llm-gateway")
 def main() -> None:
     """An LLM gateway: one OpenAI-compatible endpoint in front of every provider."""
