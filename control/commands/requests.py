@@ -97,7 +97,7 @@ def cells(row: dict[str, Any]) -> list[Text]:
 def _follow(client: Client, wanted: dict[str, Any], first: int, as_json: bool) -> None:
     """Until Ctrl-C. Raises CommandError where the key is refused, or the gateway is not there to begin with."""
     out = console()
-    widths = (8, 14, 16, 16, 26, 14, 6, 6, 9, 8)
+    widths = (8, 12, 14, 14, 24, 12, 6, 6, 8, 7)
     for row in follow(client, wanted, first):
         if as_json:
             print_json(row)
@@ -107,8 +107,8 @@ def _follow(client: Client, wanted: dict[str, Any], first: int, as_json: bool) -
             cell = shown.copy()
             cell.truncate(width, overflow="ellipsis")
             cell.align("right" if at >= _FIRST_FIGURE else "left", width)
-            line.append_text(cell).append("  ")
-        out.print(line, no_wrap=True, overflow="crop", soft_wrap=True)
+            line.append_text(cell).append(" ")
+        out.print(line, soft_wrap=True)
 
 
 def follow(client: Client, wanted: dict[str, Any], first: int) -> Iterator[dict[str, Any]]:
