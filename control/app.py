@@ -1,14 +1,13 @@
 """The control API: usage, providers' health, audit rows, metrics, over HTTP on a unix socket behind Envoy.
 
-In: requests that Envoy's route table sends here. Out: JSON, or Prometheus text. Read from the ledger and the journal;
-changes go to the shared state. Nothing here is on the way of a chat request. Started by `gateway up` as `gateway
-control`.
+In: requests that Envoy's route table sends here. Out: JSON, or Prometheus text. Read from the ledger, the journal and
+the audit store; changes go to the shared state. Nothing here is on the way of a chat request. Started by `gateway up`
+as `gateway control`.
 """
 
 import asyncio
 import logging
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,8 +15,9 @@ from pathlib import Path
 
 import uvloop
 from aiohttp import web
+from sqlalchemy import Connection
 
-from control import budget_metrics, certificates, config, metrics, otlp, prometheus, requests, usage
+from control import audit_metrics, budget_metrics, certificates, config, metrics, otlp, prometheus, requests, usage
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
@@ -52,28 +52,33 @@ _LAST_REQUESTS_S = 2.0
 
 
 class Api:
-    """The handlers, bound to the configuration as it is now, a journal, the shared state and the settler's health."""
+    """The handlers, bound to the configuration as it is now, a journal, the shared state and the settler's health.
+
+    `audit`: where audit rows are read; None: they are in the journal.
+    """
 
     def __init__(
         self,
         current: Current,
-        store: Store,
+        journal: Store,
         refresher: Refresher,
         client: Client,
         paths: Paths,
         *,
         wall_s: Callable[[], float] = time.time,
         replica: str = "",
+        audit: Store | None = None,
     ) -> None:
         self._current = current
-        self._store = store
+        self._journal = journal
+        self._audit = audit = audit or journal
         self._paths = paths
         self._ledger = ledger = RedisLedger(client)
         self._cache = CacheApi(current, RedisStore(client), replica, self._caller, wall_s)
         changes = Changes(client, ledger, current, refresher)
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
         self._team_keys = KeysApi(current, changes, self._caller, wall_s)
-        self._charts = ChartsApi(current, store, self._caller, wall_s)
+        self._charts = ChartsApi(current, audit, self._caller, wall_s)
         self._failures = Failures()
         self._swapped(current.snapshot)
         current.on_swap.append(self._swapped)
@@ -90,6 +95,7 @@ class Api:
             web.get("/openapi.json", self.openapi),
             web.get("/v1/config", self.config),
             web.get("/v1/requests", self.requests),
+            web.get("/v1/requests/{id}", self.request),
             web.get("/v1/usage", self.usage),
             web.get("/v1/teams/{id}/usage", self.team_usage),
             *self._providers.routes(),
@@ -106,7 +112,9 @@ class Api:
 
     async def readyz(self, _: web.Request) -> web.Response:
         """The journal can be read."""
-        await self._store.read(lambda connection: connection.execute("SELECT 1 FROM counter LIMIT 1").fetchall())
+        await self._journal.read(
+            lambda connection: connection.exec_driver_sql("SELECT 1 FROM counter LIMIT 1").fetchall()
+        )
         return answer({"status": "ready"})
 
     async def families(self) -> tuple[Sequence[Family], float]:
@@ -115,12 +123,13 @@ class Api:
         models = self._current.snapshot.settings.models
         known = await standings(self._ledger, teams, now_s)
 
-        def read(connection: sqlite3.Connection) -> tuple[Sequence[Family], float]:
+        def read(connection: Connection) -> tuple[Sequence[Family], float]:
             settled = [*metrics.families(connection, models), *budget_metrics.settled(connection, teams, now_s)]
             lost = otlp.failures(metrics.counter(connection, FAILURES), self.sender.failures)
-            return [*settled, *budget_metrics.budgets(teams, known), lost], metrics.began_s(connection)
+            copied = audit_metrics.families(connection, self._current.snapshot.settings.audit, now_s)
+            return [*settled, *budget_metrics.budgets(teams, known), lost, *copied], metrics.began_s(connection)
 
-        found, began_s = await self._store.read(read)
+        found, began_s = await self._journal.read(read)
         others = [
             *self._providers.families(),
             *await self._cache.families(),
@@ -148,7 +157,14 @@ class Api:
         """Audit rows: all for an administrator, a team's own for the team."""
         caller = self._caller(request)
         wanted = requests.read_filter(query(request, requests.PARAMETERS), caller)
-        return answer(await self._store.read(partial(requests.select, wanted=wanted)))
+        return answer(await self._audit.read(partial(requests.select_page, wanted=wanted)))
+
+    async def request(self, request: web.Request) -> web.Response:
+        """One audit row; a team finds its own."""
+        caller, request_id = self._caller(request), request.match_info["id"]
+        query(request, ())
+        read = partial(requests.select_one, request_id=request_id, team_id=caller.team_id)
+        return answer(await self._audit.read(read))
 
     async def usage(self, request: web.Request) -> web.Response:
         """Usage of all teams."""
@@ -157,7 +173,7 @@ class Api:
         teams, now_s = self._current.snapshot.settings.teams, self._wall_s()
         known = await standings(self._ledger, teams, now_s)
         read = partial(usage.all_usage, teams=teams, standings=known, now_s=now_s)
-        return answer(await self._store.read(read))
+        return answer(await self._audit.read(read))
 
     async def team_usage(self, request: web.Request) -> web.Response:
         """Usage of one team."""
@@ -169,7 +185,7 @@ class Api:
             raise NotFound(f"There is no team {team_id}.", param="id")
         known = await standings(self._ledger, [team], now_s := self._wall_s())
         read = partial(usage.team_usage, team=team, standing=known.get(team.id), now_s=now_s)
-        return answer(await self._store.read(read))
+        return answer(await self._audit.read(read))
 
     def _swapped(self, snapshot: Snapshot) -> None:
         self._keys = Keys(snapshot.settings)
@@ -220,12 +236,13 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = Store(paths.journal)
+    journal = Store(paths.journal)
     client = connect(paths.state_url(settings.state.url))
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()
-    api = Api(current, store, refresher, client, paths, replica=replica_of(paths))
+    audit = Store(paths.journal, lambda: current.snapshot.settings.audit)
+    api = Api(current, journal, refresher, client, paths, replica=replica_of(paths), audit=audit)
     runner = web.AppRunner(application(api), access_log=None, shutdown_timeout=_LAST_REQUESTS_S)
     await runner.setup()
     socket = paths.control_socket
@@ -239,5 +256,6 @@ async def _serve(settings: Settings, paths: Paths) -> None:
         task.cancel()
     await runner.cleanup()
     await client.aclose()
-    await asyncio.to_thread(store.close)
+    await asyncio.to_thread(journal.close)
+    await asyncio.to_thread(audit.close)
     log.info("stopped")

@@ -4,8 +4,9 @@ In: how teams stand by the ledger; the journal's counts and its outbox. Out: fam
 windows, units and our own error codes: few, whatever clients send.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from sqlalchemy import Connection
 
 from control.families import Family, Sample
 from extproc.budget.ledger import Account, Standing
@@ -58,19 +59,23 @@ def _units(team: Team, window: str, account: Account) -> Iterator[tuple[str, tup
     yield "usd", tuple(None if value is None else value / NANO_PER_USD for value in nano)
 
 
-def settled(connection: sqlite3.Connection, teams: Sequence[Team], now_s: float) -> list[Family]:
-    """Refusals, unreconciled holds, alerts, and how far settling is behind. Raises sqlite3.Error.
+def settled(connection: Connection, teams: Sequence[Team], now_s: float) -> list[Family]:
+    """Refusals, unreconciled holds, alerts, and how far settling is behind. Raises SQLAlchemyError.
 
     What an alarm goes by begins at 0 for every team: Prometheus sees an increase only of what it saw before.
     """
-    reasons = connection.execute("SELECT team_id, reason, requests FROM reason ORDER BY team_id, reason").fetchall()
-    alerts = connection.execute(
+    reasons = connection.exec_driver_sql(
+        "SELECT team_id, reason, requests FROM reason ORDER BY team_id, reason"
+    ).fetchall()
+    alerts = connection.exec_driver_sql(
         "SELECT team_id, count(*), sum(delivered = 0) FROM alert GROUP BY team_id ORDER BY team_id"
     ).fetchall()
     never = {team.id: 0 for team in teams}
     unreconciled = never | {team: count for team, reason, count in reasons if reason == UNRECONCILED}
     passed = never | {team: count for team, count, _ in alerts}
-    waiting, oldest = connection.execute("SELECT count(*), min(completed_at) FROM audit WHERE charged = 0").fetchone()
+    waiting, oldest = connection.exec_driver_sql(
+        "SELECT count(*), min(completed_at) FROM audit WHERE charged = 0"
+    ).one()
     lag_s = 0.0 if oldest is None else max(0.0, now_s - oldest)
     return [
         _counter(

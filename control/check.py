@@ -64,6 +64,7 @@ class Explanation(msgspec.Struct, frozen=True):
     cache: str
     tokens: tuple[str, ...]
     cors: tuple[str, ...]
+    audit: str
     teams: tuple[TeamLine, ...]
     warnings: tuple[str, ...]
 
@@ -84,6 +85,7 @@ def explain(settings: Settings) -> Explanation:
         cache=_cache(settings),
         tokens=tuple(map(doors.tokens, settings.auth.jwt)),
         cors=tuple(settings.cors.allow_origins),
+        audit=_audit(settings),
         teams=tuple(
             TeamLine(
                 id=team.id,
@@ -151,6 +153,14 @@ def _similar(settings: Settings) -> str:
     return f"similar ones too{at_zero}, with at most {100 * cache.semantic.max_wrong_hit_rate:g} % wrong"
 
 
+def _audit(settings: Settings) -> str:
+    """Where audit rows are read, in one line."""
+    audit, kept = settings.audit, f"kept for {_duration(settings.retention)}"
+    if not audit.shared:
+        return f"in the journal, {kept}"
+    return f"PostgreSQL at {audit.place}, partitions of a {audit.partition}, {kept}"
+
+
 def _duration(seconds: float) -> str:
     unit, length = next((item for item in (("h", 3600.0), ("m", 60.0)) if seconds % item[1] == 0), ("s", 1.0))
     return f"{seconds / length:g}{unit}"
@@ -181,6 +191,8 @@ def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
                 yield f"teams[{index}].models[{at}]: {pattern} matches no model"
     yield from _provider_warnings(settings)
     yield from _cache_warnings(settings)
+    if settings.audit.shared and not settings.audit.encrypted:
+        yield "audit.url: rows may travel unencrypted; add ?sslmode=verify-full"
     yield from doors.warnings(settings)
     if not settings.admin.keys and not any(issuer.admin for issuer in settings.auth.jwt):
         yield "admin.keys: none; nobody can use the admin endpoints"
@@ -250,6 +262,7 @@ def as_text(explanation: Explanation) -> str:
         *([] if any(say.auto.values()) else ["  not set"]),
         "",
         f"cache: {say.cache}",
+        f"audit: {say.audit}",
         "",
         *(["tokens", *(f"  {line}" for line in say.tokens), ""] if say.tokens else []),
         *([f"pages that may call: {', '.join(say.cors)}", ""] if say.cors else []),

@@ -5,11 +5,11 @@ Out: families, rendered by `prometheus` and sent by `otlp`.
 Source: opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics.
 """
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import msgspec
+from sqlalchemy import Connection
 
 from control.families import Distribution, Family, Sample
 from extproc.settings import Model
@@ -22,6 +22,7 @@ _COUNTERS = {
     "refused_addresses": "Requests refused as listen.allowed_ips does not have the client's address.",
     "unreadable_entries": "Access log entries that could not be settled.",
     "dropped_traces": "Requests whose trace was never sent, as the collector was away for too long.",
+    "refused_audit_rows": "Rows that the audit database cannot hold; each is named in the log.",
     "unwritable_rows": "Rows that the journal will never take; each is in the log, whole.",
     "dropped_rows": "Rows lost because the journal could not be written for too long.",
 }
@@ -57,12 +58,12 @@ class Sums(msgspec.Struct, frozen=True):
         return labels(self.team_id, self.model, self.provider) | {"status": self.status}
 
 
-def families(connection: sqlite3.Connection, models: Sequence[Model]) -> list[Family]:
-    """All of them; `models`: those that are configured. Raises sqlite3.Error."""
+def families(connection: Connection, models: Sequence[Model]) -> list[Family]:
+    """All of them; `models`: those that are configured. Raises SQLAlchemyError."""
     return [*_histograms(connection), *_sums(connection), _attempts(connection, models), *_counters(connection)]
 
 
-def _histograms(connection: sqlite3.Connection) -> Iterator[Family]:
+def _histograms(connection: Connection) -> Iterator[Family]:
     for known in histograms.ALL:
         yield Family(
             name=known.name,
@@ -74,10 +75,10 @@ def _histograms(connection: sqlite3.Connection) -> Iterator[Family]:
         )
 
 
-def _distributions(connection: sqlite3.Connection, known: histograms.Histogram) -> list[Distribution]:
+def _distributions(connection: Connection, known: histograms.Histogram) -> list[Distribution]:
     counts: dict[tuple[str, str, str, str], list[int]] = {}
     totals: dict[tuple[str, str, str, str], float] = defaultdict(float)
-    for team, model, provider, detail, bucket, count, total in connection.execute(
+    for team, model, provider, detail, bucket, count, total in connection.exec_driver_sql(
         "SELECT team_id, model, provider, detail, bucket, count, total FROM histogram WHERE metric = ?"
         " ORDER BY team_id, model, provider, detail",
         (known.name,),
@@ -90,8 +91,8 @@ def _distributions(connection: sqlite3.Connection, known: histograms.Histogram) 
     ]
 
 
-def _sums(connection: sqlite3.Connection) -> Iterator[Family]:
-    rows = connection.execute(
+def _sums(connection: Connection) -> Iterator[Family]:
+    rows = connection.exec_driver_sql(
         f"SELECT team_id, model, provider, status, {', '.join(SUMMED)} FROM sums WHERE bucket_s = ?"  # noqa: S608
         " ORDER BY team_id, model, provider, status",
         (EVER,),
@@ -108,10 +109,10 @@ def _sums(connection: sqlite3.Connection) -> Iterator[Family]:
         yield Family(name=name, unit=unit, kind="counter", text=text, samples=samples)
 
 
-def _attempts(connection: sqlite3.Connection, models: Sequence[Model]) -> Family:
+def _attempts(connection: Connection, models: Sequence[Model]) -> Family:
     """Refused credentials begin at 0: the first one opens a circuit, and so may be the only one that is seen."""
     found = {(model.provider, model.name, CREDENTIAL_REFUSED): 0 for model in models}
-    rows = connection.execute(
+    rows = connection.exec_driver_sql(
         "SELECT provider, model, result, attempts FROM attempted ORDER BY provider, model, result"
     )
     found |= {(provider, model, result): attempts for provider, model, result, attempts in rows}
@@ -126,20 +127,20 @@ def _attempts(connection: sqlite3.Connection, models: Sequence[Model]) -> Family
     )
 
 
-def began_s(connection: sqlite3.Connection) -> float:
-    """When the journal began to count, in seconds since the epoch. Raises sqlite3.Error."""
-    (at,) = connection.execute("SELECT value FROM mark WHERE name = 'began_at_s'").fetchone()
+def began_s(connection: Connection) -> float:
+    """When the journal began to count, in seconds since the epoch. Raises SQLAlchemyError."""
+    (at,) = connection.exec_driver_sql("SELECT value FROM mark WHERE name = 'began_at_s'").one()
     return float(at)
 
 
-def counter(connection: sqlite3.Connection, name: str) -> int:
-    """One of the journal's counters. Raises sqlite3.Error."""
-    found = connection.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
+def counter(connection: Connection, name: str) -> int:
+    """One of the journal's counters. Raises SQLAlchemyError."""
+    found = connection.exec_driver_sql("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
     return int(found[0]) if found else 0
 
 
-def _counters(connection: sqlite3.Connection) -> Iterator[Family]:
-    found = dict(connection.execute("SELECT name, value FROM counter").fetchall())
+def _counters(connection: Connection) -> Iterator[Family]:
+    found = {row.name: row.value for row in connection.exec_driver_sql("SELECT name, value FROM counter")}
     for name, text in _COUNTERS.items():
         yield Family(name=f"gateway.{name}", kind="counter", text=text, samples=[Sample({}, found.get(name, 0))])
 

@@ -1,38 +1,41 @@
-"""`GET /v1/requests`: the audit rows, newest first.
+"""`GET /v1/requests`: the audit rows, newest first; `GET /v1/requests/{id}`: one of them.
 
 In: filters. Out: `{requests, next_cursor}`, each request with its attempts in `attempt_log`. The cursor is the place of
-the last row in the order (received_at, id), so that pages neither repeat nor skip a row while new ones are written.
+the last row in the order (received_at, request_id), so that pages neither repeat nor skip a row while new ones are
+written.
 """
 
 import base64
 import binascii
-import sqlite3
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import msgspec
+from sqlalchemy import ColumnElement, Connection, or_, select, tuple_
 
 from control.auth import Caller
 from control.web import moment, whole_number
-from extproc.errors import InvalidRequest
+from extproc.audit.tables import ATTEMPT, AUDIT, attempt_row, audit_row
+from extproc.errors import InvalidRequest, NotFound
 from extproc.logs import rfc3339
 from extproc.records import Status
-from extproc.settle.journal import audit_row
-from extproc.settle.rows import AuditRow
+from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.telemetry.spans import steps_of
 from extproc.telemetry.trace_context import context
 
-PARAMETERS = ("team_id", "since", "status", "model", "limit", "cursor")
+PARAMETERS = ("team_id", "since", "until", "status", "model", "provider", "limit", "cursor")
 MOST_ROWS = 1_000
 _DEFAULT_ROWS = 100
 _STATUSES = get_args(Status)
-_COLUMNS = ", ".join(AuditRow.__struct_fields__)
+# No attempt ends so long before its request was received, whatever the clocks say: older partitions are not looked at.
+_BEFORE_S = 3_600.0
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """Of a row in the order of the list."""
 
     received_at: float
-    id: int
+    request_id: str
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,15 +43,17 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     team_id: str | None = None
     since_s: float | None = None
+    until_s: float | None = None  # excluded
     status: str | None = None
     model: str | None = None  # requested or used
+    provider: str | None = None  # used
     limit: int = _DEFAULT_ROWS
     after: Place | None = None
 
 
 def read_filter(given: dict[str, str], caller: Caller) -> Filter:
     """The filter that query parameters mean; a team sees its own rows. Raises InvalidRequest, TeamMismatch."""
-    team_id = given.get("team_id", caller.team_id)
+    team_id = _text(given, "team_id") if "team_id" in given else caller.team_id
     if team_id is not None:
         caller.require_team(team_id)
     status = given.get("status")
@@ -57,70 +62,86 @@ def read_filter(given: dict[str, str], caller: Caller) -> Filter:
     return Filter(
         team_id=team_id,
         since_s=moment(given, "since"),
+        until_s=moment(given, "until"),
         status=status,
-        model=given.get("model"),
+        model=_text(given, "model"),
+        provider=_text(given, "provider"),
         limit=whole_number(given, "limit", _DEFAULT_ROWS, 1, MOST_ROWS),
         after=_place(given["cursor"]) if "cursor" in given else None,
     )
 
 
-def select(connection: sqlite3.Connection, wanted: Filter) -> dict[str, Any]:
-    """The answer's JSON object. Raises sqlite3.Error."""
-    conditions, values = _conditions(wanted)
-    where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-    found = connection.execute(
-        f"SELECT id, {_COLUMNS} FROM audit {where}ORDER BY received_at DESC, id DESC LIMIT ?",  # noqa: S608 - constants
-        (*values, wanted.limit + 1),
-    ).fetchall()
-    page = found[: wanted.limit]
-    rows = [audit_row(row[1:]) for row in page]
-    attempts = _attempts(connection, [row.request_id for row in rows])
-    more = len(found) > wanted.limit
+def select_page(connection: Connection, wanted: Filter) -> dict[str, Any]:
+    """The answer's JSON object. Raises SQLAlchemyError."""
+    newest_first = (AUDIT.c.received_at.desc(), AUDIT.c.request_id.desc())
+    statement = select(AUDIT).where(*_conditions(wanted)).order_by(*newest_first).limit(wanted.limit + 1)
+    found = [audit_row(row) for row in connection.execute(statement)]
+    rows, more = found[: wanted.limit], len(found) > wanted.limit
     return {
-        "requests": [present(row, attempts.get(row.request_id, [])) for row in rows],
-        "next_cursor": _cursor(Place(rows[-1].received_at, page[-1][0])) if more else None,
+        "requests": _with_attempts(connection, rows),
+        "next_cursor": _cursor(Place(rows[-1].received_at, rows[-1].request_id)) if more else None,
     }
 
 
-def _conditions(wanted: Filter) -> tuple[list[str], list[object]]:
-    conditions: list[str] = []
-    values: list[object] = []
+def select_one(connection: Connection, request_id: str, team_id: str | None) -> dict[str, Any]:
+    """One row; `team_id`: only if it is that team's. Raises NotFound, SQLAlchemyError."""
+    mine = [] if team_id is None else [AUDIT.c.team_id == team_id]
+    # PostgreSQL's texts have no NUL.
+    wanted = select(AUDIT).where(AUDIT.c.request_id == request_id.replace("\0", "\ufffd"), *mine)
+    rows = [audit_row(row) for row in connection.execute(wanted)]
+    if not rows:
+        raise NotFound("There is no such request.", param="id")
+    return _with_attempts(connection, rows)[0]
 
-    def add(condition: str, *given: object) -> None:
-        if None not in given:
-            conditions.append(condition)
-            values.extend(given)
 
-    add("team_id = ?", wanted.team_id)
-    add("received_at >= ?", wanted.since_s)
-    add("status = ?", wanted.status)
-    add("(model_requested = ? OR model_used = ?)", wanted.model, wanted.model)
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    row, given = AUDIT.c, []
+    if wanted.team_id is not None:
+        given.append(row.team_id == wanted.team_id)
+    if wanted.since_s is not None:
+        given.append(row.received_at >= wanted.since_s)
+    if wanted.until_s is not None:
+        given.append(row.received_at < wanted.until_s)
+    if wanted.status is not None:
+        given.append(row.status == wanted.status)
+    if wanted.model is not None:
+        given.append(or_(row.model_requested == wanted.model, row.model_used == wanted.model))
+    if wanted.provider is not None:
+        given.append(row.provider_used == wanted.provider)
     if wanted.after is not None:
-        add("(received_at, id) < (?, ?)", wanted.after.received_at, wanted.after.id)
-    return conditions, values
+        last = tuple_(wanted.after.received_at, wanted.after.request_id)
+        given.append(tuple_(row.received_at, row.request_id) < last)
+    return given
 
 
-def _attempts(connection: sqlite3.Connection, request_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """What is told of the attempts of these requests, in the order they were made."""
-    rows = connection.execute(
-        "SELECT request_id, provider, model, verdict, status, flags, first_byte_ms, total_ms, started_at FROM attempt"
-        " WHERE request_id IN (SELECT value FROM json_each(?)) ORDER BY started_at, id",
-        (msgspec.json.encode(request_ids).decode(),),
+def _with_attempts(connection: Connection, rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Rows as clients see them, each with its attempts in the order they were made."""
+    if not rows:
+        return []
+    since_s = min(row.received_at for row in rows) - _BEFORE_S
+    statement = (
+        select(ATTEMPT)
+        .where(ATTEMPT.c.request_id.in_([row.request_id for row in rows]), ATTEMPT.c.at >= since_s)
+        .order_by(ATTEMPT.c.started_at, ATTEMPT.c.at)
     )
-    found: dict[str, list[dict[str, Any]]] = {}
-    for request_id, provider, model, verdict, status, flags, first_byte_ms, total_ms, started_at in rows:
-        shown = {
-            "provider": provider,
-            "model": model,
-            "verdict": verdict,
-            "status": status,
-            "flags": flags.split(",") if flags else [],
-            "first_byte_ms": first_byte_ms,
-            "total_ms": total_ms,
-            "started_at": rfc3339(started_at),
-        }
-        found.setdefault(request_id, []).append(shown)
-    return found
+    attempts: dict[str, list[dict[str, Any]]] = {}
+    for found in connection.execute(statement):
+        attempt = attempt_row(found)
+        attempts.setdefault(attempt.request_id, []).append(_attempt(attempt))
+    return [present(row, attempts.get(row.request_id, [])) for row in rows]
+
+
+def _attempt(row: AttemptRow) -> dict[str, Any]:
+    return {
+        "provider": row.provider,
+        "model": row.model,
+        "verdict": row.verdict,
+        "status": row.status,
+        "flags": row.flags.split(",") if row.flags else [],
+        "first_byte_ms": row.first_byte_ms,
+        "total_ms": row.total_ms,
+        "started_at": rfc3339(row.started_at),
+    }
 
 
 def present(row: AuditRow, attempts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -140,6 +161,14 @@ def present(row: AuditRow, attempts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _text(given: dict[str, str], name: str) -> str | None:
+    """A query parameter that is compared with texts. Raises InvalidRequest: no text that is kept has a NUL."""
+    value = given.get(name)
+    if value is not None and "\0" in value:
+        raise InvalidRequest(f"{name} must not contain a NUL.", param=name)
+    return value
+
+
 def _cursor(place: Place) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
 
@@ -147,6 +176,9 @@ def _cursor(place: Place) -> str:
 def _place(cursor: str) -> Place:
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=Place)
+        place = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=Place)
+        if "\0" not in place.request_id:
+            return place
     except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor must be the next_cursor of an earlier answer.", param="cursor") from None
+        pass
+    raise InvalidRequest("cursor must be the next_cursor of an earlier answer.", param="cursor")

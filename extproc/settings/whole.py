@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from extproc.settings.audit import Audit
 from extproc.settings.auth import Auth
 from extproc.settings.cache import Cache
 from extproc.settings.fields import Duration, KeyDigest, Section
@@ -71,6 +72,7 @@ class Settings(Section):
     breaker: Breaker = Breaker()
     alerts: OperatorAlerts = OperatorAlerts()
     telemetry: Telemetry = Telemetry()
+    audit: Audit = Audit()
     streams: Streams = Streams()
     timeouts: Timeouts = Timeouts()
     response_metadata: Literal["body", "headers"] = "body"

@@ -21,9 +21,8 @@ import msgspec
 
 from extproc.settle import sums
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
-from extproc.settle.sums import EVER, Table
+from extproc.settle.sums import Table
 
-_SUMS_KEPT_S: Final = 62 * 86_400  # the month's usage needs them, however short the retention
 _BUSY_MS: Final = 2_000
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -183,15 +182,21 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         SELECT provider, model, iif(status IN (401, 403), 'credential_refused', verdict), count(*)
         FROM attempt GROUP BY 1, 2, 3;
     """,
+    """
+    DROP INDEX attempt_provider_verdict_at;
+    CREATE INDEX attempt_at ON attempt (at);
+    """,
 )
 
 
-def _insert(table: str, fields: Sequence[str]) -> str:
-    """A row that is there already (by its unique key) stays as it is."""
-    return f"INSERT OR IGNORE INTO {table} ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))})"  # noqa: S608
+def _insert(table: str, fields: Sequence[str], otherwise: Literal["IGNORE", "REPLACE"] = "IGNORE") -> str:
+    """A row that is there already (by its unique key) stays as it is, or gives way."""
+    return f"INSERT OR {otherwise} INTO {table} ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))})"  # noqa: S608
 
 
 _INSERT_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__)
+# The id is chosen while the old row is still there: it is a new one, beyond all that readers have passed.
+_REPLACE_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__, "REPLACE")
 _INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
 
 
@@ -264,11 +269,11 @@ def write(connection: Connection, batch: Batch) -> None:
     """Write all of `batch` or nothing. Rows already written are passed over. Raises NEVER_TAKEN, NOT_NOW."""
     with transaction(connection):
         # A row made of a hold alone gives way to the request's own, which is late but knows what was used.
-        stale = _taken_out(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
-        new = [row for row in batch.requests if _added(connection, _INSERT_AUDIT, row)]
+        stale = _stale(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
+        new = [row for row in batch.requests if _added(connection, _statement(row, stale), row)]
         tried = [row for row in batch.attempts if _added(connection, _INSERT_ATTEMPT, row)]
         for table in sums.TABLES:
-            connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale, -1)])
+            connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale.values(), -1)])
         connection.executemany(_ADD["attempted"], sums.ATTEMPTED.added(tried))
         connection.executemany(_ADD_COUNTER, batch.counts.items())
 
@@ -285,15 +290,18 @@ def transaction(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _taken_out(connection: Connection, request_ids: Sequence[str]) -> list[AuditRow]:
-    """The unreconciled rows of these requests, deleted."""
-    wanted = (UNRECONCILED, msgspec.json.encode(request_ids).decode())
-    where = "FROM audit WHERE error_code = ? AND request_id IN (SELECT value FROM json_each(?))"
+def _stale(connection: Connection, request_ids: Sequence[str]) -> dict[str, AuditRow]:
+    """The unreconciled rows of these requests."""
     names = ", ".join(AuditRow.__struct_fields__)
-    found = connection.execute(f"SELECT {names} {where}", wanted).fetchall()
-    if found:
-        connection.execute(f"DELETE {where}", wanted)
-    return [audit_row(values) for values in found]
+    found = connection.execute(
+        f"SELECT {names} FROM audit WHERE error_code = ? AND request_id IN (SELECT value FROM json_each(?))",  # noqa: S608
+        (UNRECONCILED, msgspec.json.encode(request_ids).decode()),
+    )
+    return {row.request_id: row for row in map(audit_row, found)}
+
+
+def _statement(row: AuditRow, stale: Mapping[str, AuditRow]) -> str:
+    return _REPLACE_AUDIT if row.error_code != UNRECONCILED and row.request_id in stale else _INSERT_AUDIT
 
 
 def _added(connection: Connection, statement: str, row: AuditRow | AttemptRow) -> bool:
@@ -304,22 +312,6 @@ def _rollback(connection: Connection) -> None:
     # A disk that is full ends the transaction by itself.
     if connection.in_transaction:
         connection.rollback()
-
-
-def delete_before(connection: Connection, before_s: float, most: int) -> int:
-    """Delete the oldest rows received (attempts: ended) before `before_s`, at most `most` of each. Returns how many.
-
-    Oldest as written down, which is nearly the order of arrival: what is a little out of order goes a little later.
-    """
-    deleted = 0
-    for table, column in (("audit", "received_at"), ("attempt", "at")):
-        oldest = f"SELECT id FROM {table} ORDER BY id LIMIT ?"  # noqa: S608
-        delete = f"DELETE FROM {table} WHERE id IN ({oldest}) AND {column} < ?"  # noqa: S608
-        deleted += connection.execute(delete, (most, before_s)).rowcount
-    for table in ("sums", "routed"):
-        old = f"bucket_s > ? AND bucket_s < ? AND bucket_s < (SELECT max(bucket_s) FROM {table}) - ?"  # noqa: S608
-        connection.execute(f"DELETE FROM {table} WHERE {old}", (EVER, before_s, _SUMS_KEPT_S))  # noqa: S608
-    return deleted
 
 
 def latest(connection: Connection, most: int) -> list[AuditRow]:

@@ -18,6 +18,7 @@ from uuid import uuid4
 import uvloop
 
 from extproc import logs, runtime
+from extproc.audit.shipper import Shipper, retention_of
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import publish
 from extproc.budget.ledger import LedgerUnavailable
@@ -69,7 +70,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    writer = Writer(partial(connect, paths.journal), settings.retention)
+    writer = Writer(partial(connect, paths.journal), retention_of(settings))
     sizes, outputs = _learnt(paths.journal)
     recent = Recent()
     current = Current(compile_snapshot(settings))
@@ -89,12 +90,14 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     writer.start()
     await server.start(socket)
     tune_collector()
-    current.on_swap.append(lambda snapshot: writer.keep(snapshot.settings.retention))
+    current.on_swap.append(lambda snapshot: writer.keep(retention_of(snapshot.settings)))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     charger, others = _charging(current, paths, client, outputs)
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
+    shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
+    shipper.start()
     follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
     works = (
         charger.run(),
@@ -115,6 +118,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await asyncio.gather(*tasks, return_exceptions=True)
     await _charge_the_rest(charger)
     await asyncio.to_thread(tracing.close, _FLUSH_S)
+    await asyncio.to_thread(shipper.close, _FLUSH_S)
     await cache.close()
     await client.aclose()
     log.info("stopped")

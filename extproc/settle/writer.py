@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from extproc.settle.journal import NEVER_TAKEN, NOT_NOW, Batch, Connection, delete_before, write
+from extproc.settle.journal import NEVER_TAKEN, NOT_NOW, Batch, Connection, write
+from extproc.settle.retention import Retention, delete_before
 from extproc.settle.rows import AttemptRow, AuditRow
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,13 @@ class Writer:
     def __init__(
         self,
         connect: Callable[[], Connection],
-        retention_s: float,
+        retention: Retention,
         *,
         most_waiting: int = MOST_WAITING,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._connect = connect
-        self._retention_s = retention_s
+        self._retention = retention
         self._most_waiting = most_waiting
         self._wall_s = wall_s
         self._connection: Connection | None = None
@@ -54,9 +55,9 @@ class Writer:
         self._trim_at = 0.0
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
-    def keep(self, retention_s: float) -> None:
-        """Delete what is older than `retention_s` from now on."""
-        self._retention_s = retention_s
+    def keep(self, retention: Retention) -> None:
+        """Delete what `retention` does not keep from now on."""
+        self._retention = retention
 
     def start(self) -> None:
         """Begin to write."""
@@ -169,7 +170,7 @@ class Writer:
             return
         try:
             self._connection = self._connection or self._connect()
-            deleted = delete_before(self._connection, self._wall_s() - self._retention_s, _TRIM_ROWS)
+            deleted = delete_before(self._connection, self._wall_s(), self._retention, _TRIM_ROWS)
         except NOT_NOW as error:
             log.warning("old rows cannot be deleted", extra={"reason": str(error)})
             deleted = 0

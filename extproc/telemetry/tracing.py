@@ -18,7 +18,8 @@ from typing import Final, Protocol
 import msgspec
 
 from extproc.settings import Settings, Telemetry
-from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row, transaction
+from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row
+from extproc.settle.marks import advance, mark
 from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.telemetry.spans import Span, Told, trace
 
@@ -128,7 +129,7 @@ class Tracing:
         if sender is None:
             return 0
         now_s = self._wall_s()
-        place = cursor(connection)
+        place = mark(connection, CURSOR)
         waiting = connection.execute(_ROWS, (now_s - _ATTEMPTS_S, now_s - _PATIENCE_S, place, _AT_ONCE)).fetchall()
         found = list(takewhile(itemgetter(1), waiting))
         if not found:
@@ -143,31 +144,10 @@ class Tracing:
         formats = {name: provider.wire_format for name, provider in self._settings().providers.items()}
         spans = [span for told in fresh for span in trace(told, formats)]
         if spans and not sender.send(spans):
-            with transaction(connection):
-                _count(connection, FAILURES, 1)
+            advance(connection, {}, {FAILURES: 1})
             return None
-        _advance(connection, found[-1][0], len(rows) - len(fresh))
+        advance(connection, {CURSOR: found[-1][0]}, {"dropped_traces": len(rows) - len(fresh)})
         return len(rows)
-
-
-def cursor(connection: Connection) -> int:
-    """The id of the last row whose trace was sent."""
-    found = connection.execute("SELECT value FROM mark WHERE name = ?", (CURSOR,)).fetchone()
-    return int(found[0]) if found else 0
-
-
-def _advance(connection: Connection, place: int, passed_over: int) -> None:
-    with transaction(connection):
-        connection.execute(
-            "INSERT INTO mark VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (CURSOR, place)
-        )
-        _count(connection, "dropped_traces", passed_over)
-
-
-def _count(connection: Connection, name: str, number: int) -> None:
-    connection.execute(
-        "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value", (name, number)
-    )
 
 
 def _attempts(connection: Connection, request_ids: Sequence[str]) -> Mapping[str, list[AttemptRow]]:

@@ -111,6 +111,7 @@ class TestCheck:
             ({"models": [{"name": "mock", "provider": "demo"}]}, "models[0].context: mock has none"),
             ({"cache": {"semantic": {"enabled": True}}}, "cache.semantic.enabled: has no effect"),
             ({"cache": {"exact": True, "max_entry_bytes": 10**9}}, "cache.max_entry_bytes: is larger"),
+            ({"audit": {"url": "postgresql://u:hunter2@db/gw"}}, "audit.url: rows may travel unencrypted"),
             (
                 {"cache": {"exact": True}, "teams": [{"id": "a", "keys": ["k"], "cache": {"shared": True}}]},
                 "only one team has cache.shared",
@@ -121,6 +122,7 @@ class TestCheck:
         code, out, _ = check(file, config(**changes))
         assert code == 0
         assert warning in out
+        assert "hunter2" not in out
 
     @pytest.mark.parametrize(
         ("changes", "line"),
@@ -138,6 +140,11 @@ class TestCheck:
                 {"providers": {"p": {"format": "demo", "base_ulr": "x"}}},
                 "providers.p.base_ulr: unknown key; did you mean",
             ),
+            ({"audit": {"url": "mysql://u:hunter2@db/gw"}}, "audit.url: must be `embedded` or such as postgresql://"),
+            ({"audit": {"url": "postgresql://u:hunter2/@db/gw"}}, "audit.url: must be `embedded` or such as"),
+            ({"audit": {"url": "postgresql://u:hunter2@x@db/gw"}}, "audit.url: must be `embedded` or such as"),
+            ({"audit": {"url": "postgresql://db"}}, "audit.url: must be `embedded` or such as"),
+            ({"audit": {"partition": "year"}}, "audit.partition: input should be 'day', 'week' or 'month'"),
             ({"xyzzy": 1}, "xyzzy: unknown key\n"),
             ({"models": [{"name": "m", "provider": "opnai"}]}, "no provider is named opnai; did you mean openai?"),
             (
@@ -157,6 +164,7 @@ class TestCheck:
         assert (code, out) == (2, "")
         assert line in err
         assert all(text.startswith(f"{file}: ") for text in err.splitlines())
+        assert "hunter2" not in err
 
     def test_every_problem_is_told_at_once(self, file: Path) -> None:
         _, _, err = check(file, config(workers=0, cache={"ttl": "soon"}, xyzzy=1))

@@ -105,6 +105,7 @@ ROLES: dict[str, dict[str, int]] = {
     "/v1/requests": {"admin": 200, "team": 200, "other": 200, "unknown": 401, "none": 401},
     "/v1/requests?team_id=team-search": {"admin": 200, "team": 200, "other": 403, "unknown": 401, "none": 401},
     "/v1/requests?team_id=nobody": {"admin": 200, "team": 403, "other": 403, "unknown": 401, "none": 401},
+    "/v1/requests/team-search": {"admin": 404, "team": 404, "other": 404, "unknown": 401, "none": 401},  # as an id
     "/v1/usage": {"admin": 200, "team": 403, "other": 403, "unknown": 401, "none": 401},
     "/v1/teams/team-search/usage": {"admin": 200, "team": 200, "other": 403, "unknown": 401, "none": 401},
     "/v1/teams/nobody/usage": {"admin": 404, "team": 403, "other": 403, "unknown": 401, "none": 401},
@@ -189,13 +190,12 @@ async def test_the_requests_id_is_on_every_answer(control: Control) -> None:
 
 class TestRequests:
     async def test_a_row_has_the_documented_fields(self, control: Control) -> None:
+        silent: dict[str, Any] = {"status": None, "first_byte_ms": None, "total_ms": None}
         control.write(
             audit("a", received_at=NOW_S, completed_at=NOW_S + 0.9, native=True),
-            attempt("a", started_at=NOW_S + 0.5, provider="anthropic"),
+            attempt("a", started_at=NOW_S + 0.5, at=NOW_S + 0.9, provider="anthropic"),
             attempt("b"),
-            attempt(
-                "a", started_at=NOW_S, status=None, verdict="error", flags="a,b", first_byte_ms=None, total_ms=None
-            ),
+            attempt("a", at=NOW_S + 0.5, started_at=NOW_S, verdict="error", flags="a,b", **silent),
         )
         _, body = await control.get("/v1/requests")
         assert body == {
@@ -492,9 +492,9 @@ async def test_a_query_has_its_limit_of_time(tmp_path: Path) -> None:
     store = Store(tmp_path / "journal.db", limit_s=0.05)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     with pytest.raises(Exception, match="too long") as caught:
-        await store.read(lambda connection: connection.execute(endless).fetchall())
+        await store.read(lambda connection: connection.exec_driver_sql(endless).fetchall())
     assert caught.type.__name__ == "AuditUnavailable"
-    assert await store.read(lambda connection: connection.execute("SELECT 1").fetchall()) == [(1,)]
+    assert await store.read(lambda connection: connection.exec_driver_sql("SELECT 1").fetchall()) == [(1,)]
     store.close()
 
 
@@ -502,18 +502,18 @@ async def test_reading_cannot_write(tmp_path: Path) -> None:
     connect(tmp_path / "journal.db").close()
     store = Store(tmp_path / "journal.db")
     with pytest.raises(Exception, match="cannot be read"):
-        await store.read(lambda connection: connection.execute("INSERT INTO counter VALUES ('x', 1)"))
+        await store.read(lambda connection: connection.exec_driver_sql("INSERT INTO counter VALUES ('x', 1)"))
     store.close()
 
 
 async def test_a_fault_of_ours_shows_no_trace(control: Control, caplog: pytest.LogCaptureFixture) -> None:
     control.write(audit("a"))
-    control.connection.execute("UPDATE audit SET status = 'no such status'")
+    control.connection.execute("UPDATE audit SET steps_us = 'no such steps'")
     status, body = await control.get("/v1/requests")
     assert status == 500
     assert body["error"]["code"] == "internal_error"
-    assert "status" not in body["error"]["message"]
-    assert "no such status" in caplog.text
+    assert "steps" not in body["error"]["message"]
+    assert "JSON is malformed" in caplog.text
 
 
 def test_the_process_serves_and_ends(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Figures over time: from rows and from sums, a team's own, and what `auto` saved."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,8 @@ from control import series
 from extproc.catalog import Catalog, compile_catalog
 from extproc.errors import InvalidRequest
 from extproc.settings import parse
-from extproc.settle.journal import Batch, Connection, connect, write
+from extproc.settle.journal import Batch
+from tests.audit.stores import Kept
 from tests.settle.builders import STARTED_S, attempt, audit
 
 NOW_S = STARTED_S + 120.0
@@ -28,24 +28,19 @@ def catalog(hard: str = "big") -> Catalog:
     return compile_catalog(parse(SETTINGS.replace("HARD", hard), {}))
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Connection:
-    return connect(tmp_path / "journal.db")
-
-
-def usage(journal: Connection, window: str, team: str | None = None) -> list[dict[str, Any]]:
-    points: list[dict[str, Any]] = series.usage(journal, series.WINDOWS[window], team, NOW_S)["points"]
+def usage(store: Kept, window: str, team: str | None = None) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = series.usage(store.connection, series.WINDOWS[window], team, NOW_S)["points"]
     return points
 
 
-def test_the_last_hour_is_told_by_the_minute(journal: Connection) -> None:
+def test_the_last_hour_is_told_by_the_minute(store: Kept) -> None:
     rows = [
         audit("a"),
         audit("b", received_at=STARTED_S + 61, latency_ms=100.0),
         audit("c", received_at=STARTED_S + 62),
     ]
-    write(journal, Batch(rows))
-    points = usage(journal, "1h")
+    store.write(Batch(rows))
+    points = usage(store, "1h")
     assert [point["requests"] for point in points] == [1, 2]
     assert points[1] == {
         "at": "2026-09-21T14:14:00.000Z",
@@ -61,34 +56,34 @@ def test_the_last_hour_is_told_by_the_minute(journal: Connection) -> None:
 
 
 @pytest.mark.parametrize("window", ["24h", "7d", "30d"])
-def test_longer_windows_agree_with_the_rows(journal: Connection, window: str) -> None:
-    write(journal, Batch([audit("a"), audit("b", status="failed", model_used="big"), audit("c", team_id="other")]))
-    points = usage(journal, window)
+def test_longer_windows_agree_with_the_rows(store: Kept, window: str) -> None:
+    store.write(Batch([audit("a"), audit("b", status="failed", model_used="big"), audit("c", team_id="other")]))
+    points = usage(store, window)
     assert sum(point["requests"] for point in points) == 3
     assert sum(point["failed"] for point in points) == 1
     assert {point["model"] for point in points} == {"gpt", "big"}
 
 
 @pytest.mark.parametrize("window", list(series.WINDOWS))
-def test_a_team_sees_its_own(journal: Connection, window: str) -> None:
-    write(journal, Batch([audit("a"), audit("b", team_id="other")]))
-    assert [point["team_id"] for point in usage(journal, window, "other")] == ["other"]
+def test_a_team_sees_its_own(store: Kept, window: str) -> None:
+    store.write(Batch([audit("a"), audit("b", team_id="other")]))
+    assert [point["team_id"] for point in usage(store, window, "other")] == ["other"]
 
 
-def test_what_is_older_is_left_out(journal: Connection) -> None:
-    write(journal, Batch([audit("a", received_at=STARTED_S - 2 * 86_400)]))
-    assert usage(journal, "24h") == []
-    assert len(usage(journal, "7d")) == 1
+def test_what_is_older_is_left_out(store: Kept) -> None:
+    store.write(Batch([audit("a", received_at=STARTED_S - 2 * 86_400)]))
+    assert usage(store, "24h") == []
+    assert len(usage(store, "7d")) == 1
 
 
-def test_what_auto_saved(journal: Connection) -> None:
+def test_what_auto_saved(store: Kept) -> None:
     rows = [
         audit("a", cached_tokens=40),  # at `big`: 60 x 10,000 + 40 x 5,000 + 50 x 20,000 nano-USD
         audit("b", model_requested="gpt", routing_decision="pinned"),
         audit("c", status="refused", model_used=None, provider_used=None),
     ]
-    write(journal, Batch(rows))
-    told = series.routing(journal, series.WINDOWS["24h"], None, NOW_S, catalog())
+    store.write(Batch(rows))
+    told = series.routing(store.connection, series.WINDOWS["24h"], None, NOW_S, catalog())
     assert told["auto"] == {
         "requests": 1,
         "cost_usd": 0.0002,
@@ -102,17 +97,17 @@ def test_what_auto_saved(journal: Connection) -> None:
     }
 
 
-def test_an_unknown_price_saves_nothing_that_could_be_told(journal: Connection) -> None:
-    write(journal, Batch([audit("a")]))
-    told = series.routing(journal, series.WINDOWS["24h"], None, NOW_S, catalog("unpriced"))
+def test_an_unknown_price_saves_nothing_that_could_be_told(store: Kept) -> None:
+    store.write(Batch([audit("a")]))
+    told = series.routing(store.connection, series.WINDOWS["24h"], None, NOW_S, catalog("unpriced"))
     assert told["auto"]["saved_usd"] is None
 
 
-def test_providers(journal: Connection) -> None:
+def test_providers(store: Kept) -> None:
     tries = [attempt(f"r{n}", first_byte_ms=float(n), at=STARTED_S + 1) for n in range(100)]
     tries += [attempt("e", verdict="error", first_byte_ms=None, at=STARTED_S + 1), attempt("x", verdict="abandoned")]
-    write(journal, Batch((), tries))
-    (point,) = series.providers(journal, series.WINDOWS["1h"], NOW_S)["points"]
+    store.write(Batch((), tries))
+    (point,) = series.providers(store.connection, series.WINDOWS["1h"], NOW_S)["points"]
     assert (point["attempts"], point["errors"]) == (101, 1)
     assert (point["p50_latency_ms"], point["p99_latency_ms"]) == (50.0, 99.0)
 

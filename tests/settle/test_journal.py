@@ -10,11 +10,12 @@ from extproc.settle.journal import (
     Batch,
     JournalTooNewError,
     connect,
-    delete_before,
     latest,
     write,
 )
-from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.settle.marks import advance
+from extproc.settle.retention import Retention, delete_before
+from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 from extproc.settle.sums import BUCKET_S, EVER
 from tests.settle.builders import STARTED_S, attempt, audit
 
@@ -108,10 +109,10 @@ def test_a_batch_is_written_whole_or_not_at_all(journal: sqlite3.Connection) -> 
 def test_old_rows_go_in_small_steps_and_totals_stay(journal: sqlite3.Connection) -> None:
     old = [audit(f"o{n}", received_at=STARTED_S - 100 * DAY_S) for n in range(25)]
     write(journal, Batch([*old, audit("new")], [attempt("o1", at=STARTED_S - 100 * DAY_S), attempt("new")]))
-    before_s = STARTED_S - 90 * DAY_S
-    assert delete_before(journal, before_s, 10) == 11
+    kept = Retention(90 * DAY_S)
+    assert delete_before(journal, STARTED_S, kept, 10) == 11
     assert count(journal, "audit") == 16
-    while delete_before(journal, before_s, 10):
+    while delete_before(journal, STARTED_S, kept, 10):
         pass
     assert [row.request_id for row in latest(journal, 100)] == ["new"]
     assert journal.execute("SELECT request_id FROM attempt").fetchall() == [("new",)]
@@ -121,9 +122,34 @@ def test_old_rows_go_in_small_steps_and_totals_stay(journal: sqlite3.Connection)
 
 def test_a_short_retention_leaves_the_months_usage(journal: sqlite3.Connection) -> None:
     write(journal, Batch([audit("a", received_at=STARTED_S - 30 * DAY_S), audit("b")]))
-    delete_before(journal, STARTED_S - DAY_S, 10)
+    delete_before(journal, STARTED_S, Retention(DAY_S), 10)
     assert [row.request_id for row in latest(journal, 100)] == ["b"]
     assert journal.execute("SELECT count(*) FROM sums WHERE bucket_s > 0").fetchone() == (2,)
+
+
+def test_what_is_not_copied_yet_stays(journal: sqlite3.Connection) -> None:
+    write(
+        journal, Batch([audit(f"o{n}", received_at=STARTED_S - 100 * DAY_S) for n in range(5)], [attempt("o1", at=1.0)])
+    )
+    write(journal, Batch([audit("new")], [attempt("new")]))
+    kept = Retention(DAY_S, {"audit": "audit:1", "attempt": "attempt:1"})
+    assert delete_before(journal, STARTED_S, kept, 10) == 0
+    advance(journal, {"audit:1": 3})
+    assert delete_before(journal, STARTED_S, kept, 10) == 3
+    assert [row.request_id for row in latest(journal, 10)] == ["o3", "o4", "new"]
+    advance(journal, {"audit:1": 6, "attempt:1": 2})
+    assert delete_before(journal, STARTED_S, kept, 10) == 3
+
+
+def test_an_id_is_never_given_out_again(journal: sqlite3.Connection) -> None:
+    """Readers go on after the last id they have seen."""
+    write(journal, Batch([audit("a"), audit("b", error_code=UNRECONCILED)], [attempt("a")]))
+    write(journal, Batch([audit("b"), audit("c")]))
+    assert journal.execute("SELECT id, request_id FROM audit ORDER BY id").fetchall() == [(1, "a"), (3, "b"), (4, "c")]
+    delete_before(journal, STARTED_S + 10 * DAY_S, Retention(DAY_S), 10)
+    write(journal, Batch([audit("d")], [attempt("d")]))
+    assert journal.execute("SELECT id, request_id FROM audit ORDER BY id").fetchall() == [(4, "c"), (5, "d")]
+    assert journal.execute("SELECT id FROM attempt ORDER BY id").fetchall() == [(1,), (2,)]
 
 
 def test_what_is_committed_survives_loss_of_power(journal: sqlite3.Connection) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from extproc.settle.journal import connect
+from extproc.settle.retention import Retention
 from extproc.settle.rows import AuditRow
 from extproc.settle.writer import Writer
 from tests.settle.builders import STARTED_S, attempt, audit
@@ -40,7 +41,7 @@ def ids(path: Path, table: str = "audit") -> list[str]:
 
 
 def started(path: Path, **options: object) -> Writer:
-    writer = Writer(partial(connect, path), YEAR_S, wall_s=lambda: STARTED_S, **options)  # type: ignore[arg-type]
+    writer = Writer(partial(connect, path), Retention(YEAR_S), wall_s=lambda: STARTED_S, **options)  # type: ignore[arg-type]
     writer.start()
     return writer
 
@@ -110,7 +111,7 @@ def test_a_full_disk_is_waited_for(path: Path, caplog: pytest.LogCaptureFixture)
         return connection
 
     full.set()
-    writer = Writer(limited, YEAR_S, wall_s=lambda: STARTED_S)
+    writer = Writer(limited, Retention(YEAR_S), wall_s=lambda: STARTED_S)
     writer.start()
     rows = [f"r{n}" for n in range(300)]
     for request_id in rows:

@@ -9,6 +9,7 @@ import pytest
 
 from extproc.settings import Settings, parse
 from extproc.settle.journal import Batch, Connection, connect, write
+from extproc.settle.marks import mark
 from extproc.settle.outbox import Outbox
 from extproc.telemetry import tracing
 from extproc.telemetry.otlp import SpanSender
@@ -139,7 +140,7 @@ def test_without_an_endpoint_nothing_is_done(tmp_path: Path, connection: Connect
     write(connection, Batch([audit("r1")]))
     charge(tmp_path, 1)
     assert tracing_of(tmp_path, given).step(connection) == 0
-    assert tracing.cursor(connection) == 0
+    assert mark(connection, tracing.CURSOR) == 0
 
 
 def test_a_dead_collector_does_not_hold_up_the_end(tmp_path: Path, connection: Connection) -> None:
@@ -149,7 +150,7 @@ def test_a_dead_collector_does_not_hold_up_the_end(tmp_path: Path, connection: C
     work.start()
     time.sleep(0.8)
     work.close(0.2)
-    assert tracing.cursor(connection) == 0
+    assert mark(connection, tracing.CURSOR) == 0
 
 
 def test_the_thread_sends_by_itself(tmp_path: Path, connection: Connection, collector: Collector) -> None:
@@ -162,4 +163,4 @@ def test_the_thread_sends_by_itself(tmp_path: Path, connection: Connection, coll
         assert time.monotonic() < deadline
         time.sleep(0.02)
     work.close(5)
-    assert tracing.cursor(connection) == 1
+    assert mark(connection, tracing.CURSOR) == 1
