@@ -54,6 +54,7 @@ CONTROL: Final = (
     _get("/v1/usage/series", "usage", "own team", answers.UsageSeries, "What was used over time.", query=_CHART),
     _get("/v1/usage/routing", "usage", "own team", answers.RoutingSeries, "How requests were routed.", query=_CHART),
     _get("/v1/requests", "audit", "own team", answers.Requests, "Requests, newest first.", query=PARAMETERS),
+    _get("/v1/requests/{id}", "audit", "any key", answers.Request, "One of them; a team's key finds its team's."),
     _get("/v1/audit", "audit", "admin", answers.Changes, "Who changed what, newest first.", query=("limit", "cursor")),
     _get("/v1/teams", "teams", "admin", answers.Teams, "All teams."),
     _post("/v1/teams", "teams", "admin", answers.Team, "A new team.", body="NewTeam", status=201),

@@ -22,7 +22,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/teams/{id}/topups": TOPUP,
     "DELETE /v1/cache": {"scope": "all"},
 }
-OTHERWISE = {"DELETE /v1/teams/{id}": 409}  # team a is in gateway.yaml
+OTHERWISE = {"DELETE /v1/teams/{id}": 409, "GET /v1/requests/{id}": 404}  # team a is in gateway.yaml; no request is a
 OWN_ONLY = {"/v1/cache/stats"}  # names no team: tells each its own
 
 
