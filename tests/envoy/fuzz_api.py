@@ -91,7 +91,8 @@ class Fuzz:
                 for name in place or {}:
                     if name in REAL and draw.random() < 0.8:
                         place[name] = draw.choice(REAL[name])
-        key = draw.choice([ADMIN_KEY] * 6 + [TEAM_KEY] * 4 + ["sk-wrong"])
+        whose = TEAM_KEY if case.operation.definition.raw["x-access"] == "team" else ADMIN_KEY
+        key = draw.choice([whose] * 8 + [TEAM_KEY, ADMIN_KEY, "sk-wrong"])
         response = case.call(headers=bearer(key))
         self.asked += 1
         self.statuses[response.status_code] = self.statuses.get(response.status_code, 0) + 1
@@ -123,7 +124,7 @@ def main(seconds: float) -> None:
         while time.monotonic() < until_s:
             fuzz.prepare()
             for operation in fuzz.operations:
-                fuzz.play(operation, 100, number, until_s)
+                fuzz.play(operation, 30, number, until_s)
             print(f"seed {number}: {fuzz.asked} requests, {dict(sorted(fuzz.statuses.items()))}", flush=True)
             number += 1
 
