@@ -55,11 +55,11 @@ def _ingress(settings: Settings) -> Document:
 
 
 def _elsewhere(path: str) -> Document:
-    """A path that has a port of its own."""
+    """A path that has a port of its own: control says that there is none here, in its own words."""
     return {
         "name": "elsewhere",
         "match": {"path": path},
-        "direct_response": {"status": 404},
+        "route": {"cluster": CONTROL, "prefix_rewrite": "/elsewhere" + path, "timeout": "60s"},
         "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
     }
 
