@@ -35,6 +35,7 @@ from extproc.wire import (
     H_MODEL,
     H_PER_TRY_TIMEOUT,
     H_REQUEST_ID,
+    H_RETRY_ON,
     H_TARGET,
     H_TOO_LONG,
     M_DECISION,
@@ -47,6 +48,7 @@ from extproc.wire import (
     M_TEAM,
     MAX_REQUEST_BYTES,
     OWN_ANSWER,
+    RETRY_ELSEWHERE,
     chain_cluster,
 )
 
@@ -243,7 +245,8 @@ class Exchange:
         headers = [
             *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
             (H_CLUSTER, chain_cluster(attempt.target.provider, self._options.worker)),
-            (H_MAX_RETRIES, str(len(plan.decision.targets) - attempt.index)),
+            (H_MAX_RETRIES, str(plan.retries)),
+            *([] if plan.alone else [(H_RETRY_ON, RETRY_ELSEWHERE)]),
             (H_PER_TRY_TIMEOUT, str(plan.deadline.ms)),
             *([(H_HEDGE, "true")] if plan.deadline.race else []),
         ]
@@ -351,8 +354,8 @@ class Exchange:
         assert attempt is not None  # noqa: S101
         status = int(self._headers.get(":status", "0"))
         body = self._plain.feed(body)
-        if plan.too_long is not None and status == plan.too_long.http_status:
-            raise plan.too_long
+        if plan.refused is not None and status == plan.refused.http_status:
+            raise plan.refused
         if status != 200:
             raise answer.failure(attempt, status, self._headers, body)
         if plan.chat.stream:

@@ -235,6 +235,7 @@ class Pipeline:
             found.headers,
             found.tape,
             rewrites={target.model: target.rewrite for target in choice.targets if target.rewrite},
+            alone=asked.wishes.fallback and admission.catalog.routing.attempts > 1 and len(choice.targets) == 1,
         )
 
     def _route(self, asked: _Asked, needs: Needs, *, downgrade: bool = False) -> Choice:

@@ -13,7 +13,7 @@ from extproc.adapters.registry import adapter_for
 from extproc.cache.tape import Tape
 from extproc.catalog import Endpoint
 from extproc.chat import rewritten
-from extproc.errors import InvalidRequest, NoProviderAvailable, ProviderRejected
+from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderRejected, ProviderTimeout
 from extproc.records import ChatRequest, Decision, ProviderRequest, Target
 from extproc.routing.deadline import Deadline
 
@@ -46,7 +46,8 @@ class Plan:
     tape: Tape = field(default_factory=Tape)  # what of the answer is to be kept
     attempts: list[Attempt] = field(default_factory=list)
     rewrites: Mapping[str, str] = field(default_factory=dict)  # by model: see `Target.rewrite`
-    too_long: ProviderRejected | None = None  # the prompt is, for every target
+    alone: bool = False  # there is one target, and it may be asked once more where nothing came of the first attempt
+    refused: GatewayError | None = None  # why there was no further attempt, where the last answer does not say it
 
     def first(self, now_ns: int) -> Attempt:
         """The first attempt. Raises InvalidRequest if its provider cannot express the request, and nor can another."""
@@ -62,24 +63,41 @@ class Plan:
     def following(self, now_ns: int, *, larger: bool = False) -> Attempt:
         """The next attempt; `larger`: at a target with a larger window than the last one.
 
-        Raises NoProviderAvailable when every target was tried or cannot express the request, and ProviderRejected when
-        no larger one is left.
+        Raises NoProviderAvailable when every target was tried or cannot express the request, ProviderRejected when no
+        larger one is left, and ProviderTimeout where the only one took its time already.
         """
         last = self.attempts[-1]
         waited_ns = now_ns - last.began_ns
         last.outrun = self.deadline.race and waited_ns >= _NEARLY * self.deadline.ms * 1_000_000
+        if self.alone:
+            return self._again(now_ns, waited_ns)
         if not larger:
             return self._next(now_ns)
         try:
             return self._next(now_ns, window=self._window(last.target))
         except NoProviderAvailable:
-            self.too_long = ProviderRejected(
+            self.refused = ProviderRejected(
                 400,
                 "The prompt is longer than the context window of any model that may answer it.",
                 param="messages",
                 code=CONTEXT_LENGTH_EXCEEDED,
             )
-            raise self.too_long from None
+            raise self.refused from None
+
+    def _again(self, now_ns: int, waited_ns: int) -> Attempt:
+        """The only target once more, if its connection went away: an idle one may be closed just as it is used."""
+        first = self.attempts[0]
+        if waited_ns >= _NEARLY * self.deadline.ms * 1_000_000:
+            self.refused = ProviderTimeout(f"{first.target.provider} did not answer in time.")
+            raise self.refused
+        attempt = self._attempt(first.index, first.target, now_ns)
+        self.attempts.append(attempt)
+        return attempt
+
+    @property
+    def retries(self) -> int:
+        """How many attempts may follow the first."""
+        return 1 if self.alone else len(self.decision.targets) - self.attempts[0].index
 
     def outrun(self, winner: Attempt) -> tuple[int, ...]:
         """The attempts that were under way when `winner` answered, where the operator pays for such: hedging."""
@@ -113,13 +131,16 @@ class Plan:
             target = self.decision.targets[position]
             if window is not None and (target.context_tokens or 0) <= window:
                 continue
-            adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
             try:
-                request = adapter.request(rewritten(self.chat, self.rewrites.get(target.model, "")))
+                attempt = self._attempt(position + 1, target, now_ns)
             except InvalidRequest as error:
                 refusal = refusal or error
                 continue
-            attempt = Attempt(position + 1, target, adapter, request, now_ns)
             self.attempts.append(attempt)
             return attempt
         raise NoProviderAvailable("No provider could answer this request.") from refusal
+
+    def _attempt(self, index: int, target: Target, now_ns: int) -> Attempt:
+        adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
+        request = adapter.request(rewritten(self.chat, self.rewrites.get(target.model, "")))
+        return Attempt(index, target, adapter, request, now_ns)

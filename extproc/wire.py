@@ -38,7 +38,12 @@ H_REQUEST_ID = "x-request-id"
 H_METADATA = "x-gateway-metadata"  # of a client: `body` or `headers`, where it wants to be told of its request
 H_PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
 H_MAX_RETRIES = "x-envoy-max-retries"
+H_RETRY_ON = "x-envoy-retry-on"  # joined to what the route says
 H_HEDGE = "x-envoy-hedge-on-per-try-timeout"
+
+# What another attempt may help against: at the same provider, and more where it goes to another.
+RETRY_ANYWHERE = "connect-failure,refused-stream,reset"
+RETRY_ELSEWHERE = "5xx,retriable-status-codes,retriable-headers"
 
 LOG_REQUEST = "request"
 LOG_ATTEMPT = "attempt"

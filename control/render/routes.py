@@ -5,7 +5,7 @@ from typing import Any
 from control.render.doors import CORS, cors_policy
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
 from extproc.settings import Settings
-from extproc.wire import H_CLUSTER, H_MODEL, H_TARGET, H_TOO_LONG, M_TARGET, METADATA, model_route
+from extproc.wire import H_CLUSTER, H_MODEL, H_TARGET, H_TOO_LONG, M_TARGET, METADATA, RETRY_ANYWHERE, model_route
 
 Document = dict[str, Any]
 
@@ -89,7 +89,7 @@ def _decided(settings: Settings) -> Document:
             "timeout": seconds(settings.timeouts.request),
             "idle_timeout": seconds(settings.timeouts.idle),
             "retry_policy": {
-                "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes,retriable-headers",
+                "retry_on": RETRY_ANYWHERE,  # the worker adds what only another provider helps against
                 "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}],
                 "retriable_status_codes": list(RETRIABLE_STATUS),
                 "num_retries": settings.routing.attempts - 1,
