@@ -3,7 +3,7 @@
 -- In: the stream's bytes, split anywhere. Out: the same bytes, but
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
---   2. with an error event at the end, if the provider ended the stream without `[DONE]`;
+--   2. with an error event at the end, if the provider ended the stream without `[DONE]` or did not end it in time;
 -- and, for the audit row, the last finish_reason and the last usage object that passed, as dynamic metadata.
 -- A stream whose answer is to be kept (key `record`) is also left, whole and as the provider sent it, in dynamic metadata
 -- for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
@@ -20,6 +20,7 @@ local USAGE = '"usage"%s*:%s*{'
 local MAX_USAGE = 4096 -- bytes of a usage object
 local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
 local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes of it
+local MAX_STREAM = 67108864 -- bytes of a stream: what comes behind them is not passed on
 local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
 
@@ -90,7 +91,7 @@ function envoy_on_response(handle)
   if not gw or not gw["native"] then
     return
   end
-  local hide, done, rest, last = gw["hide_usage"], false, "", nil
+  local hide, done, rest, last, size = gw["hide_usage"], false, "", nil, 0
   local collect = gw["record"] and collector(handle)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
@@ -124,6 +125,11 @@ function envoy_on_response(handle)
         kept, rest = kept .. rest, ""
       end
       chunk:setBytes(kept)
+    end
+    size = size + length
+    if size > MAX_STREAM and not done then
+      rest = ""
+      chunk:setBytes("")
     end
     last = chunk
   end

@@ -87,7 +87,7 @@ class Plan:
     def _again(self, now_ns: int, waited_ns: int) -> Attempt:
         """The only target once more, if its connection went away: an idle one may be closed just as it is used."""
         first = self.attempts[0]
-        if waited_ns >= _NEARLY * self.deadline.ms * 1_000_000:
+        if self.deadline.ms and waited_ns >= _NEARLY * self.deadline.ms * 1_000_000:
             self.refused = ProviderTimeout(f"{first.target.provider} did not answer in time.")
             raise self.refused
         attempt = self._attempt(first.index, first.target, now_ns)

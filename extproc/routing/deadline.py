@@ -23,7 +23,7 @@ class Deadline(msgspec.Struct, frozen=True):
     """`race`: when it is over, the next attempt starts and the first is not cut off; the first answer wins.
     `hedge`: the operator wants races, and to see what they cost."""
 
-    ms: int
+    ms: int  # 0: none
     race: bool = False
     hedge: bool = False
 
@@ -40,14 +40,16 @@ def deadline(view: View, targets: Sequence[Target], asked: Asked, settings: Rout
     """The first-byte deadline of a request's attempts. Envoy has one for all of them: the first target's.
 
     By `auto` they race, for nothing but a guess would cut them off: a stand-in that takes longer than the first, or
-    all of them on a slow day. With nobody to turn to, giving up early gains nothing.
+    all of them on a slow day. With nobody to turn to, giving up gains nothing: a model may think for minutes before it
+    says a word. Then only `timeouts` bound the wait.
     """
     several = len(targets) > 1
     hedge = settings.hedge and several
     if settings.first_byte_timeout != "auto":
         return Deadline(_ms(settings.first_byte_timeout), race=hedge, hedge=hedge)
-    seconds = usual_s(view.latency(targets[0]), asked, settings) if several else _cold_s(asked, settings)
-    return Deadline(_ms(seconds), race=several, hedge=hedge)
+    if not several:
+        return Deadline(0)
+    return Deadline(_ms(usual_s(view.latency(targets[0]), asked, settings)), race=True, hedge=hedge)
 
 
 def usual_s(latency: Latency, asked: Asked, settings: Routing) -> float:

@@ -46,7 +46,7 @@ class Timeouts(Section):
     """Upper bounds; every wait has one."""
 
     request: Duration = 600.0
-    idle: Duration = 120.0
+    idle: Duration = 300.0  # of a connection on which nothing moves: a model may think for minutes without a word
     drain: Duration = 30.0
     connect: Duration = 5.0
 
