@@ -141,6 +141,7 @@ class Exchange:
         self._size = 0  # of the pieces
         self._stream: ClientStream | None = None
         self._plain = Plain("")
+        self._ended = False  # the client has the last byte of its stream
         self._attempt: Attempt | None = None
         self._fields = options.metadata_in_body  # whether the answer's body is to carry the gateway's fields
         self._own_ns = 0  # gateway's own time so far
@@ -376,10 +377,15 @@ class Exchange:
         assert stream is not None  # noqa: S101 - the table leads here only from STREAMING
         assert plan is not None  # noqa: S101
         assert attempt is not None  # noqa: S101
+        if event.end:
+            self.state = State.DONE
+        if self._ended:  # some providers keep the connection open behind their last word
+            return frames.answer_body(b"")
         out = stream.feed(self._plain.feed(event.body))
         plan.tape.piece(out)
-        if not event.end:
+        if not (event.end or stream.complete):
             return frames.answer_body(out)
+        self._ended = True
         rest, final = stream.finish(self._plain.error)
         outcome = Outcome(
             attempt=attempt.index,
@@ -392,7 +398,6 @@ class Exchange:
         )
         plan.tape.piece(rest)
         plan.tape.stream(attempt.target, outcome)
-        self.state = State.DONE
         return frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome)})
 
     # --- what both share -----------------------------------------------------------------------------------------

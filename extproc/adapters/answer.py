@@ -41,6 +41,11 @@ class AnswerReader(ABC):
 
     # --- the contract ------------------------------------------------------------------------------------------------
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer's own last word was fed."""
+        return self._complete and self._error is None
+
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that became whole with `data`. Never raises."""
         if not self._stream:

@@ -35,6 +35,10 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
 class Adapter(Protocol):
     """A provider's format, for one attempt."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer's own last word was fed: nothing that still comes belongs to it."""
+
     def request(self, chat: ChatRequest) -> ProviderRequest:
         """The provider's request for `chat`. Raises InvalidRequest (param named) for what it cannot express."""
 

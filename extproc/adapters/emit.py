@@ -25,12 +25,17 @@ class ClientStream:
         self._include_usage = include_usage
         self._usage: Chunk | None = None  # the usage chunk, kept back for the end
 
+    @property
+    def complete(self) -> bool:
+        """Whether all was fed that belongs to the answer: `finish` it, though the provider's body may go on."""
+        return self._adapter.complete
+
     def feed(self, data: bytes) -> bytes:
         """The client's bytes for a piece of the provider's; b"" means nothing to send yet."""
         return self._lines(self._adapter.feed(data))
 
     def finish(self, error: GatewayError | None = None) -> tuple[bytes, Final]:
-        """The last bytes, and how it ended. Call once, at the end of the provider's body. `error`: what broke it."""
+        """The last bytes, and how it ended. Call once, when it is complete or cut. `error`: what broke it."""
         final = self._adapter.finish()
         if error is not None:
             final = msgspec.structs.replace(final, error=error, complete=False)

@@ -117,6 +117,15 @@ def test_a_stream_has_one_end_and_its_tool_calls_are_json(case: Case) -> None:
 
 
 @every_stream
+def test_trap_19_an_answer_is_complete_with_its_own_last_word(case: Case) -> None:
+    """Not only with the end of the connection, which a provider may keep open. Google's streams have no last word."""
+    adapter = adapter_for(case.target, RESPONSE_ID, CREATED, True)
+    adapter.feed(case.upstream)
+    said = b"message_stop" in case.upstream or b"[DONE]" in case.upstream
+    assert adapter.complete == (said and "error_code" not in case.expect)
+
+
+@every_stream
 def test_usage_goes_only_to_those_who_asked(case: Case) -> None:
     _, out, final = run(case, [case.upstream])
     chunks = [event for event in events(out) if isinstance(event, dict) and "choices" in event]

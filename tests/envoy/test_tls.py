@@ -12,6 +12,7 @@ import openai
 import pytest
 import trustme
 
+from tests.envoy.goes_away import GoesAway
 from tests.envoy.harness import Gateway, Simulator, ask, base_config, free_port, wait_until
 
 # An ASGI provider that answers with the HTTP version it was asked in.
@@ -77,8 +78,18 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
+def goes_away(authority: dict[str, Path]) -> Iterator[GoesAway]:
+    provider = GoesAway(authority["good"])
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture(scope="module")
 def gateway(
-    simulators: tuple[Simulator, Simulator], authority: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    simulators: tuple[Simulator, Simulator],
+    authority: dict[str, Path],
+    goes_away: GoesAway,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("gw")
     config = base_config(folder / "data", *simulators)
@@ -98,6 +109,8 @@ def gateway(
         config["providers"][name] = {"format": "openai", "base_url": base_url, "credential": "sk-tls"}
         config["models"].append({"name": name, "provider": name})
         wait_until(lambda port=port: connects(port), 15, f"the {name} server")
+    config["providers"]["leaver"] = {"format": "openai", "base_url": goes_away.url}
+    config["models"].append({"name": "leaver", "provider": "leaver"})
     config["equivalents"] += [{"models": ["stranger", "h2"]}, {"models": ["goaway", "gpt"]}]
     running = Gateway(config, folder, {"SSL_CERT_FILE": str(authority["ca"])})
     yield running
@@ -137,6 +150,16 @@ def test_a_connection_that_a_provider_closes_after_a_few_requests_costs_none(gat
 def test_a_connection_that_goes_away_under_a_request_costs_an_attempt(gateway: Gateway) -> None:
     models = [gateway.client().chat.completions.create(**ask("hi", "goaway")).model for _ in range(24)]
     assert set(models) == {"goaway", "gpt"}
+
+
+def test_trap_35_a_request_that_meets_goaway_is_sent_again_though_nobody_else_can_answer(
+    gateway: Gateway, goes_away: GoesAway
+) -> None:
+    answers = [gateway.client().chat.completions.create(**ask("hi", "leaver")) for _ in range(8)]
+    assert {answer.choices[0].message.content for answer in answers} == {"Hello"}
+    assert goes_away.refused > 0
+    attempts = [(answer.model_extra or {})["gateway_metadata"]["attempts"] for answer in answers]
+    assert sum(attempts) == len(answers) + goes_away.refused
 
 
 def test_a_certificate_of_another_host_is_refused(gateway: Gateway) -> None:

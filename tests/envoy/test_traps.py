@@ -317,6 +317,25 @@ def test_trap_29_an_encoding_nobody_knows_is_an_error_at_once(
     assert caught.value.code == "provider_error"
 
 
+@pytest.mark.parametrize("model", ["openai", "anthropic"])
+def test_trap_19_done_is_said_although_the_provider_does_not_hang_up(
+    gateway: Gateway, scripted: Scripted, model: str
+) -> None:
+    _, _, events = next(both for both in BOTH.values() if both[0] == model)
+    *pieces, _ = stream(events, b": still here\n\n")
+    scripted.says(*pieces, 20.0)
+    asked = ask("hi", model, stream=True)
+    received = b""
+    with gateway.http.stream("POST", "/v1/chat/completions", json=asked, headers=bearer()) as answer:
+        for piece in answer.iter_raw():
+            received += piece
+            if b"[DONE]" in received:
+                break
+    assert received.count(b"[DONE]") == 1
+    row = gateway.row(answer.headers["x-gateway-request-id"])
+    assert (row["status"], row["input_tokens"], row["estimated"]) == ("success", 100, False)
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
