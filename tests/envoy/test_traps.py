@@ -317,6 +317,31 @@ def test_trap_29_an_encoding_nobody_knows_is_an_error_at_once(
     assert caught.value.code == "provider_error"
 
 
+OVERLOADED: dict[str, list[bytes]] = {
+    "openai": [event({"error": {"message": "Overloaded", "type": "server_error", "code": None}})],
+    "anthropic": [
+        event({"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}),
+        event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "error"),
+    ],
+    "google": [event({"error": {"code": 503, "message": "Overloaded", "status": "UNAVAILABLE"}})],
+}
+
+
+@pytest.mark.parametrize(("model", "events"), OVERLOADED.items(), ids=OVERLOADED)
+def test_trap_20_an_error_before_the_first_word_of_a_stream(
+    gateway: Gateway, scripted: Scripted, model: str, events: list[bytes]
+) -> None:
+    scripted.says(*stream(*events))
+    asked = ask("hi", model, stream=True)
+    answer = gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
+    said = [line for line in answer.text.splitlines() if line.startswith("data:")]
+    assert len(said) == 1
+    assert json.loads(said[0].removeprefix("data:"))["error"]["message"]
+    assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "failed"
+    with pytest.raises(openai.APIError):
+        list(gateway.client().chat.completions.create(**ask("hi", model), stream=True))
+
+
 @pytest.mark.parametrize("model", ["openai", "anthropic"])
 def test_trap_19_done_is_said_although_the_provider_does_not_hang_up(
     gateway: Gateway, scripted: Scripted, model: str
