@@ -24,10 +24,10 @@ GOOD = Outcome(
 
 @pytest.mark.envoy
 @pytest.mark.timeout(300)
-async def test_a_reload_a_rotation_and_a_rolling_restart_lose_nothing(tmp_path: Path) -> None:
-    outcome = await operate(tmp_path, seconds=4, rate=10, reloads=1, restarts=1, kinds=KINDS)
+async def test_a_rotation_and_a_rolling_restart_lose_nothing(tmp_path: Path) -> None:
+    outcome = await operate(tmp_path, seconds=4, rate=10, reloads=0, restarts=1, kinds=KINDS)  # a rotation reloads too
     assert outcome.problems == []
-    assert outcome.done == {"reloads": 1, "key rotations": 1, "rolling restarts": 1}
+    assert outcome.done == {"key rotations": 1, "rolling restarts": 1}
     assert outcome.sent["stream"] > 10
     assert outcome.books.audit.tokens > 0
 
