@@ -26,7 +26,7 @@ _DATA_DIR = click.option("--data-dir", type=_CONFIG, required=True, help="The ga
 class _Commands(click.Group):
     """Those that ask a running gateway are imported when they are called: a worker carries no tables."""
 
-    _asking = ("keys", "requests", "teams", "top", "usage")
+    _asking = ("export", "keys", "requests", "teams", "top", "usage")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Theirs too."""

@@ -1,14 +1,18 @@
 """Two gateways, one state, one PostgreSQL: rows of both through either; the database away, the settler killed."""
 
+import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from pyarrow import parquet
 
+from extproc.logs import rfc3339
 from tests.audit.postgres import PASSWORD, Postgres, postgres
 from tests.envoy.harness import (
     ADMIN_KEY,
@@ -109,6 +113,28 @@ def test_a_team_sees_only_its_own(gateways: tuple[Gateway, Gateway]) -> None:
             answer = gateway.http.get(f"/v1/requests/{request_id}", headers=bearer(key))
             assert answer.status_code == status
             assert status != 200 or answer.json() == seen(gateway)[request_id]
+
+
+def test_export_is_what_the_api_shows(gateways: tuple[Gateway, Gateway], tmp_path: Path) -> None:
+    """Many pages, by a key that sees one team; each column of Parquet as the JSON has it."""
+    one, two = gateways
+    await_rows(one, say(one, "to export"), say(two, "to export too"))
+    for key in (ADMIN_KEY, OTHER_KEY):
+        env = {"PATH": "/usr/bin", "GATEWAY_KEY": key, "GATEWAY_URL": two.url}
+        for kind in ("jsonl", "parquet"):
+            command = [GATEWAY, "export", "--format", kind, "--output", str(tmp_path / kind)]
+            done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+            assert done.stderr.endswith(f"{len(one.rows(key))} requests\n")
+        exported = [json.loads(line) for line in (tmp_path / "jsonl").read_bytes().splitlines()]
+        assert exported == one.rows(key)
+        table = parquet.read_table(tmp_path / "parquet").to_pylist()
+        for row, shown in zip(table, exported, strict=True):
+            for name in ("received_at", "completed_at"):
+                row[name] = rfc3339(row[name].timestamp())
+            for name in ("steps_us", "attempt_log"):
+                row[name] = json.loads(row[name])
+            assert row == shown
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_database_away_and_the_settler_killed(gateways: tuple[Gateway, Gateway], postgres: Postgres) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,30 @@ def told(gateway: Gateway, *arguments: str, key: str | None = ADMIN_KEY) -> str:
     code, out, err = run(gateway, *arguments, key=key)
     assert code == 0, err
     return out
+
+
+def test_export_says_all_that_the_api_does(gateway: Gateway, tmp_path: Path) -> None:
+    lines = told(gateway, "export").splitlines()
+    assert [json.loads(line) for line in lines] == gateway.rows()
+    assert json.loads(told(gateway, "export", "--model", "claude"))["model_used"] == "claude"
+    assert told(gateway, "export", "--until", "2020-01-01T00:00:00Z") == ""
+    assert told(gateway, "export", key=OTHER_KEY) == ""
+    code, out, err = run(gateway, "export", "--team", "team-a", "-o", str(tmp_path / "x"), key=OTHER_KEY)
+    assert (code, out, list(tmp_path.iterdir())) == (3, "", [])
+    assert "another team" in err
+
+
+def test_export_without_pyarrow_and_without_place(gateway: Gateway, tmp_path: Path) -> None:
+    lacking = "import sys; sys.modules['pyarrow'] = None; from control.cli import main; main()"
+    command = [sys.executable, "-c", lacking, "export", "--format", "parquet", "-o", str(tmp_path / "x")]
+    done = subprocess.run(command, check=False, env=environment(gateway), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: Parquet needs pyarrow: pip install 'llm-gateway[parquet]'\n",
+    )
+    code, _, err = run(gateway, "export", "-o", str(tmp_path / "none" / "x"))
+    assert (code, err) == (1, f"error: {tmp_path / 'none' / 'x'}: cannot be written: No such file or directory\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_for_people_and_json_for_programs(gateway: Gateway) -> None:
