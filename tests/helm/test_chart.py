@@ -44,7 +44,7 @@ CONFIG: Values = {
     "teams": [{"id": "a", "keys": ["k"]}],
     "state": {"url": "redis://valkey:6379"},
 }
-ENV = {"ADMIN_KEY": "a", "STATE_PASSWORD": "p", "TEAM_SEARCH_KEY": "t"}
+ENV = {"ADMIN_KEY": "a", "AUDIT_PASSWORD": "d", "STATE_PASSWORD": "p", "TEAM_SEARCH_KEY": "t"}
 # Everything on, so that every key has something to do.
 FULL: Values = {
     "config": CONFIG,
