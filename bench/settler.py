@@ -30,6 +30,7 @@ from extproc.settle.journal import Batch, connect, write
 from extproc.settle.outbox import Outbox
 from extproc.settle.recent import Recent
 from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.telemetry.content import Content
 from extproc.wire import LOG_ATTEMPT, LOG_REQUEST, M_DECISION, M_OUTCOME, M_TEAM, METADATA
 from protos.gen import accesslog_pb2 as pb
 
@@ -56,8 +57,11 @@ class _Rows:
         self.requests: list[AuditRow] = []
         self.attempts: list[AttemptRow] = []
 
-    def add(self, row: AuditRow | AttemptRow) -> None:
-        (self.requests if isinstance(row, AuditRow) else self.attempts).append(row)  # type: ignore[arg-type]
+    def add(self, row: AuditRow | AttemptRow | Content) -> None:
+        if isinstance(row, AuditRow):
+            self.requests.append(row)
+        elif isinstance(row, AttemptRow):
+            self.attempts.append(row)
 
     def count(self, name: str) -> None:
         raise AssertionError(name)

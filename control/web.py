@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from extproc.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RequestTooLarge
 from extproc.settings.fields import Wait
+from extproc.telemetry.trace_context import ids
 from extproc.wire import H_REQUEST_ID
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
     except Exception:
-        log.exception("request failed", extra={"method": request.method, "path": request.path})
+        told = ids(request.headers.get(H_REQUEST_ID, ""), request.headers.get("traceparent"))
+        log.exception("request failed", extra={"method": request.method, "path": request.path} | told)
         response = _refusal(GatewayError("The gateway failed to handle this request."))
     request_id = request.headers.get(H_REQUEST_ID)
     if request_id:

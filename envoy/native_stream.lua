@@ -5,8 +5,8 @@
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
 --   2. with an error event at the end, if the provider ended the stream without `[DONE]` or did not end it in time;
 -- and, for the audit row, the last finish_reason and the last usage object that passed, as dynamic metadata.
--- A stream whose answer is to be kept (key `record`) is also left, whole and as the provider sent it, in dynamic metadata
--- for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
+-- A stream whose answer is to be kept (key `record`) or told in traces (key `content`) is also left, whole and as the
+-- provider sent it, in dynamic metadata for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
 -- A chunk that is made of whole events and needs neither is passed untouched, which is the common case. An event that is
 -- still incomplete waits for its end, so no byte is later than the event it belongs to. Runs when the worker has marked
 -- the answer as a native stream (dynamic metadata `gw`, key `native`).
@@ -92,7 +92,7 @@ function envoy_on_response(handle)
     return
   end
   local hide, done, rest, last, size = gw["hide_usage"], false, "", nil, 0
-  local collect = gw["record"] and collector(handle)
+  local collect = (gw["record"] or gw["content"]) and collector(handle)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""

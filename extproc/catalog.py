@@ -58,6 +58,7 @@ class Catalog(msgspec.Struct, frozen=True):
     routing: Routing
     features: Mapping[str, frozenset[Feature]]  # by model name: what it can do
     trusted_hops: int = 0  # proxies before the gateway whose x-forwarded-for is believed
+    content: bool = False  # traces are to have the messages
 
 
 def compile_catalog(settings: Settings) -> Catalog:
@@ -77,6 +78,7 @@ def compile_catalog(settings: Settings) -> Catalog:
         },
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
         routing=settings.routing,
+        content=settings.telemetry.content and settings.telemetry.otlp_endpoint is not None,
         features={model.name: frozenset(model.features) for model in settings.models},
         trusted_hops=settings.listen.trusted_hops,
     )

@@ -24,7 +24,9 @@ from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, Pr
 from extproc.frames import Event, Kind, Metadata
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
-from extproc.records import Outcome
+from extproc.records import ChatRequest, Outcome
+from extproc.telemetry.content import Said, asked
+from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Reply
 from extproc.wire import (
     H_CLUSTER,
@@ -38,8 +40,11 @@ from extproc.wire import (
     H_RETRY_ON,
     H_TARGET,
     H_TOO_LONG,
+    M_ANSWER,
+    M_CONTENT,
     M_DECISION,
     M_HIDE_USAGE,
+    M_INPUT,
     M_NATIVE,
     M_OUTCOME,
     M_RECORD,
@@ -145,6 +150,7 @@ class Exchange:
         self._attempt: Attempt | None = None
         self._fields = options.metadata_in_body  # whether the answer's body is to carry the gateway's fields
         self._own_ns = 0  # gateway's own time so far
+        self._said: Said | None = None  # where telemetry.content is on: what the client was told
 
     def receive(self, data: bytes) -> Reply | Later:
         """What to say to one message, or what has to be awaited for it. Never raises on what Envoy or a client sent."""
@@ -257,9 +263,21 @@ class Exchange:
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
             body=attempt.request.body,
-            metadata={M_TEAM: plan.decision.team_id, M_DECISION: _json(plan.decision)}
+            metadata={M_TEAM: plan.decision.team_id, M_DECISION: _json(plan.decision), **self._input(plan.chat)}
             | ({M_ROOMIER: True} if plan.roomier else {}),
         )
+
+    def _input(self, chat: ChatRequest) -> Metadata:
+        """What was asked, if traces are to have it."""
+        if self._admission is None or not self._admission.catalog.content:
+            return {}
+        self._said = Said()
+        return {M_INPUT: asked(chat.body)}
+
+    def _output(self, body: bytes) -> Metadata:
+        """What the client got at last, with the pieces before, if traces are to have it."""
+        text = self._said.text(body) if self._said is not None else None
+        return {} if text is None else {M_ANSWER: text}
 
     def _from_cache(self, served: Served) -> bytes:
         timing = self._timing()
@@ -268,6 +286,8 @@ class Exchange:
             M_TEAM: served.decision.team_id,
             M_DECISION: _json(served.decision),
             M_OUTCOME: _json(served.outcome),
+            **self._input(served.chat),
+            **self._output(body),
         }
         return _immediate(200, body, served.answer_headers(), metadata, ROUTING)
 
@@ -330,6 +350,8 @@ class Exchange:
             ticket = plan.tape.hand_over()
             if ticket is not None:
                 metadata = {**metadata, M_RECORD: _json(ticket)}
+            if self._said is not None:
+                metadata = {**metadata, M_CONTENT: True}
             self.state = State.DONE
             return self._pass_headers(attempt, [], metadata)
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
@@ -338,7 +360,7 @@ class Exchange:
 
     def _passes_whole(self, plan: Plan, attempt: Attempt) -> bool:
         """Whether nothing remains to be done with an answer that is not streamed."""
-        mine = self._fields or plan.chat.stream or plan.tape.recording
+        mine = self._fields or plan.chat.stream or plan.tape.recording or self._said is not None
         return self._options.native_answers and not mine and self._native(attempt)
 
     def _pass_headers(
@@ -366,7 +388,8 @@ class Exchange:
         result = answer.whole(plan, attempt, body, self._timing(), fields=self._fields)
         plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._fields)
         length = ("content-length", str(len(result.body)))
-        head = self._pass_headers(attempt, [_JSON, length], {M_OUTCOME: _json(result.outcome)}, keep_length=True)
+        metadata = {M_OUTCOME: _json(result.outcome), **self._output(result.body)}
+        head = self._pass_headers(attempt, [_JSON, length], metadata, keep_length=True)
         self.state = State.DONE
         # Envoy wants a reply to each piece: nothing for all but the last, and the answer in its place.
         nothing = (frames.answer_body(b""),) * (len(self._pieces) - 1)
@@ -383,6 +406,8 @@ class Exchange:
             return frames.answer_body(b"")
         out = stream.feed(self._plain.feed(event.body))
         plan.tape.piece(out)
+        if self._said is not None:
+            self._said.piece(out)
         if not (event.end or stream.complete):
             return frames.answer_body(out)
         self._ended = True
@@ -398,7 +423,7 @@ class Exchange:
         )
         plan.tape.piece(rest)
         plan.tape.stream(attempt.target, outcome)
-        return frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome)})
+        return frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome), **self._output(rest)})
 
     # --- what both share -----------------------------------------------------------------------------------------
 
@@ -423,7 +448,8 @@ class Exchange:
     async def _refuse(self, error: Exception) -> bytes:
         self.state = State.DONE
         if not isinstance(error, GatewayError):
-            log.error("exchange failed", extra={"request_id": self._request_id}, exc_info=error)
+            traceparent = self._admission.traceparent if self._admission else None
+            log.error("exchange failed", extra=ids(self._request_id, traceparent), exc_info=error)
             error = GatewayError("The gateway failed to handle this request.")
         plan, attempt = self._plan, self._attempt
         headers = [_JSON, *self._answer_headers(attempt), *(error.headers or await self._limits())]

@@ -34,12 +34,13 @@ from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 
 CHAT_PATH = "/v1/chat/completions"
+_LONGEST_NAME = 256  # of a model that there is not, in the audit row
 # Answers of a model that stood in for another are not kept: the next request may have the right one.
 _NOT_KEPT = frozenset({"downgraded", "fallback"})
 
 
-class Admission(msgspec.Struct, frozen=True):
-    """A request whose sender is known; its body is still to come."""
+class Admission(msgspec.Struct):
+    """A request whose sender is known; its body is still to come. `model` is filled in when that was read."""
 
     request_id: str
     team: TeamView
@@ -49,12 +50,14 @@ class Admission(msgspec.Struct, frozen=True):
     began_ns: int
     traceparent: str | None = None
     cache_control: str = ""
+    model: str = ""  # asked for
 
     def refused(self) -> Decision:
         """What is known of a request that was refused before it was decided."""
         return Decision(
             request_id=self.request_id,
             team_id=self.team.id,
+            model_requested=self.model[:_LONGEST_NAME],
             received_at=self.received_at,
             traceparent=self.traceparent,
         )
@@ -275,6 +278,7 @@ def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadat
     if len(body) > MAX_REQUEST_BYTES:
         raise too_large()
     chat = parse_chat(body)
+    admission.model = chat.model
     wishes = gateway_metadata(chat)
     if wishes.team_id is not None and wishes.team_id != admission.team.id:
         raise TeamMismatch("metadata.team_id is not the team of this API key.", param="metadata.team_id")

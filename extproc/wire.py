@@ -18,6 +18,9 @@ M_OUTCOME = "outcome"  # records.Outcome as JSON
 M_NATIVE = "native"  # for envoy/native_stream.lua: this answer passes by Envoy alone
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
 M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native stream whose answer is to be kept
+M_INPUT = "input"  # where telemetry.content is on: the messages that were sent, telemetry.content's JSON
+M_ANSWER = "answer"  # and what the client got: its bytes, of a whole answer or a stream
+M_CONTENT = "content"  # for envoy/native_stream.lua: this stream is to be told, so leave it for the access log
 M_ROOMIER = "roomier"  # for envoy/context_length.lua: another target has a larger context window
 M_TARGET = "target"  # of a fallback attempt: which target it went to
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from extproc.settle.settle import whose
 from extproc.transport.session import Service, Services
 from protos.gen import accesslog_pb2 as pb
 
@@ -76,12 +77,12 @@ class Entries:
             try:
                 self._taker.take(log_name, entry)
             except Exception as error:  # one entry, whatever is wrong with it, must not cost the others
-                self._report(log_name, error)
+                self._report(log_name, error, entry)
         return log_name
 
-    def _report(self, log_name: str, error: Exception) -> None:
+    def _report(self, log_name: str, error: Exception, entry: pb.HTTPAccessLogEntry | None = None) -> None:
         self._taker.unreadable()
         self._unreadable += 1
         if self._unreadable % _LOG_EACH == 1:
             seen = {"log": log_name, "reason": str(error), "so_far": self._unreadable}
-            log.error("unreadable access log entry", extra=seen, exc_info=error)
+            log.error("unreadable access log entry", extra=seen | (whose(entry) if entry else {}), exc_info=error)

@@ -11,9 +11,10 @@ from extproc.budget.estimate import OutputEstimates
 from extproc.cache.tape import Taker
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.recent import Recent
-from extproc.settle.recordings import record
+from extproc.settle.recordings import record, told
 from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.settle.settle import settle_attempt, settle_request
+from extproc.telemetry.content import Content
 from extproc.wire import LOG_ATTEMPT, LOG_REQUEST
 from protos.gen import accesslog_pb2 as pb
 
@@ -21,7 +22,7 @@ from protos.gen import accesslog_pb2 as pb
 class Sink(Protocol):
     """Where rows go: the writer."""
 
-    def add(self, row: AuditRow | AttemptRow) -> None:
+    def add(self, row: AuditRow | AttemptRow | Content) -> None:
         """Take a row. Must not wait."""
 
     def count(self, name: str) -> None:
@@ -72,6 +73,9 @@ class Intake:
             self._recent.add(row.request_id)
             learn(row, self._sizes, self._outputs)
             self._sink.add(row)
+            content = told(entry, row)
+            if content is not None:
+                self._sink.add(content)
             if self._recorder is not None:
                 record(entry, row, self._recorder)
         elif entry.response.response_code.value in (401, 403, 429):  # nobody's; 429: too many from one address

@@ -22,6 +22,7 @@ import msgspec
 from extproc.settle import sums
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 from extproc.settle.sums import Table
+from extproc.telemetry.content import Content
 
 _BUSY_MS: Final = 2_000
 
@@ -186,6 +187,13 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     DROP INDEX attempt_provider_verdict_at;
     CREATE INDEX attempt_at ON attempt (at);
     """,
+    """
+    CREATE TABLE content (
+        request_id TEXT PRIMARY KEY,
+        input_messages TEXT NOT NULL,
+        output_messages TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 
@@ -198,6 +206,7 @@ _INSERT_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__)
 # The id is chosen while the old row is still there: it is a new one, beyond all that readers have passed.
 _REPLACE_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__, "REPLACE")
 _INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
+_INSERT_CONTENT: Final = _insert("content", Content.__struct_fields__)
 
 
 def _add(table: Table[Any]) -> str:
@@ -231,9 +240,10 @@ class Batch(msgspec.Struct, frozen=True):
     requests: Sequence[AuditRow] = ()
     attempts: Sequence[AttemptRow] = ()
     counts: Mapping[str, int] = {}  # to add, by counter name
+    contents: Sequence[Content] = ()  # wait here for their traces, and no longer
 
     def __len__(self) -> int:
-        return len(self.requests) + len(self.attempts)
+        return len(self.requests) + len(self.attempts) + len(self.contents)
 
 
 def connect(path: Path, migrations: Sequence[str] = MIGRATIONS, *, synchronous: Synchronous = "FULL") -> Connection:
@@ -276,6 +286,7 @@ def write(connection: Connection, batch: Batch) -> None:
             connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale.values(), -1)])
         connection.executemany(_ADD["attempted"], sums.ATTEMPTED.added(tried))
         connection.executemany(_ADD_COUNTER, batch.counts.items())
+        connection.executemany(_INSERT_CONTENT, map(msgspec.structs.astuple, batch.contents))
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from extproc.cache.tape import Recording, Taker
 from extproc.cache.ticket import Ticket
 from extproc.records import Decision, Outcome, Usage
 from extproc.settle.rows import AuditRow
-from extproc.wire import ANSWER_METADATA, M_DECISION, M_RECORD, M_SSE, METADATA
+from extproc.telemetry.content import MOST_ANSWER_BYTES, Content, content_of
+from extproc.wire import ANSWER_METADATA, M_ANSWER, M_DECISION, M_INPUT, M_RECORD, M_SSE, METADATA
 from protos.gen import accesslog_pb2 as pb
 
 
@@ -38,6 +39,21 @@ def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
     )
     outcome = Outcome(usage=usage, complete=True, native=True)
     taker.keep(Recording(ticket=ticket, kind="stream", body=body, target=decision.targets[0], outcome=outcome))
+
+
+def told(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Content | None:
+    """What was said in a request whose worker has told it, without secrets; None: nothing is to be told."""
+    metadata = entry.common_properties.metadata.filter_metadata
+    ours = metadata[METADATA].fields if METADATA in metadata else {}
+    if M_INPUT not in ours:
+        return None
+    if M_ANSWER in ours:
+        answer = ours[M_ANSWER].string_value.encode()
+    else:
+        answer = _body(metadata[ANSWER_METADATA].fields[M_SSE].string_value) if ANSWER_METADATA in metadata else b""
+    if len(answer) > MOST_ANSWER_BYTES:
+        answer = b""
+    return content_of(row.request_id, ours[M_INPUT].string_value, answer, stream=row.stream)
 
 
 def _body(text: str) -> bytes:

@@ -35,6 +35,8 @@ def delete_before(connection: Connection, now_s: float, retention: Retention, mo
         delete = f"DELETE FROM {table} WHERE id IN ({oldest}) AND {column} < ? AND id <= ?"  # noqa: S608
         last = mark(connection, retention.copied[table]) if table in retention.copied else _LAST_ID
         deleted += connection.execute(delete, (most, before_s, last)).rowcount
+    # What was said belongs to a row; one that was never written leaves nothing to be told.
+    connection.execute("DELETE FROM content WHERE request_id NOT IN (SELECT request_id FROM audit)")
     for table in ("sums", "routed"):
         old = f"bucket_s > ? AND bucket_s < ? AND bucket_s < (SELECT max(bucket_s) FROM {table}) - ?"  # noqa: S608
         connection.execute(f"DELETE FROM {table} WHERE {old}", (EVER, before_s, SUMS_KEPT_S))  # noqa: S608

@@ -23,6 +23,7 @@ from extproc.adapters.usage import from_envoy
 from extproc.pricing import cost_nano_usd
 from extproc.records import Decision, Outcome, Status, Target, Usage
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
+from extproc.telemetry.trace_context import ids
 from extproc.wire import (
     M_DECISION,
     M_OUTCOME,
@@ -241,11 +242,11 @@ class _Said(msgspec.Struct, frozen=True):
     def of(cls, entry: pb.HTTPAccessLogEntry) -> "_Said":
         metadata = entry.common_properties.metadata.filter_metadata
         ours = metadata[METADATA].fields if METADATA in metadata else {}
-        outcome = _decoded(ours[M_OUTCOME].string_value, Outcome) if M_OUTCOME in ours else None
+        outcome = _decoded(ours[M_OUTCOME].string_value, Outcome, entry) if M_OUTCOME in ours else None
         read = metadata[USAGE_METADATA].fields if outcome and outcome.native and USAGE_METADATA in metadata else {}
         return cls(
             team=ours[M_TEAM].string_value if M_TEAM in ours else "",
-            decision=_decoded(ours[M_DECISION].string_value, Decision) if M_DECISION in ours else None,
+            decision=_decoded(ours[M_DECISION].string_value, Decision, entry) if M_DECISION in ours else None,
             outcome=outcome,
             native_usage=_native_usage(read),
             native_finish_reason=(read["finish_reason"].string_value or None) if "finish_reason" in read else None,
@@ -273,13 +274,30 @@ def _cost(usage: Usage, target: Target | None, outrun: list[tuple[Target, Usage]
     return None if None in costs else sum(cost or 0 for cost in costs)
 
 
-def _decoded(text: str, kind: type[_T]) -> _T | None:
+def _decoded(text: str, kind: type[_T], entry: pb.HTTPAccessLogEntry) -> _T | None:
     """The record in `text`; None, and a log line, if it cannot be read: the row says then what is known without it."""
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
-        log.warning("unreadable metadata", extra={"record": kind.__name__, "reason": str(error)})
+        log.warning("unreadable metadata", extra={"record": kind.__name__, "reason": str(error)} | whose(entry))
         return None
+
+
+class _Traced(msgspec.Struct):
+    """Of a Decision, which may be unreadable otherwise."""
+
+    traceparent: str | None = None
+
+
+def whose(entry: pb.HTTPAccessLogEntry) -> dict[str, str]:
+    """Whose entry it is, for a log line; without a trace where that cannot be told."""
+    request_id = entry.request.request_id or entry.common_properties.stream_id
+    metadata = entry.common_properties.metadata.filter_metadata
+    decision = metadata[METADATA].fields[M_DECISION].string_value if METADATA in metadata else ""
+    try:
+        return ids(request_id, msgspec.json.decode(decision or "{}", type=_Traced).traceparent)
+    except msgspec.DecodeError:
+        return {"request_id": request_id}
 
 
 def _native_usage(read: Mapping[str, Value]) -> Usage | None:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from extproc.settle.journal import NEVER_TAKEN, NOT_NOW, Batch, Connection, write
 from extproc.settle.retention import Retention, delete_before
 from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.telemetry.content import Content
+from extproc.telemetry.trace_context import ids
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _RETRY_S = (0.1, 5.0)  # first and longest pause
 _TRIM_EVERY_S = 60.0
 _TRIM_ROWS = 500
 
-Row = AuditRow | AttemptRow
+Row = AuditRow | AttemptRow | Content
 
 
 class Writer:
@@ -114,6 +116,7 @@ class Writer:
             [row for row in rows if isinstance(row, AuditRow)],
             [row for row in rows if isinstance(row, AttemptRow)],
             counts,
+            [row for row in rows if isinstance(row, Content)],
         )
 
     def _store(self, batch: Batch) -> bool:
@@ -137,7 +140,7 @@ class Writer:
 
     def _write(self, batch: Batch) -> None:
         """Write `batch`; a row that SQLite will never take is left out rather than hold up all others."""
-        if not batch.requests and not batch.attempts and not batch.counts:
+        if not len(batch) and not batch.counts:
             return
         if self._connection is None:
             self._connection = self._connect()
@@ -145,10 +148,16 @@ class Writer:
             write(self._connection, batch)
         except NEVER_TAKEN as error:
             if len(batch) + bool(batch.counts) <= 1:
-                log.error("row cannot be written", extra={"row": repr(batch), "reason": str(error)})
+                told = {"row": repr(batch), "reason": str(error)}
+                log.error("row cannot be written", extra=told | _whose(batch))
                 self.count("unwritable_rows")
                 return
-            for part in (*(Batch([row]) for row in batch.requests), *(Batch((), [row]) for row in batch.attempts)):
+            parts = (
+                *(Batch([row]) for row in batch.requests),
+                *(Batch((), [row]) for row in batch.attempts),
+                *(Batch(contents=[row]) for row in batch.contents),
+            )
+            for part in parts:
                 self._write(part)
             self._write(Batch(counts=batch.counts))
 
@@ -175,3 +184,10 @@ class Writer:
             log.warning("old rows cannot be deleted", extra={"reason": str(error)})
             deleted = 0
         self._trim_at = now + (0.0 if deleted >= _TRIM_ROWS else _TRIM_EVERY_S)
+
+
+def _whose(batch: Batch) -> dict[str, str]:
+    """Whose row it is, of a batch with one."""
+    for row in batch.requests:
+        return ids(row.request_id, row.traceparent)
+    return {"request_id": batch.attempts[0].request_id} if batch.attempts else {}

@@ -8,7 +8,7 @@ In: the audit row, its attempts, when it was settled. Out: spans:
       └─ settle                  internal: from the end of the answer until the ledger had been charged
 
 Names and attributes are those of OpenTelemetry's conventions for GenAI and HTTP; what they have no word for is
-`gateway.*`. No message, key or prompt is among them.
+`gateway.*`. No message is among them unless `telemetry.content` is on, and no key ever.
 Source: opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans.
 """
 
@@ -18,6 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.telemetry.content import Content
 from extproc.telemetry.trace_context import Context, context, span_id
 
 Kind = Literal["server", "client", "internal"]
@@ -54,6 +55,7 @@ class Told(msgspec.Struct, frozen=True):
     row: AuditRow
     attempts: Sequence[AttemptRow] = ()
     settled_at: float | None = None  # seconds since the epoch
+    content: Content | None = None  # where telemetry.content is on
 
 
 def trace(told: Told, formats: Mapping[str, str]) -> list[Span]:
@@ -64,11 +66,11 @@ def trace(told: Told, formats: Mapping[str, str]) -> list[Span]:
     place = context(told.row.request_id, told.row.traceparent)
     if not place.sampled:
         return []
-    root = _root(told.row, place, formats)
+    root = _root(told.row, told.content, place, formats)
     return [root, *_decision(told.row, root), *_attempts(told, root, formats), *_settlement(told, root)]
 
 
-def _root(row: AuditRow, place: Context, formats: Mapping[str, str]) -> Span:
+def _root(row: AuditRow, content: Content | None, place: Context, formats: Mapping[str, str]) -> Span:
     return Span(
         name=f"chat {row.model_requested}" if row.model_requested else "chat",
         kind="server",
@@ -101,6 +103,8 @@ def _root(row: AuditRow, place: Context, formats: Mapping[str, str]) -> Span:
                 "gateway.tokens_estimated": row.estimated,
                 "gateway.cost_usd": None if row.cost_nano_usd is None else row.cost_nano_usd / 1e9,
                 "gateway.time_to_first_byte_ms": row.first_byte_ms,
+                "gen_ai.input.messages": (content and content.input_messages) or None,
+                "gen_ai.output.messages": (content and content.output_messages) or None,
             }
         ),
         # What the client did, or sent, is no fault of the server's.

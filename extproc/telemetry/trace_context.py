@@ -33,6 +33,11 @@ def context(request_id: str, traceparent: str | None) -> Context:
     return Context(_own_trace_id(request_id), None)
 
 
+def ids(request_id: str, traceparent: str | None) -> dict[str, str]:
+    """What a log line about one request says of it."""
+    return {"request_id": request_id, "trace_id": context(request_id, traceparent).trace_id}
+
+
 def _own_trace_id(request_id: str) -> str:
     """A UUID is a trace id but for its dashes; any other request id is hashed."""
     plain = request_id.replace("-", "").lower()

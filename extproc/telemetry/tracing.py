@@ -21,6 +21,7 @@ from extproc.settings import Settings, Telemetry
 from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row
 from extproc.settle.marks import advance, mark
 from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.telemetry.content import Content
 from extproc.telemetry.spans import Span, Told, trace
 
 log = logging.getLogger(__name__)
@@ -29,19 +30,23 @@ CURSOR: Final = "traces"
 FAILURES: Final = "failed_trace_exports"  # counter in the journal: batches that the collector did not take
 LATEST_S: Final = 900.0  # a collector that comes back later is not told of what was before
 _AT_ONCE: Final = 200  # requests; about 1,000 spans
-_PATIENCE_S: Final = 10.0  # for a row's settlement, and for its attempts' entries
-_ATTEMPTS_S: Final = 1.0
+_PATIENCE_S: Final = 30.0  # for a row's settlement, and for its attempts' entries
 _IDLE_S: Final = 0.5
 _AWAY_S: Final = (1.0, 30.0)  # first and longest pause while the collector is away
 
 # Whether a row may be told is asked of each: the first that may not holds up those behind it, or it would be missed.
 _ROWS: Final = (
-    "SELECT id, completed_at <= ? AND (charged = 1 OR completed_at <= ?), settled_at,"  # noqa: S608 - constants
+    "SELECT id, completed_at <= ? OR (charged = 1 AND attempts <="  # noqa: S608 - constants
+    " (SELECT count(*) FROM attempt WHERE attempt.request_id = audit.request_id)), settled_at,"
     f" {', '.join(AuditRow.__struct_fields__)} FROM audit WHERE id > ? ORDER BY id LIMIT ?"
 )
 _ATTEMPTS: Final = (
     f"SELECT {', '.join(AttemptRow.__struct_fields__)} FROM attempt"  # noqa: S608 - constants
     " WHERE request_id IN (SELECT value FROM json_each(?)) ORDER BY started_at, id"
+)
+_CONTENTS: Final = (
+    f"SELECT {', '.join(Content.__struct_fields__)} FROM content"  # noqa: S608 - constants
+    " WHERE request_id IN (SELECT value FROM json_each(?))"
 )
 
 
@@ -127,17 +132,20 @@ class Tracing:
         """Send one batch. Returns of how many requests; None if the collector did not take it. Raises NOT_NOW."""
         sender = self._sender_now()
         if sender is None:
+            connection.execute("DELETE FROM content")  # nobody is going to be told
             return 0
         now_s = self._wall_s()
         place = mark(connection, CURSOR)
-        waiting = connection.execute(_ROWS, (now_s - _ATTEMPTS_S, now_s - _PATIENCE_S, place, _AT_ONCE)).fetchall()
+        waiting = connection.execute(_ROWS, (now_s - _PATIENCE_S, place, _AT_ONCE)).fetchall()
         found = list(takewhile(itemgetter(1), waiting))
         if not found:
             return 0
         rows = [(audit_row(values), settled_at) for _, _, settled_at, *values in found]
-        attempts = _attempts(connection, [row.request_id for row, _ in rows])
+        request_ids = [row.request_id for row, _ in rows]
+        attempts = _attempts(connection, request_ids)
+        contents = _contents(connection, request_ids)
         fresh = [
-            Told(row, attempts[row.request_id], settled_at)
+            Told(row, attempts[row.request_id], settled_at, contents.get(row.request_id))
             for row, settled_at in rows
             if row.completed_at >= now_s - LATEST_S
         ]
@@ -146,8 +154,15 @@ class Tracing:
         if spans and not sender.send(spans):
             advance(connection, {}, {FAILURES: 1})
             return None
+        # Told is told: nothing of it is kept, even if the mark is not set and the same spans are sent again.
+        connection.executemany("DELETE FROM content WHERE request_id = ?", [(each,) for each in contents])
         advance(connection, {CURSOR: found[-1][0]}, {"dropped_traces": len(rows) - len(fresh)})
         return len(rows)
+
+
+def _contents(connection: Connection, request_ids: Sequence[str]) -> Mapping[str, Content]:
+    wanted = (msgspec.json.encode(request_ids).decode(),)
+    return {row[0]: Content(*row) for row in connection.execute(_CONTENTS, wanted)}
 
 
 def _attempts(connection: Connection, request_ids: Sequence[str]) -> Mapping[str, list[AttemptRow]]:

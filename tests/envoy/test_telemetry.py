@@ -68,7 +68,8 @@ def test_a_refused_request_has_a_trace(gateway: Gateway, collector: Collector) -
     with pytest.raises(openai.NotFoundError) as caught:
         gateway.client().chat.completions.create(**ask("Hello", "nothing"))
     found = spans(collector, caught.value.response.headers["x-gateway-request-id"].replace("-", ""))
-    assert attributes(found["chat"])["error.type"] == "model_not_found"
+    assert attributes(found["chat nothing"])["error.type"] == "model_not_found"
+    assert gateway.row(caught.value.response.headers["x-gateway-request-id"])["model_requested"] == "nothing"
 
 
 def test_no_key_and_no_message_is_told(gateway: Gateway, collector: Collector) -> None:

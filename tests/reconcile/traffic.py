@@ -16,7 +16,7 @@ import msgspec
 from extproc.records import Status
 from tests.envoy.harness import ask, bearer, marker
 
-AT_ONCE: Final = 64
+AT_ONCE: Final = 24
 _READ_BEFORE_LEAVING: Final = 12  # events of a stream
 _SILENT_S: Final = 1.0  # until a client leaves that got nothing; below the first byte's deadline
 _LONG: Final = {"chunks": 100, "chunk_interval_ms": 20, "huge": 6600}
@@ -28,7 +28,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     share: int
     team: str = "alpha"
     body: Callable[[int], dict[str, Any] | bytes]
-    http: int | None = 200  # None: the client leaves before it knows
+    http: tuple[int | None, ...] = (200,)  # what the client may see; None: it leaves before it knows
     status: tuple[Status, ...] = ("success",)
     leaves: str = ""  # "silent": before the first byte; "midway": in the middle of a stream
 
@@ -56,11 +56,11 @@ KINDS: Final = {
     "failover": Kind(
         share=4, status=("fallback",), body=_question("gpt-ha", faults={"fail_provider": "openai", "status": 503})
     ),
-    "provider's 500": Kind(share=3, http=502, status=("failed",), body=_question("claude", faults={"status": 500})),
-    "provider's 400": Kind(share=2, http=400, status=("failed",), body=_question("gpt", faults={"status": 400})),
+    "provider's 500": Kind(share=3, http=(502,), status=("failed",), body=_question("claude", faults={"status": 500})),
+    "provider's 400": Kind(share=2, http=(400,), status=("failed",), body=_question("gpt", faults={"status": 400})),
     # Asked to wait, the gateway leaves a provider alone for a moment, and refuses by itself.
     "provider's 429": Kind(
-        share=2, http=429, status=("failed", "refused"), body=_question("gpt-limited", faults={"status": 429})
+        share=2, http=(429,), status=("failed", "refused"), body=_question("gpt-limited", faults={"status": 429})
     ),
     "learnt": Kind(share=4, body=_question("gpt-cut", stream=True, faults={"chunks": 20, "huge": 1320})),
     "left midway": Kind(
@@ -68,7 +68,7 @@ KINDS: Final = {
     ),
     "left early": Kind(
         share=2,
-        http=None,
+        http=(None,),
         status=("cancelled",),
         leaves="silent",
         body=_question("gpt-cut", faults={"first_byte_ms": 9000}),
@@ -78,10 +78,10 @@ KINDS: Final = {
         status=("failed",),
         body=_question("gpt-cut", stream=True, faults=_LONG | {"reset": "mid_stream"}),
     ),
-    "no JSON": Kind(share=3, http=400, status=("refused",), body=lambda number: b'{"model": "gpt", '),
-    "no such model": Kind(share=3, http=404, status=("refused",), body=_question("nothing")),
-    "no such key": Kind(share=4, team="nobody", http=401, status=(), body=_question("gpt")),
-    "too many": Kind(share=7, team="limited", http=429, status=("refused",), body=_question("gpt")),
+    "no JSON": Kind(share=3, http=(400,), status=("refused",), body=lambda number: b'{"model": "gpt", '),
+    "no such model": Kind(share=3, http=(404,), status=("refused",), body=_question("nothing")),
+    "no such key": Kind(share=4, team="nobody", http=(401, 429), status=(), body=_question("gpt")),
+    "too many": Kind(share=7, team="limited", http=(429,), status=("refused",), body=_question("gpt")),
 }
 
 

@@ -76,16 +76,29 @@ def test_each_request_is_told_once(tmp_path: Path, connection: Connection, colle
 def test_another_process_goes_on_where_this_one_was(
     tmp_path: Path, connection: Connection, collector: Collector
 ) -> None:
-    write(connection, Batch([audit("r1")]))
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
     charge(tmp_path, 1)
     assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 1
     assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 0
 
 
+def test_attempts_are_waited_for_but_not_forever(tmp_path: Path, connection: Connection, collector: Collector) -> None:
+    write(connection, Batch([audit("r1", attempts=2), audit("r2", attempts=2)], [attempt("r1"), attempt("r2")]))
+    charge(tmp_path, 1, 2)
+    now = Now()
+    work = tracing_of(tmp_path, settings(collector.url), now)
+    assert work.step(connection) == 0
+    write(connection, Batch([], [attempt("r1", started_at=STARTED_S + 0.5)]))
+    assert work.step(connection) == 1
+    now.s = STARTED_S + 60.0
+    assert work.step(connection) == 1
+    assert sum(span.name == "chat openai" for span in collector.spans) == 3
+
+
 def test_a_row_that_is_settled_late_is_told_all_the_same(
     tmp_path: Path, connection: Connection, collector: Collector
 ) -> None:
-    write(connection, Batch([audit("r1"), audit("r2"), audit("r3")]))
+    write(connection, Batch([audit("r1"), audit("r2"), audit("r3")], [attempt("r1"), attempt("r2"), attempt("r3")]))
     work = tracing_of(tmp_path, settings(collector.url))
     charge(tmp_path, 1, 3)
     assert work.step(connection) == 1
@@ -97,18 +110,18 @@ def test_a_row_that_is_settled_late_is_told_all_the_same(
 def test_an_unsettled_request_is_waited_for_but_not_forever(
     tmp_path: Path, connection: Connection, collector: Collector
 ) -> None:
-    write(connection, Batch([audit("r1")]))
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
     now = Now()
     work = tracing_of(tmp_path, settings(collector.url), now)
     assert work.step(connection) == 0
-    now.s = STARTED_S + 30.0
+    now.s = STARTED_S + 60.0
     assert work.step(connection) == 1
     assert "settle" not in {span.name for span in collector.spans}
 
 
 @pytest.mark.parametrize("status", [400, 401])
 def test_what_is_refused_waits(tmp_path: Path, connection: Connection, collector: Collector, status: int) -> None:
-    write(connection, Batch([audit("r1")]))
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
     charge(tmp_path, 1)
     work = tracing_of(tmp_path, settings(collector.url))
     collector.status = status
@@ -123,7 +136,7 @@ def test_what_is_refused_waits(tmp_path: Path, connection: Connection, collector
 def test_what_waited_too_long_is_passed_over_and_counted(
     tmp_path: Path, connection: Connection, collector: Collector
 ) -> None:
-    write(connection, Batch([audit("r1"), audit("r2", completed_at=NOW_S + 10_000)]))
+    write(connection, Batch([audit("r1"), audit("r2", completed_at=NOW_S + 10_000)], [attempt("r1"), attempt("r2")]))
     charge(tmp_path, 1, 2)
     now = Now()
     now.s = NOW_S + 10_002
@@ -137,14 +150,14 @@ def test_what_waited_too_long_is_passed_over_and_counted(
 def test_without_an_endpoint_nothing_is_done(tmp_path: Path, connection: Connection) -> None:
     given = settings("http://127.0.0.1:9")
     given = given.model_copy(update={"telemetry": given.telemetry.model_copy(update={"otlp_endpoint": None})})
-    write(connection, Batch([audit("r1")]))
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
     charge(tmp_path, 1)
     assert tracing_of(tmp_path, given).step(connection) == 0
     assert mark(connection, tracing.CURSOR) == 0
 
 
 def test_a_dead_collector_does_not_hold_up_the_end(tmp_path: Path, connection: Connection) -> None:
-    write(connection, Batch([audit("r1")]))
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
     charge(tmp_path, 1)
     work = tracing_of(tmp_path, settings("http://127.0.0.1:9"))
     work.start()
@@ -154,7 +167,7 @@ def test_a_dead_collector_does_not_hold_up_the_end(tmp_path: Path, connection: C
 
 
 def test_the_thread_sends_by_itself(tmp_path: Path, connection: Connection, collector: Collector) -> None:
-    write(connection, Batch([audit("r1")]))
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
     charge(tmp_path, 1)
     work = tracing_of(tmp_path, settings(collector.url))
     work.start()
