@@ -8,6 +8,7 @@ import pytest
 from extproc.logs import JsonLines
 from extproc.settle.als import Entries
 from extproc.settle.journal import connect
+from extproc.settle.retention import Retention
 from extproc.settle.settle import settle_request
 from extproc.settle.writer import Writer
 from protos.gen import accesslog_pb2 as pb
@@ -50,7 +51,7 @@ def test_an_entry_that_cannot_be_settled(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_a_row_that_cannot_be_written(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> None:
-    writer = Writer(lambda: connect(tmp_path / "journal.db"), 86_400.0)
+    writer = Writer(lambda: connect(tmp_path / "journal.db"), Retention(86_400.0))
     writer.start()
     writer.add(audit("r7", traceparent=PARENT, input_tokens=2**70))
     writer.close(10)
