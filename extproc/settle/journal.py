@@ -203,6 +203,9 @@ def _insert(table: str, fields: Sequence[str], otherwise: Literal["IGNORE", "REP
 
 
 _INSERT_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__)
+# What is left of a hold was charged when its lease ended. Were it to be charged once more, as itself, the ledger would
+# take it for the request's own bill, and pass over the one that comes late.
+_INSERT_CHARGED: Final = _INSERT_AUDIT.replace(") VALUES (", ", charged) VALUES (").replace("?)", "?, 1)")
 # The id is chosen while the old row is still there: it is a new one, beyond all that readers have passed.
 _REPLACE_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__, "REPLACE")
 _INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
@@ -312,7 +315,9 @@ def _stale(connection: Connection, request_ids: Sequence[str]) -> dict[str, Audi
 
 
 def _statement(row: AuditRow, stale: Mapping[str, AuditRow]) -> str:
-    return _REPLACE_AUDIT if row.error_code != UNRECONCILED and row.request_id in stale else _INSERT_AUDIT
+    if row.error_code == UNRECONCILED:
+        return _INSERT_CHARGED
+    return _REPLACE_AUDIT if row.request_id in stale else _INSERT_AUDIT
 
 
 def _added(connection: Connection, statement: str, row: AuditRow | AttemptRow) -> bool:

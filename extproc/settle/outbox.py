@@ -83,13 +83,7 @@ class Outbox:
 
     def unreconciled(self, rows: Sequence[AuditRow]) -> None:
         """Write rows of holds that were charged by their lease's end; a row that came meanwhile stays."""
-        connection = self._connection()
-        write(connection, Batch(requests=rows))
-        with transaction(connection):
-            connection.executemany(
-                "UPDATE audit SET charged = 1 WHERE request_id = ? AND error_code = ?",
-                [(row.request_id, UNRECONCILED) for row in rows],
-            )
+        write(self._connection(), Batch(requests=rows))
 
     def known(self, request_ids: Iterable[str]) -> set[str]:
         """Which of the ids have a row that is more than what is left of a hold."""

@@ -14,6 +14,7 @@ from extproc.settle.journal import (
     write,
 )
 from extproc.settle.marks import advance
+from extproc.settle.outbox import Outbox
 from extproc.settle.retention import Retention, delete_before
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 from extproc.settle.sums import BUCKET_S, EVER
@@ -187,3 +188,15 @@ class TestMigrations:
         connect(path, self.MORE).close()
         with pytest.raises(JournalTooNewError, match=f"schema {len(self.MORE)}"):
             connect(path)
+
+
+def test_what_is_left_of_a_hold_is_never_to_be_charged_but_the_row_that_takes_its_place_is(
+    journal: sqlite3.Connection, tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path / "journal.db")
+    write(journal, Batch([audit("a", error_code=UNRECONCILED)]))
+    assert not outbox.uncharged(10), "its lease's end charged it, whatever dies now"
+    write(journal, Batch([audit("a")]))
+    assert [charge.request_id for charge in outbox.uncharged(10)] == ["a"]
+    outbox.unreconciled([audit("a", error_code=UNRECONCILED)])
+    assert [charge.request_id for charge in outbox.uncharged(10)] == ["a"], "it came meanwhile, and stays"
