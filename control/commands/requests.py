@@ -36,8 +36,10 @@ _FIRST_FIGURE = 6  # columns from here on are figures
 @click.command()
 @click.option("--team", metavar="ID", help="Of one team. A team's key sees its own anyway.")
 @click.option("--since", metavar="TIME", help="RFC 3339, or seconds since the epoch.")
+@click.option("--until", metavar="TIME", help="The same.")
 @click.option("--status", type=click.Choice(["success", "failed", "fallback", "cancelled", "refused"]))
 @click.option("--model", metavar="NAME", help="Asked for, or used.")
+@click.option("--provider", metavar="NAME", help="That answered.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True)
 @click.option("--follow", "-f", is_flag=True, help="Go on with new ones, until Ctrl-C.")
 @as_json
