@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from extproc.errors import InvalidApiKey, PermissionDenied, TeamMismatch
+from extproc.errors import InvalidApiKey, MissingApiKey, PermissionDenied, TeamMismatch
 from extproc.settings import Settings
 
 _MISSING = "You didn't provide an API key. Send it in an Authorization header: Authorization: Bearer YOUR_KEY."
@@ -50,7 +50,7 @@ class Keys:
         scheme, _, key = authorization.partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
-            raise InvalidApiKey(_MISSING)
+            raise MissingApiKey(_MISSING)
         # Looking up a digest tells a guesser nothing by its timing. Bytes of a header that are no UTF-8 come escaped.
         caller = self._callers.get("sha256:" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
         if caller is None:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import msgspec
 
 from extproc.catalog import Catalog, Network, TeamView
-from extproc.errors import InvalidApiKey, PermissionDenied
+from extproc.errors import InvalidApiKey, MissingApiKey, PermissionDenied
 from extproc.wire import H_CLIENT, H_JWT_ISSUER, H_JWT_TEAM
 
 _MISSING = "You didn't provide an API key. Send it in an Authorization header: Authorization: Bearer YOUR_KEY."
@@ -28,7 +28,7 @@ def authenticate(catalog: Catalog, headers: Mapping[str, str]) -> TeamView:
         return team_of_token(catalog, headers)
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
-        raise InvalidApiKey(_MISSING)
+        raise MissingApiKey(_MISSING)
     # Looking up a digest tells a guesser nothing by its timing.
     team = catalog.teams.get("sha256:" + hashlib.sha256(key.strip().encode()).hexdigest())
     if team is None:

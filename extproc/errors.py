@@ -2,7 +2,7 @@
 
     GatewayError                      status  code
     ├── InvalidRequest                400     invalid_request_error   the client's request is wrong; names the parameter
-    ├── InvalidApiKey                 401     invalid_api_key
+    ├── InvalidApiKey                 401     invalid_api_key         MissingApiKey: there was none
     ├── TeamMismatch                  403     team_mismatch
     ├── ModelNotAllowed               403     model_not_allowed
     ├── ModelNotFound                 404     model_not_found
@@ -68,6 +68,10 @@ class InvalidRequest(GatewayError):
 
 class InvalidApiKey(GatewayError):
     status, code, type = 401, "invalid_api_key", "invalid_request_error"
+
+
+class MissingApiKey(InvalidApiKey):
+    """There was no key at all, as with a probe: nobody tried one."""
 
 
 class TeamMismatch(GatewayError):

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 from collections import OrderedDict
 
-from extproc.errors import GatewayError, InvalidApiKey, RateLimitExceeded
+from extproc.errors import GatewayError, InvalidApiKey, MissingApiKey, RateLimitExceeded
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ WINDOW_S = 60.0
 _ADDRESSES = 10_000  # remembered at most, about 2 MB; beyond, those not seen for longest go
 _LONGEST_CHARS = 64
 _V6_NETWORK_BITS = 64  # what one subscriber is given
-_TOO_MANY = "Too many requests without a valid API key came from this address. A valid key is served as ever."
+_TOO_MANY = "Too many requests with a wrong API key came from this address. A valid key is served as ever."
 
 
 class Failures:
@@ -34,6 +34,9 @@ class Failures:
 
     def refusal(self, error: InvalidApiKey, forwarded_for: str, now_s: float, trusted_hops: int = 0) -> GatewayError:
         """What to answer with: `error`, or RateLimitExceeded."""
+        self.total += 1
+        if isinstance(error, MissingApiKey):  # our own probe of the workers has none
+            return error
         address = source_of(forwarded_for, trusted_hops)
         began_s, count = self._seen.pop(address, (now_s, 0))
         if not began_s <= now_s < began_s + self._window_s:
@@ -41,7 +44,6 @@ class Failures:
         self._seen[address] = began_s, count + 1
         if len(self._seen) > self._addresses:
             self._seen.popitem(last=False)
-        self.total += 1
         if count < self._most:
             return error
         self.limited += 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from extproc.errors import InvalidApiKey, RateLimitExceeded
+from extproc.errors import InvalidApiKey, MissingApiKey, RateLimitExceeded
 from extproc.failures import Failures, source_of
 
 ERROR = InvalidApiKey("wrong")
@@ -22,6 +22,13 @@ def test_so_many_of_a_window_and_no_more_until_it_is_over() -> None:
     assert answer.retry_after_s == 50.0
     assert not refused(failures, "10.0.0.1", 160.0)
     assert (failures.total, failures.limited) == (7, 3)
+
+
+def test_no_key_at_all_is_nobodys_try() -> None:
+    failures, missing = Failures(most=1), MissingApiKey("none")
+    assert all(failures.refusal(missing, "a", 0.0) is missing for _ in range(10))
+    assert not refused(failures, "a", 0.0)
+    assert failures.total == 11
 
 
 def test_a_clock_set_back_opens_a_new_window() -> None:
