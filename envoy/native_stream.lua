@@ -15,7 +15,8 @@ local FINISH = '"finish_reason"'
 local FINISH_VALUE = '^%s*:%s*"([%w_]+)"'
 local SPLIT = 64 -- bytes kept of what passed: a `[DONE]` or a finish_reason may be split over chunks
 local MAX_WAIT = 1048576 -- bytes of one unfinished event; beyond it the stream is passed as it is
-local EMPTY_CHOICES = '"choices"%s*:%s*%[%s*%]'
+local EMPTY_LIST = '^%s*:%s*%[%s*%]'
+local OBJECT = '^%s*:%s*{'
 local USAGE = '"usage"%s*:%s*{'
 local MAX_USAGE = 4096 -- bytes of a usage object
 local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
@@ -23,6 +24,19 @@ local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes
 local MAX_STREAM = 67108864 -- bytes of a stream: what comes behind them is not passed on
 local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
+
+-- Whether `name` stands in `text` with `pattern`, which begins with ^, behind it. A pattern alone is tried at every byte,
+-- which for each chunk costs more than all the rest; a plain text is found by memchr.
+local function followed(text, name, pattern)
+  local _, at = text:find(name, 1, true)
+  while at do
+    if text:find(pattern, at + 1) then
+      return true
+    end
+    _, at = text:find(name, at, true)
+  end
+  return false
+end
 
 -- The index of the last byte of the first event at or behind `from`, or nil: it ends with two line ends of one kind.
 local function event_end(text, from)
@@ -42,7 +56,7 @@ local function without_usage(text)
   local last = event_end(text, start)
   while last do
     local event = text:sub(start, last)
-    if not (event:find(EMPTY_CHOICES) and event:find(USAGE)) then
+    if not (followed(event, '"usage"', OBJECT) and followed(event, '"choices"', EMPTY_LIST)) then
       kept[#kept + 1] = event
     end
     start = last + 1
@@ -97,7 +111,8 @@ function envoy_on_response(handle)
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""
     local joined = rest .. text
-    done = done or joined:find("[DONE]", 1, true) and joined:find(DONE) or joined:find(ERROR)
+    done = done or joined:find("[DONE]", 1, true) and joined:find(DONE)
+      or joined:find('"error"', 1, true) and joined:find(ERROR)
     if collect then
       collect(text, done)
       collect = not done and collect
@@ -107,7 +122,7 @@ function envoy_on_response(handle)
       handle:streamInfo():dynamicMetadata():set("$usage_metadata", "finish_reason", reason)
     end
     local keep = SPLIT
-    if joined:find('"usage"', 1, true) then
+    if followed(joined, '"usage"', OBJECT) then
       local object, open = usage(joined)
       if object then
         handle:streamInfo():dynamicMetadata():set("$usage_metadata", "$usage_key", object)
@@ -118,7 +133,7 @@ function envoy_on_response(handle)
     end
     if not hide then
       rest = joined:sub(-keep)
-    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or text:find(EMPTY_CHOICES) then
+    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or followed(text, '"choices"', EMPTY_LIST) then
       local kept
       kept, rest = without_usage(joined)
       if #rest > MAX_WAIT then
