@@ -18,9 +18,7 @@ Document = dict[str, Any]
 
 # What an attempt tells of its provider: whether it streamed, and how long it wants to be left alone.
 _ATTEMPT_HEADERS = ("content-type", "retry-after", "retry-after-ms")
-_MAX_SSE_EVENT_BYTES = 1024 * 1024
 _SLACK_S = 5.0
-_OF_EVERY_BILL = (("prompt_tokens",), ("completion_tokens",))
 
 
 def remove_headers(matchers: list[Document], add: dict[str, str] | None = None) -> Document:
@@ -100,25 +98,6 @@ def json_usage() -> Document:
         "typed_config": any_of(
             "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
             response_rules={"rules": _usage_rules(PATHS)},
-        ),
-    }
-
-
-def sse_usage() -> Document:
-    """Reads it out of a passing stream: what every bill needs. The rest, nine more searches in each event,
-    native_stream.lua finds where there is a usage object at all."""
-    rules = [{"rule": rule} for rule in _usage_rules(_OF_EVERY_BILL)]
-    return {
-        "name": "envoy.filters.http.sse_to_metadata",
-        "typed_config": any_of(
-            "envoy.extensions.filters.http.sse_to_metadata.v3.SseToMetadata",
-            response_rules={
-                "content_parser": {
-                    "name": "envoy.content_parsers.json",
-                    "typed_config": any_of("envoy.extensions.content_parsers.json.v3.JsonContentParser", rules=rules),
-                },
-                "max_event_size": _MAX_SSE_EVENT_BYTES,
-            },
         ),
     }
 

@@ -61,16 +61,15 @@ def from_envoy(counts: Mapping[str, float], written: str) -> Usage | None:
 
     `counts`: by dotted path; `written`: the object as the provider wrote it, or "". None: there was no usage.
     """
-    if "prompt_tokens" not in counts or "completion_tokens" not in counts:
-        return None
     found: dict[str, Any] = {}
     for path in PATHS:
         number = counts.get(".".join(path), 0.0)
         into = found.setdefault(path[0], {}) if len(path) > 1 else found
         into[path[-1]] = int(number) if math.isfinite(number) else 0
     with suppress(msgspec.DecodeError):
-        found |= msgspec.json.decode(written or "{}", type=dict[str, Any])
-    return from_openai(found)
+        read = msgspec.json.decode(written or "{}", type=dict[str, Any])
+        found, counts = found | read, {**counts, **read}
+    return from_openai(found) if "prompt_tokens" in counts and "completion_tokens" in counts else None
 
 
 def to_openai(usage: Usage) -> dict[str, Any]:
