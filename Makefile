@@ -39,6 +39,7 @@ check: .venv/dev.stamp  ## formatting, lint, types; generated files and locks up
 
 bench: .venv/dev.stamp  ## measure what the gateway adds; prints a table, writes bench/results
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.lag
 
 eval-cache: .venv/dev.stamp  ## what the semantic cache hits, and hits wrongly; writes bench/results/cache.*
 	$(BIN)/python -m bench.cache

@@ -112,7 +112,7 @@ async def _measure(journal: Path, ledger: RedisLedger, requests: int) -> dict[st
 
     for first in range(0, requests, _AT_ONCE):
         ids = [f"6a4e9b0c-0000-4000-8000-{number:012}" for number in range(first, min(first + _AT_ONCE, requests))]
-        whole, attempts = _message(_request, ids), _message(_attempt, ids)
+        whole, attempts = _message(request, ids), _message(attempt, ids)
         await timed("request log: read, settle", lambda whole=whole: read(whole, LOG_REQUEST))  # type: ignore[misc]
         await timed("attempt log: read", lambda attempts=attempts: read(attempts, LOG_ATTEMPT))  # type: ignore[misc]
         await timed("journal: write", store)
@@ -127,7 +127,8 @@ def _message(make: Callable[[str], pb.HTTPAccessLogEntry], ids: list[str]) -> by
     return message.SerializeToString()
 
 
-def _request(request_id: str) -> pb.HTTPAccessLogEntry:
+def request(request_id: str) -> pb.HTTPAccessLogEntry:
+    """The entry of a whole request."""
     entry = _entry(request_id, "chain-openai-0")
     decision = Decision(
         request_id=request_id, team_id="bench", model_requested="bench-openai", model_routed="bench-openai",
@@ -147,7 +148,8 @@ def _request(request_id: str) -> pb.HTTPAccessLogEntry:
     return entry
 
 
-def _attempt(request_id: str) -> pb.HTTPAccessLogEntry:
+def attempt(request_id: str) -> pb.HTTPAccessLogEntry:
+    """The entry of its attempt."""
     return _entry(request_id, "provider-openai")
 
 
