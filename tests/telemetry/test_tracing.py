@@ -133,6 +133,20 @@ def test_what_is_refused_waits(tmp_path: Path, connection: Connection, collector
     assert len({span.span_id for span in collector.spans}) == len(collector.spans)
 
 
+def test_however_many_wait_a_batch_is_all_that_is_taken_into_memory(
+    tmp_path: Path, connection: Connection, collector: Collector
+) -> None:
+    many = [f"r{number}" for number in range(1000)]
+    write(connection, Batch([audit(each, attempts=0) for each in many]))
+    charge(tmp_path, *range(1, 1001))
+    work = tracing_of(tmp_path, settings(collector.url))
+    collector.status = 400
+    assert [work.step(connection) for _ in range(3)] == [None] * 3
+    collector.status = 200
+    assert [work.step(connection) for _ in range(6)] == [200] * 5 + [0]
+    assert collector.traces == 1000
+
+
 def test_what_waited_too_long_is_passed_over_and_counted(
     tmp_path: Path, connection: Connection, collector: Collector
 ) -> None:
