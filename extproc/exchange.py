@@ -166,12 +166,17 @@ class Exchange:
         finally:
             self._own_ns += self._pipeline.clock.mono_ns() - began_ns
 
-    def close(self) -> None:
-        """Envoy ended the stream: the client left, the answer is through, or there is nothing more to ask."""
+    def close(self) -> Coroutine[Any, Any, None] | None:
+        """Envoy ended the stream: the client left, the answer is through, or there is nothing more to ask.
+
+        Returns what is still to be said of a request that ended before it was decided.
+        """
+        undecided = self._admission if self.state is State.READING else None
         self.state = State.DONE
         if self._plan is not None:
             self._live.remove(self._plan)
             self._plan.tape.give_up()
+        return self._pipeline.left(undecided) if undecided is not None else None
 
     def _react(self, event: Event) -> Reply | Later:
         if event.kind is Kind.REQUEST_HEADERS:

@@ -5,6 +5,7 @@ In: the headers, then the body of a client's request. Out: a `Plan`, from which 
 parameter.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -13,13 +14,14 @@ from zlib import crc32
 import msgspec
 
 from extproc.auth import authenticate
+from extproc.budget.ledger import HoldClosed
 from extproc.budget.reserve import Reserver
 from extproc.cache.hit import Hit
 from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
 from extproc.catalog import AUTO, Catalog, TeamView
 from extproc.chat import GatewayMetadata, features, gateway_metadata, parse_chat, prompt_hash
-from extproc.errors import InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
+from extproc.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
 from extproc.failures import Failures
 from extproc.models import MODELS_PATH
 from extproc.plan import Plan
@@ -136,6 +138,12 @@ class Pipeline:
     async def limits(self, admission: Admission) -> tuple[tuple[str, str], ...]:
         """The `x-ratelimit-*` headers of an answer for which nothing was held. Never raises."""
         return await self._reserver.limits(admission.team.settings, round(admission.received_at * 1000))
+
+    async def left(self, admission: Admission) -> None:
+        """Its client left before it was decided: say whose it was, which Envoy was not told, so that it has a row."""
+        with contextlib.suppress(GatewayError, HoldClosed):
+            now_ms = round(admission.received_at * 1000)
+            await self._reserver.sign(admission.team.settings, admission.request_id, now_ms)
 
     async def _look_up(self, asked: _Asked) -> Looked:
         if self._cache is None:

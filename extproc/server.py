@@ -3,6 +3,7 @@
 In: the exchange's messages. Out: its replies, in order. Served by either transport.
 """
 
+import asyncio
 from collections.abc import Coroutine, Generator
 from functools import partial
 from types import CoroutineType
@@ -13,6 +14,7 @@ from extproc.pipeline import Pipeline
 from extproc.transport.session import Reply, Service, Services
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+_LAST_WORDS: set[asyncio.Task[None]] = set()  # a loop keeps no task alive by itself
 MAX_MESSAGE_BYTES = 80 * 1024 * 1024  # above Envoy's buffers, so that what is too large is for them to say
 
 
@@ -56,7 +58,11 @@ class ExtProcSession:
 
     def close(self) -> None:
         """Envoy ended the stream, or we did."""
-        self._exchange.close()
+        last = self._exchange.close()
+        if last is not None:
+            task = asyncio.get_running_loop().create_task(last)
+            _LAST_WORDS.add(task)
+            task.add_done_callback(_LAST_WORDS.discard)
 
 
 def _begin(reply: Coroutine[Any, Any, Reply]) -> Reply | Coroutine[Any, Any, Reply]:

@@ -110,6 +110,10 @@ class Reserver:
             raise error
         return headers
 
+    async def sign(self, team: Team, hold_id: str, now_ms: int) -> None:
+        """A hold of nothing, by which the settler finds whose request it was. Raises LimitsUnavailable, HoldClosed."""
+        await self._holds.reserve(msgspec.structs.replace(self._free(team, hold_id, "normal", now_ms), caps=Caps()))
+
     async def limits(self, team: Team, now_ms: int) -> tuple[Header, ...]:
         """The `x-ratelimit-*` headers of an answer that takes nothing: how the team stood within the last second.
 

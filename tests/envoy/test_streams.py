@@ -9,7 +9,18 @@ import httpx
 import openai
 import pytest
 
-from tests.envoy.harness import FORMATS, MODEL_OF, Gateway, Simulator, ask, bearer, marker, raw_post, wait_until
+from tests.envoy.harness import (
+    FORMATS,
+    MODEL_OF,
+    TEAM_KEY,
+    Gateway,
+    Simulator,
+    ask,
+    bearer,
+    marker,
+    raw_post,
+    wait_until,
+)
 
 MODELS = [MODEL_OF[name] for name in FORMATS]
 MIB = 1024 * 1024
@@ -160,6 +171,23 @@ def test_a_client_that_leaves(gateway: Gateway, primary: Simulator, model: str, 
     if stream:
         served = primary.recent()[-1]["completion_tokens"]
         assert 0.5 * served <= row["output_tokens"] <= 1.5 * served
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_has_a_row(gateway: Gateway) -> None:
+    before = {row["request_id"] for row in gateway.rows()}
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {TEAM_KEY}\r\n"
+        "content-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(head.encode() + b'{"model": "gpt", "mess')
+        time.sleep(0.2)
+
+    def new() -> list[dict[str, Any]]:
+        return [row for row in gateway.rows() if row["request_id"] not in before]
+
+    wait_until(new, 10, "a row")
+    assert [(row["team_id"], row["status"], row["output_tokens"]) for row in new()] == [("team-a", "cancelled", 0)]
 
 
 @pytest.mark.parametrize("model", MODELS)
