@@ -33,10 +33,12 @@ from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused,
 from extproc.budget.reserve import Reserver
 from extproc.budget.windows import Windows
 from extproc.catalog import compile_catalog
-from extproc.exchange import Exchange, Live, Options, State
+from extproc.exchange import Exchange, Options
+from extproc.live import Live
 from extproc.pipeline import Pipeline
 from extproc.routing.standing import View
 from extproc.settings import parse
+from extproc.states import State
 from extproc.tokens import Estimator
 from protos.gen import extproc_pb2 as pb
 

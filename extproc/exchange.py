@@ -1,16 +1,15 @@
-"""One exchange with Envoy: a state machine over its messages, as a table.
+"""One exchange with Envoy: a state machine over its messages; `states` has its table.
 
 In: one ext_proc message after the other, as bytes. Out: replies, as bytes. Envoy sends a message's headers and then its
 body in pieces, without waiting for replies; what needs the body answers the headers once the body is whole, so that a
 request, and mostly an answer, wakes each side once (ADR 19). A request's exchange lives until its answer began, so that
 a fallback attempt, which arrives as an exchange of its own, finds it in `Live`.
-The diagram in ARCHITECTURE.md is drawn from TRANSITIONS. Free of grpc; called by `extproc.server`.
+Free of grpc; called by `extproc.server`.
 """
 
 import logging
 import math
 from collections.abc import Coroutine, Mapping
-from enum import Enum
 from typing import Any
 
 import msgspec
@@ -20,11 +19,14 @@ from extproc.adapters.emit import ClientStream
 from extproc.auth import check_address
 from extproc.cache.served import ROUTING, Served
 from extproc.encoding import Plain
-from extproc.errors import GatewayError, InvalidRequest, NoProviderAvailable, ProviderError
+from extproc.errors import GatewayError, InvalidRequest, ProviderError
 from extproc.frames import Event, Kind, Metadata
+from extproc.live import Live
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest, Outcome
+from extproc.replies import TO_CLIENT, TO_PROVIDER, as_json, immediate, provider_path, routing_headers
+from extproc.states import TRANSITIONS, State
 from extproc.telemetry.content import Said, asked
 from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Reply
@@ -34,7 +36,6 @@ from extproc.wire import (
     H_HEDGE,
     H_MAX_RETRIES,
     H_METADATA,
-    H_MODEL,
     H_PER_TRY_TIMEOUT,
     H_REQUEST_ID,
     H_RETRY_ON,
@@ -52,45 +53,12 @@ from extproc.wire import (
     M_TARGET,
     M_TEAM,
     MAX_REQUEST_BYTES,
-    OWN_ANSWER,
     RETRY_ELSEWHERE,
     chain_cluster,
 )
 
 log = logging.getLogger(__name__)
-
-
 Later = Coroutine[Any, Any, bytes]
-
-
-class State(Enum):
-    """Where an exchange is."""
-
-    START = "start"
-    READING = "reading"  # authenticated; the body is coming
-    WAITING = "waiting"  # sent upstream; no answer yet
-    BUFFERING = "buffering"  # the whole answer is collected
-    STREAMING = "streaming"  # the answer comes piece by piece
-    DONE = "done"  # nothing more to say: answered here, or the rest passes by Envoy alone
-
-
-TRANSITIONS: dict[tuple[State, Kind], tuple[State, ...]] = {
-    (State.START, Kind.REQUEST_HEADERS): (State.READING, State.DONE),
-    (State.READING, Kind.REQUEST_BODY): (State.READING, State.WAITING, State.DONE),
-    (State.READING, Kind.RESPONSE_HEADERS): (State.DONE,),  # Envoy answered itself, e.g. 413
-    (State.WAITING, Kind.RESPONSE_HEADERS): (State.BUFFERING, State.STREAMING, State.DONE),
-    (State.BUFFERING, Kind.RESPONSE_BODY): (State.BUFFERING, State.DONE),
-    (State.STREAMING, Kind.RESPONSE_BODY): (State.STREAMING, State.DONE),
-    (State.STREAMING, Kind.TRAILERS): (State.DONE,),
-}
-
-# What may go from a client to a provider; all else stays here (cookies, our own keys, SDK fingerprints).
-# x-forwarded-proto is for Envoy, which routes nothing without it; its provider clusters take it off.
-_TO_PROVIDER = frozenset(
-    {"content-type", "content-length", "accept", "user-agent", "x-request-id", "x-forwarded-proto"}
-)
-# What may go from a provider to a client; its account's rate limits, cookies and ids are not the client's business.
-_TO_CLIENT = frozenset({":status", "content-type", "content-length", "transfer-encoding", "date", "cache-control"})
 _JSON = ("content-type", "application/json")
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EVENTS = ("content-type", "text/event-stream; charset=utf-8")
@@ -103,31 +71,6 @@ class Options(msgspec.Struct, frozen=True):
     native_streams: bool = True
     metadata_in_body: bool = True
     native_answers: bool = False  # Envoy reads the usage of whole answers too, so they may pass by it alone
-
-
-class Live:
-    """The exchanges of this worker whose answer has not begun, by request id."""
-
-    def __init__(self) -> None:
-        self._plans: dict[str, Plan] = {}
-
-    def add(self, plan: Plan) -> None:
-        """Fallback attempts can find `plan` from now on."""
-        self._plans[plan.decision.request_id] = plan
-
-    def remove(self, plan: Plan) -> None:
-        """Forget `plan`. Harmless twice."""
-        self._plans.pop(plan.decision.request_id, None)
-
-    def find(self, request_id: str) -> Plan:
-        """The plan of a request. Raises NoProviderAvailable when it is gone."""
-        plan = self._plans.get(request_id)
-        if plan is None:
-            raise NoProviderAvailable("The request is not known here.")
-        return plan
-
-    def __len__(self) -> int:
-        return len(self._plans)
 
 
 class Exchange:
@@ -230,7 +173,7 @@ class Exchange:
             body = models.answer(admission.catalog, admission.team, admission.path)
         except GatewayError as error:
             return await self._refuse(error)
-        return _immediate(200, body, [_JSON, *self._answer_headers(None), *await self._limits()], {}, "models")
+        return immediate(200, body, [_JSON, *self._answer_headers(None), *await self._limits()], {}, "models")
 
     async def _decide(self, body: bytes) -> bytes:
         began_ns = self._pipeline.clock.mono_ns()
@@ -255,20 +198,20 @@ class Exchange:
         attempt = plan.first(self._pipeline.clock.mono_ns())
         endpoint = plan.endpoints[attempt.target.provider]
         headers = [
-            *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
+            *routing_headers(attempt, endpoint.authority, provider_path(endpoint.base_path, endpoint.query, attempt)),
             (H_CLUSTER, chain_cluster(attempt.target.provider, self._options.worker)),
             (H_MAX_RETRIES, str(plan.retries)),
             *([] if plan.alone else [(H_RETRY_ON, RETRY_ELSEWHERE)]),
             (H_PER_TRY_TIMEOUT, str(plan.deadline.ms)),
             *([(H_HEDGE, "true")] if plan.deadline.race else []),
         ]
-        keep = {name for name, _ in headers} | _TO_PROVIDER
+        keep = {name for name, _ in headers} | TO_PROVIDER
         self.state = State.WAITING
         return frames.replace(
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
             body=attempt.request.body,
-            metadata={M_TEAM: plan.decision.team_id, M_DECISION: _json(plan.decision), **self._input(plan.chat)}
+            metadata={M_TEAM: plan.decision.team_id, M_DECISION: as_json(plan.decision), **self._input(plan.chat)}
             | ({M_ROOMIER: True} if plan.roomier else {}),
         )
 
@@ -289,12 +232,12 @@ class Exchange:
         body = served.body(fields=self._fields, gateway_us=served.decision.decided_us, total_us=timing.total_us)
         metadata = {
             M_TEAM: served.decision.team_id,
-            M_DECISION: _json(served.decision),
-            M_OUTCOME: _json(served.outcome),
+            M_DECISION: as_json(served.decision),
+            M_OUTCOME: as_json(served.outcome),
             **self._input(served.chat),
             **self._output(body),
         }
-        return _immediate(200, body, served.answer_headers(), metadata, ROUTING)
+        return immediate(200, body, served.answer_headers(), metadata, ROUTING)
 
     def _on_fallback(self, headers: Mapping[str, str]) -> bytes:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
@@ -302,7 +245,7 @@ class Exchange:
         attempt = plan.following(self._pipeline.clock.mono_ns(), larger=H_TOO_LONG in headers)
         endpoint = plan.endpoints[attempt.target.provider]
         wanted = [
-            *_routing(attempt, endpoint.authority, _join(endpoint.base_path, endpoint.query, attempt)),
+            *routing_headers(attempt, endpoint.authority, provider_path(endpoint.base_path, endpoint.query, attempt)),
             (H_CLUSTER, endpoint.cluster),
         ]
         stale = {name for tried in plan.attempts for name, _ in tried.request.headers}
@@ -342,7 +285,7 @@ class Exchange:
         if status == 200 and is_json and not plain.compressed and self._passes_whole(plan, attempt):
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
             self.state = State.DONE
-            return self._pass_headers(attempt, [], {M_OUTCOME: _json(outcome)}, keep_length=True)
+            return self._pass_headers(attempt, [], {M_OUTCOME: as_json(outcome)}, keep_length=True)
         if not streamed:
             self.state = State.BUFFERING
             return None
@@ -351,10 +294,10 @@ class Exchange:
                 attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=plan.outrun(attempt)
             )
             hide = not plan.chat.include_usage
-            metadata: Metadata = {M_OUTCOME: _json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
+            metadata: Metadata = {M_OUTCOME: as_json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
             ticket = plan.tape.hand_over()
             if ticket is not None:
-                metadata = {**metadata, M_RECORD: _json(ticket)}
+                metadata = {**metadata, M_RECORD: as_json(ticket)}
             if self._said is not None:
                 metadata = {**metadata, M_CONTENT: True}
             self.state = State.DONE
@@ -371,7 +314,7 @@ class Exchange:
     def _pass_headers(
         self, attempt: Attempt, more: list[tuple[str, str]], metadata: Metadata, *, keep_length: bool = False
     ) -> bytes:
-        remove = [name for name in self._headers if name not in _TO_CLIENT]
+        remove = [name for name in self._headers if name not in TO_CLIENT]
         if not keep_length:
             remove.append("content-length")  # a stream's length changes on its way
         return frames.answer_headers(headers=self._answer_headers(attempt) + more, remove=remove, metadata=metadata)
@@ -393,7 +336,7 @@ class Exchange:
         result = answer.whole(plan, attempt, body, self._timing(), fields=self._fields)
         plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._fields)
         length = ("content-length", str(len(result.body)))
-        metadata = {M_OUTCOME: _json(result.outcome), **self._output(result.body)}
+        metadata = {M_OUTCOME: as_json(result.outcome), **self._output(result.body)}
         head = self._pass_headers(attempt, [_JSON, length], metadata, keep_length=True)
         self.state = State.DONE
         # Envoy wants a reply to each piece: nothing for all but the last, and the answer in its place.
@@ -428,7 +371,7 @@ class Exchange:
         )
         plan.tape.piece(rest)
         plan.tape.stream(attempt.target, outcome)
-        return frames.answer_body(out + rest, metadata={M_OUTCOME: _json(outcome), **self._output(rest)})
+        return frames.answer_body(out + rest, metadata={M_OUTCOME: as_json(outcome), **self._output(rest)})
 
     # --- what both share -----------------------------------------------------------------------------------------
 
@@ -471,39 +414,12 @@ class Exchange:
             decision = plan.decision if plan else self._admission.refused()
             metadata = {
                 M_TEAM: decision.team_id,
-                M_DECISION: _json(decision),
-                M_OUTCOME: _json(outcome),
+                M_DECISION: as_json(decision),
+                M_OUTCOME: as_json(outcome),
             }
-        return _immediate(error.http_status, error.body(), headers, metadata, error.code)
+        return immediate(error.http_status, error.body(), headers, metadata, error.code)
 
     def _timing(self) -> answer.Timing:
         assert self._admission is not None  # noqa: S101
         total_ns = self._pipeline.clock.mono_ns() - self._admission.began_ns
         return answer.Timing(gateway_us=self._own_ns // 1000, total_us=total_ns // 1000)
-
-
-def _immediate(status: int, body: bytes, headers: list[tuple[str, str]], metadata: Metadata, details: str) -> bytes:
-    return frames.immediate(
-        status=status, headers=headers, body=body, metadata=metadata, details=f"{OWN_ANSWER}{details}"
-    )
-
-
-def _json(record: msgspec.Struct) -> str:
-    return msgspec.json.encode(record).decode()
-
-
-def _routing(attempt: Attempt, authority: str, path: str) -> list[tuple[str, str]]:
-    return [
-        (":path", path),
-        (":authority", authority),
-        ("content-length", str(len(attempt.request.body))),
-        ("accept-encoding", "identity"),
-        (H_MODEL, attempt.target.model),
-        *attempt.request.headers,
-    ]
-
-
-def _join(base_path: str, query: str, attempt: Attempt) -> str:
-    path, _, own_query = attempt.request.path.partition("?")
-    joined = "&".join(part for part in (own_query, query) if part)
-    return f"{base_path}{path}?{joined}" if joined else f"{base_path}{path}"

@@ -9,8 +9,10 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, cast
 
-from extproc.exchange import Exchange, Live, Options, State
+from extproc.exchange import Exchange, Options
+from extproc.live import Live
 from extproc.pipeline import Pipeline
+from extproc.states import State
 from extproc.transport.session import Reply, Service, Services
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
