@@ -71,7 +71,7 @@ def test_the_metrics_that_the_runbook_names_are_there(port: str) -> None:
 
 
 def test_the_sdk(port: str) -> None:
-    assert len(typed([sys.executable, "-c", block("python", "from openai import OpenAI")], port).split()) > 3
+    assert len(typed([sys.executable, "-c", block("python", "stream=True")], port).split()) > 3
 
 
 def test_the_configuration(tmp_path: Path) -> None:

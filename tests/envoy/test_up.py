@@ -145,8 +145,9 @@ def test_a_child_that_keeps_ending_is_named_with_its_last_words(config: dict[str
     assert not left_behind(tmp_path / "data")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("whole_group", [False, True], ids=["make", "group"])
+@pytest.mark.parametrize(
+    ("whole_group", "number"), [(False, signal.SIGTERM), (True, signal.SIGINT)], ids=["make-SIGTERM", "group-SIGINT"]
+)
 def test_make_run_ends_when_all_is_down(
     config: dict[str, Any], tmp_path: Path, number: signal.Signals, whole_group: bool
 ) -> None:
