@@ -95,6 +95,19 @@ def test_metrics_agree_with_prometheus_and_the_rows(gateway: Gateway, collector:
     wait_until(agree, 30, "the same numbers in all three")
 
 
+def test_a_slow_collector_holds_up_no_request(gateway: Gateway, collector: Collector) -> None:
+    collector.delay_s, before = 4.0, collector.traces
+    try:
+        raws = [
+            gateway.http.post("/v1/chat/completions", json=ask(marker(chunks=2)), headers=bearer()) for _ in range(20)
+        ]
+        assert {gateway.row(raw.headers["x-gateway-request-id"])["status"] for raw in raws} == {"success"}
+        assert collector.traces < before + 20, "all were answered and settled before it had taken their traces"
+    finally:
+        collector.delay_s = 0.0
+    wait_until(lambda: collector.traces >= before + 20, 40, "every trace, all the same")
+
+
 def test_a_dead_collector_slows_nothing(
     simulators: tuple[Simulator, Simulator], tmp_path: Path, collector: Collector
 ) -> None:
