@@ -157,10 +157,10 @@ def _require_envoys_consent(settings: Settings, file: Path) -> None:
 @click.argument("file", type=_CONFIG)
 def render(file: Path) -> None:
     """Print the Envoy configuration made of a file, as one JSON document; credentials are blanked out."""
-    from control.render import render as render_all
+    from control.render import checked
 
     settings = _load(file)
-    click.echo(json.dumps(_redacted(render_all(settings, Paths.of(settings.data_dir))), indent=2))
+    click.echo(json.dumps(_redacted(checked(settings, Paths.of(settings.data_dir))), indent=2))
 
 
 def _redacted(files: dict[str, dict[str, Any]]) -> dict[str, Any]:

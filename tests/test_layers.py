@@ -74,3 +74,11 @@ def test_sqlalchemy_is_loaded_where_it_is_used() -> None:
     """No worker carries it, nor a settler without a database to copy to."""
     code = "import sys, extproc.__main__, extproc.settle.main; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_envoys_types_are_loaded_where_they_are_asked() -> None:
+    """A second of CPU: no start waits for them, nor does the supervisor or the control API carry them."""
+    code = (
+        "import sys, control.prepare, control.up, control.app, control.pod; sys.exit('envoy_data_plane' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Envoy's whole configuration, rendered from gateway.yaml and checked against Envoy's own types.
+"""Envoy's whole configuration, rendered from gateway.yaml; where asked, checked against Envoy's own types.
 
 In: checked Settings (with credentials) and the data directory's layout. Out: files that Envoy reads:
 `bootstrap.json`, `cds.json` (clusters), `lds.json` (listeners), `rds-*.json` (routes), one SDS secret per provider
@@ -7,14 +7,9 @@ runs while requests are served.
 """
 
 import hashlib
-import importlib
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
-
-import betterproto2
-from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
-from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 
 from control.render import bootstrap, clusters, listeners, routes, secrets, tls
 from extproc.paths import Paths
@@ -25,26 +20,25 @@ Document = dict[str, Any]
 
 
 def render(settings: Settings, paths: Paths) -> dict[str, Document]:
-    """File name below `paths.envoy` -> its content. Raises ValueError where Envoy's types do not accept it."""
-    files: dict[str, Document] = {
+    """File name below `paths.envoy` -> its content."""
+    return {
         "bootstrap.json": bootstrap.render(paths),
         "cds.json": discovery(clusters.render(settings, paths)),
         "lds.json": discovery(listeners.render(settings, paths)),
         "rds-ingress.json": discovery([routes.ingress(settings)]),
         "rds-fallback.json": discovery([routes.fallback(settings)]),
+        # No version_info: a credential has no digest either.
+        **{f"secrets/{name}.json": {"resources": [secret]} for name, secret in secrets.render(settings).items()},
+        **tls.files(settings.listen, paths),
     }
-    _check(Bootstrap, "bootstrap.json", files["bootstrap.json"])
-    for name in list(files)[1:]:
-        _check(DiscoveryResponse, name, files[name])
-    for provider, secret in secrets.render(settings).items():
-        files[f"secrets/{provider}.json"] = {
-            "resources": [secret]
-        }  # no version_info: a credential has no digest either
-        _check(DiscoveryResponse, f"secrets/{provider}.json", files[f"secrets/{provider}.json"])
-    for name, document in tls.files(settings.listen, paths).items():
-        files[name] = document
-        if name in (tls.CERTIFICATE, tls.CLIENT_CA):
-            _check(DiscoveryResponse, name, document)
+
+
+def checked(settings: Settings, paths: Paths) -> dict[str, Document]:
+    """The same. Raises ValueError where Envoy's types do not accept it."""
+    from control.render import accepted  # noqa: PLC0415 - a second of CPU, see there; a start does without
+
+    files = render(settings, paths)
+    accepted.require({name: document for name, document in files.items() if name != tls.CHANGED})
     return files
 
 
@@ -83,35 +77,3 @@ def discovery(resources: list[Document]) -> Document:
     """What a watched file holds. By `version_info` Envoy tells which one it has taken."""
     digest = hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()
     return {"version_info": digest[:16], "resources": resources}
-
-
-def _check(kind: type[betterproto2.Message], name: str, document: Document) -> None:
-    """Parse `document` as Envoy's own type, `Any` fields included: an unknown or mistyped field is an error here."""
-    parse: Callable[[Document], betterproto2.Message] = kind.from_dict
-    try:
-        _register_types(document)
-        parse(_readable(document))
-    except Exception as error:
-        raise ValueError(f"{name}: not what Envoy's types accept: {error}") from error
-
-
-def _readable(node: Any) -> Any:
-    """A copy without the fields that the types cannot read though they have them: no spelling of them is taken."""
-    if isinstance(node, list):
-        return [_readable(item) for item in node]
-    if isinstance(node, dict):
-        return {name: _readable(item) for name, item in node.items() if name != "consecutive_5xx"}
-    return node
-
-
-def _register_types(node: Any) -> None:
-    """Import the module of every `@type` below `node`: an Any can hold only types that were imported."""
-    if isinstance(node, list):
-        for item in node:
-            _register_types(item)
-    elif isinstance(node, dict):
-        if "@type" in node:
-            package = node["@type"].rpartition("/")[2].rpartition(".")[0]
-            importlib.import_module(f"envoy_data_plane.{package}")
-        for item in node.values():
-            _register_types(item)

@@ -16,7 +16,7 @@ from extproc.settings import Listen, Tls
 Document = dict[str, Any]
 
 CERTIFICATE, CLIENT_CA = "tls/certificate.json", "tls/client_ca.json"
-_CHANGED = "tls/changed.json"
+CHANGED = "tls/changed.json"  # for us alone: it moves, and Envoy looks again
 _SDS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 _VERSIONS = {"1.2": "TLSv1_2", "1.3": "TLSv1_3"}
 # Of TLS 1.2: forward secrecy and authenticated encryption only. Those of 1.3 are not a choice.
@@ -62,7 +62,7 @@ def files(listen: Listen, paths: Paths) -> dict[str, Document]:
     if tls.client_ca_file is not None:
         context = {"trusted_ca": _file(tls.client_ca_file), **watched}
         result[CLIENT_CA] = _secret(CLIENT_CA, "validation_context", context)
-    return {**result, _CHANGED: {str(file): _stamp(file) for file in named(tls)}}
+    return {**result, CHANGED: {str(file): _stamp(file) for file in named(tls)}}
 
 
 def named(tls: Tls) -> tuple[Path, ...]:

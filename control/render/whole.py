@@ -52,8 +52,7 @@ def _with_routes(listener: Document, files: dict[str, Document]) -> Document:
 
 async def verdict(settings: Settings, folder: Path) -> str | None:
     """What Envoy says against `settings`, looked at below `folder`; None: nothing, or there is no Envoy here to ask, as
-    in a container beside it: then its types judge, and the running Envoy. Raises ValueError where its types do not
-    accept them."""
+    in a container beside it: then its types judge, and the running Envoy."""
     if (binary := envoy_binary()) is None:
         return None
     with tempfile.TemporaryDirectory(dir=folder, prefix=".check-") as within:

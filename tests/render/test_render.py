@@ -129,7 +129,7 @@ def test_a_chain_has_one_entry_for_each_attempt(paths: Paths) -> None:
 def test_an_unknown_field_is_caught_by_envoys_types_before_envoy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render.routes, "fallback", lambda _: {"@type": CLUSTER, "name": "x", "no_such_field": 1})
     with pytest.raises(ValueError, match="no_such_field"):
-        render.render(parse(CONFIG, {}), paths)
+        render.checked(parse(CONFIG, {}), paths)
 
 
 def test_every_model_has_routes_of_its_own_by_which_its_attempts_are_known(paths: Paths) -> None:
