@@ -46,6 +46,7 @@ def paths(tmp_path: Path) -> Paths:
 
 def rendered(settings: Settings, paths: Paths) -> dict[str, Any]:
     render.write(settings, paths)
+    render.checked(settings, paths)
     return {file.name: json.loads(file.read_text()) for file in paths.envoy.glob("*.json")}
 
 
