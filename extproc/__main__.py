@@ -66,13 +66,14 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
     if any(team.auto for team in current.snapshot.catalog.views.values()):
         RoutingModel.load()  # now, not in somebody's request
-    server = make_server(settings.transport, services(pipeline, options))
+    served = services(pipeline, options)
+    server, fallbacks = make_server(settings.transport, served), make_server(settings.transport, served)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    socket = paths.worker_socket(index)
-    socket.unlink(missing_ok=True)
-    await server.start(socket)
+    for each, socket in ((fallbacks, paths.fallback_socket(index)), (server, paths.worker_socket(index))):
+        socket.unlink(missing_ok=True)
+        await each.start(socket)  # the worker's own last: by it we are ready
     tune_collector()
     beside = [
         asyncio.create_task(work)
@@ -86,6 +87,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     ]
     await stop.wait()
     await server.stop(current.snapshot.settings.timeouts.drain)
+    await fallbacks.stop(0)  # not before: what is still open may need its next attempt, and only we know of it
     for task in beside:
         task.cancel()
     await cache.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-_LONGEST_SOCKET_NAME = len("worker-00.sock")
+_LONGEST_SOCKET_NAME = len("fallback-00.sock")
 _UNIX_PATH_MAX = 107
 
 
@@ -36,6 +36,10 @@ class Paths(msgspec.Struct, frozen=True):
     def worker_socket(self, index: int) -> Path:
         """Where worker `index` (from 0) serves ext_proc."""
         return self.sockets / f"worker-{index}.sock"
+
+    def fallback_socket(self, index: int) -> Path:
+        """Where the same worker serves its own requests' attempts after the first; open until the last request ends."""
+        return self.sockets / f"fallback-{index}.sock"
 
     @property
     def settler_socket(self) -> Path:

@@ -50,18 +50,18 @@ _OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it h
 
 def render(settings: Settings, paths: Paths) -> list[Document]:
     """Every cluster."""
-    workers = [paths.worker_socket(index) for index in range(settings.workers)]
+    indices = range(settings.workers)
     asked = _FIND_HANGING if settings.transport == "lean" else {}  # grpcio takes pings for an attack
     result = [
-        _local(WORKERS, workers, http2=True, more=asked) | _EJECT_DEAD_WORKER,
-        *(_local(worker_cluster(index), [socket], http2=True, more=asked) for index, socket in enumerate(workers)),
+        _local(WORKERS, [paths.worker_socket(index) for index in indices], http2=True, more=asked) | _EJECT_DEAD_WORKER,
+        *(_local(worker_cluster(index), [paths.fallback_socket(index)], http2=True, more=asked) for index in indices),
         _local(SETTLER, [paths.settler_socket], http2=True),
         _local(CONTROL, [paths.control_socket], http2=False),
-        *(_fallback(index) for index in range(settings.workers)),
+        *(_fallback(index) for index in indices),
     ]
     for name, provider in settings.providers.items():
         result.append(_provider(name, provider, settings, paths))
-        result += [_chain(name, provider, index, settings, paths) for index in range(settings.workers)]
+        result += [_chain(name, provider, index, settings, paths) for index in indices]
     result += jwks_clusters(settings.auth.jwt)
     for cluster in result:
         cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster"

@@ -76,14 +76,20 @@ def test_clients_that_leave(gateway: Gateway, primary: Simulator, model: str) ->
 
 
 def test_a_draining_worker_finishes_what_it_has(gateway: Gateway, primary: Simulator) -> None:
-    def answered(text: str) -> bool:
-        return bool(gateway.client().chat.completions.create(**ask(text, "claude")).choices[0].message.content)
+    """Its open requests' next attempts too, while new requests go to the other worker."""
 
+    def answered(text: str, model: str = "claude") -> bool:
+        return bool(gateway.client().chat.completions.create(**ask(text, model)).choices[0].message.content)
+
+    slow = ("claude", f"slow {marker(first_byte_ms=1200)}")
+    fails = ("gpt-ha", f"hangs {marker(fail_provider='openai', hang='before_headers')}")  # for longer than the deadline
     (worker,) = gateway.processes("gateway worker 0")
-    with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        running = [pool.submit(answered, f"slow {marker(first_byte_ms=1200)}") for _ in range(12)]
-        wait_until(lambda: primary.stats()["open"] == 12, 10, "all of them to be sent")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        running = [pool.submit(answered, text, model) for model, text in [slow, fails] * 8]
+        wait_until(lambda: primary.stats()["open"] == 16, 10, "all of them to be sent")
         worker.send_signal(signal.SIGTERM)
+        assert all(answered("meanwhile") for _ in range(8))
+        assert worker.is_running(), "it ended before the attempts that it was to wait for"
         assert all(future.result() for future in running)
         wait_until(
             lambda: [p for p in gateway.processes("gateway worker 0") if p.pid != worker.pid], 10, "a new worker"
