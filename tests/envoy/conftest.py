@@ -1,11 +1,11 @@
 """One gateway and two simulators for every test of a module; a test that kills things makes its own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.envoy.harness import Gateway, Simulator, base_config
+from tests.envoy.harness import Config, Gateway, Simulator, base_config, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,8 +41,20 @@ def second(simulators: tuple[Simulator, Simulator]) -> Simulator:
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    running = Gateway(base_config(folder / "data", *simulators), folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+def new_config(
+    simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Config]:
+    """Makes base configurations, each with a folder and a port of its own: for further gateways."""
+    return lambda: base_config(tmp_path_factory.mktemp("gw") / "data", *simulators)
+
+
+@pytest.fixture(scope="module")
+def config(new_config: Callable[[], Config]) -> Config:
+    """That of the module's gateway. A module that wants another has a `config` of its own, which makes it of this."""
+    return new_config()
+
+
+@pytest.fixture(scope="module")
+def gateway(config: Config) -> Iterator[Gateway]:
+    with running(config) as gateway:
+        yield gateway

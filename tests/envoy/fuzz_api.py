@@ -22,7 +22,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi import checks
 
-from tests.envoy.harness import ADMIN_KEY, TEAM_KEY, Gateway, Simulator, base_config, bearer
+from tests.envoy.harness import ADMIN_KEY, TEAM_KEY, Gateway, Simulator, base_config, bearer, running
 
 load_all_checks()
 # What a 5xx is depends: a provider that fails is 502 to 504, the shared state away 503. A 500 is a mistake of ours.
@@ -106,11 +106,10 @@ def alone() -> Iterator[Gateway]:
     """A gateway of its own."""
     pair = Simulator(), Simulator()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        gateway = Gateway(base_config(Path(folder) / "data", *pair), Path(folder))
         try:
-            yield gateway
+            with running(base_config(Path(folder) / "data", *pair)) as gateway:
+                yield gateway
         finally:
-            gateway.stop()
             for simulator in pair:
                 simulator.stop()
 

@@ -27,6 +27,8 @@ PROVIDER_KEY = "sk-provider-7d1f9a"
 READY_S = 60.0
 FORMATS = ("openai", "anthropic", "google")
 MODEL_OF = {"openai": "gpt", "anthropic": "claude", "google": "gemini"}
+Config = dict[str, Any]  # gateway.yaml
+
 _BASE_PATH = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
 
 
@@ -83,7 +85,7 @@ class Simulator:
         self.process.wait(10)
 
 
-def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> dict[str, Any]:
+def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> Config:
     """One provider for each format at `simulator`, one more of each at `second` to fall back on."""
     providers = {
         f"{name}{suffix}": {"format": name, "base_url": where.base_url(name), "credential": PROVIDER_KEY}
@@ -133,20 +135,19 @@ def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> dict
 
 
 class Gateway:
-    """`gateway up` as a child process; ready when the constructor returns. `transport`: options of httpx by which
-    clients reach one that does not listen in plain HTTP on a port."""
+    """`gateway up` as a child process; ready when the constructor returns. Its file and its log lie beside its data.
+    `transport`: options of httpx by which clients reach one that does not listen in plain HTTP on a port."""
 
-    def __init__(
-        self, config: dict[str, Any], folder: Path, env: dict[str, str] | None = None, **transport: Any
-    ) -> None:
+    def __init__(self, config: Config, env: dict[str, str] | None = None, **transport: Any) -> None:
         self.config = config
         self.port: int = config["listen"]["port"]
         self.url = f"{'https' if 'tls' in config['listen'] else 'http'}://127.0.0.1:{self.port}"
         self.transport = transport
         self.data_dir = Path(config["data_dir"])
-        self.file = folder / "gateway.yaml"
+        self.folder = self.data_dir.parent
+        self.file = self.folder / "gateway.yaml"
         self.file.write_text(yaml.safe_dump(config))
-        self.log_path = folder / "gateway.log"
+        self.log_path = self.folder / "gateway.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [GATEWAY, "up", "--config", str(self.file)],
@@ -211,6 +212,25 @@ class Gateway:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def running(config: Config, env: dict[str, str] | None = None, **transport: Any) -> Iterator[Gateway]:
+    """A gateway that is stopped at the end, in order; options as those of `Gateway`."""
+    gateway = Gateway(config, env, **transport)
+    try:
+        yield gateway
+    finally:
+        code = gateway.stop()
+    assert code == 0, gateway.log()[-3000:]
+
+
+@contextlib.contextmanager
+def running_pair(first: Config, other: Config, env: dict[str, str] | None = None) -> Iterator[tuple[Gateway, Gateway]]:
+    """Two replicas: the other one goes by the first one's state."""
+    state = {"url": f"unix://{first['data_dir']}/valkey.sock"}
+    with running(first, env) as gateway, running(other | {"state": state}, env) as replica:
+        yield gateway, replica
 
 
 def bearer(key: str = TEAM_KEY) -> dict[str, str]:

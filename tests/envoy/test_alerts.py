@@ -2,13 +2,12 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.deploy.queries import OF_PROMETHEUS, grouped, queries, selectors
-from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, marker, wait_until
+from tests.envoy.harness import ADMIN_KEY, Config, Gateway, Simulator, ask, bearer, marker, wait_until
 
 _SAMPLE = re.compile(r"(?m)^([a-z_]+?)(?:{(.*)})? [^ ]+$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -18,13 +17,9 @@ Seen = dict[str, list[dict[str, str]]]  # the labels of every sample, by its nam
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("alerts")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config) -> Config:
     config["teams"].append({"id": "team-poor", "keys": ["sk-poor"], "budget": {"daily_tokens": 1, "daily_usd": 100}})
-    running = Gateway(config | {"cache": {"exact": True}}, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config | {"cache": {"exact": True}}
 
 
 def send(gateway: Gateway, primary: Simulator) -> None:

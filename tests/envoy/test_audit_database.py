@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from tests.envoy.harness import (
     GATEWAY,
     OTHER_KEY,
     TEAM_KEY,
+    Config,
     Gateway,
-    Simulator,
     ask,
-    base_config,
     bearer,
-    free_port,
     marker,
     raw_post,
+    running_pair,
     wait_until,
 )
 
@@ -36,20 +35,10 @@ ARRIVES_S = 40.0  # longest pause of the shipper, and a busy machine
 
 
 @pytest.fixture(scope="module")
-def gateways(
-    simulators: tuple[Simulator, Simulator], postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Gateway, Gateway]]:
-    url, running = postgres.database(), []
-    for name in ("one", "two"):
-        folder = tmp_path_factory.mktemp(name)
-        config = base_config(folder / "data", *simulators) | {"audit": {"url": "${AUDIT_URL}", "partition": "day"}}
-        config["listen"]["port"] = free_port()
-        if running:
-            config["state"] = {"url": f"unix://{running[0].data_dir}/valkey.sock"}
-        running.append(Gateway(config, folder, {"AUDIT_URL": url}))
-    yield running[0], running[1]
-    for gateway in reversed(running):
-        assert gateway.stop() == 0, gateway.log()[-3000:]
+def gateways(new_config: Callable[[], Config], postgres: Postgres) -> Iterator[tuple[Gateway, Gateway]]:
+    env, audit = {"AUDIT_URL": postgres.database()}, {"audit": {"url": "${AUDIT_URL}", "partition": "day"}}
+    with running_pair(new_config() | audit, new_config() | audit, env) as pair:
+        yield pair
 
 
 def say(gateway: Gateway, text: str, key: str = TEAM_KEY, **more: Any) -> str:

@@ -1,21 +1,16 @@
 """Wrong keys from one address, through Envoy: 401, then 429, on both planes; good keys pass all the while."""
 
-from collections.abc import Iterator
-
 import httpx
 import openai
 import pytest
 
 from extproc.failures import MOST
-from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, wait_until
+from tests.envoy.harness import ADMIN_KEY, Config, Gateway, ask, bearer, wait_until
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    running = Gateway(base_config(folder / "data", *simulators) | {"workers": 1}, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+def config(config: Config) -> Config:
+    return config | {"workers": 1}
 
 
 def fail(gateway: Gateway, method: str, path: str) -> list[httpx.Response]:

@@ -1,13 +1,12 @@
 """`model: auto` through a real Envoy: the tier by the request, the client's wish, the team's own and the rules."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.envoy.harness import Gateway, Simulator, ask, base_config
+from tests.envoy.harness import Config, Gateway, ask
 
 HARD = "Prove by induction that every tournament has a Hamiltonian path, and derive an algorithm with its complexity."
 MEDIUM = "Write a Python function that counts the words of a text file and explain how it works."
@@ -16,9 +15,7 @@ TOOL: Any = {"type": "function", "function": {"name": "now", "parameters": {"typ
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("auto")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config) -> Config:
     config["routing"] = {
         "auto": {"simple": ["gpt"], "medium": ["gemini"], "hard": ["claude"]},
         "rules": [
@@ -31,9 +28,7 @@ def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.Te
         {"id": "own", "keys": ["sk-own"], "routing": {"auto": {"hard": ["gpt-b"]}}},
         {"id": "thrifty", "keys": ["sk-thrifty"], "routing": {"target": {"save_pct": 99}}},
     ]
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 def asked(gateway: Gateway, prompt: str, key: str = "sk-plain", **more: Any) -> tuple[Any, str]:

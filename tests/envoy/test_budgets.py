@@ -7,7 +7,7 @@ import http.server
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import pytest
 from tests.envoy.books import LEASE_S, Books, create, quietly, served
 from tests.envoy.harness import (
     MODEL_OF,
+    Config,
     Gateway,
     Simulator,
     ask,
-    base_config,
     bearer,
-    free_port,
     marker,
+    running,
     wait_until,
 )
 
@@ -65,8 +65,7 @@ class Hook:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
-def config_for(folder: Path, simulators: tuple[Simulator, Simulator], hook: Hook) -> dict[str, Any]:
-    config = base_config(folder / "data", *simulators)
+def with_teams(config: Config, hook: Hook) -> Config:
     config["teams"] = [{"id": name, "keys": [f"sk-{name}"]} | settings for name, settings in TEAMS.items()]
     config["teams"][3]["alert"] |= {"webhook": hook.url, "secret": SECRET}
     config["budgets"] = {"hold_lease": f"{LEASE_S}s"}
@@ -82,13 +81,8 @@ def hook() -> Iterator[Hook]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], hook: Hook, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    running = Gateway(config_for(folder, simulators, hook), folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+def config(config: Config, hook: Hook) -> Config:
+    return with_teams(config, hook)
 
 
 @pytest.mark.parametrize("model", ["gpt-ha", "claude-ha", "gemini-ha"])
@@ -276,15 +270,16 @@ def gateway_answers(gateway: Gateway) -> bool:
 
 
 def test_two_gateways_on_one_state_share_one_budget(
-    gateway: Gateway, simulators: tuple[Simulator, Simulator], hook: Hook, tmp_path: Path
+    gateway: Gateway,
+    new_config: Callable[[], Config],
+    simulators: tuple[Simulator, Simulator],
+    hook: Hook,
 ) -> None:
-    config = config_for(tmp_path, simulators, hook)
-    config["listen"]["port"] = free_port()
+    config = with_teams(new_config(), hook)
     config["state"] = {"url": f"unix://{gateway.data_dir}/valkey.sock"}
     books = Books(gateway, "shared")
     already = books.used_before
-    second_gateway = Gateway(config, tmp_path)
-    try:
+    with running(config) as second_gateway:
 
         def one(number: int) -> None:
             which = gateway if number % 2 else second_gateway
@@ -296,5 +291,3 @@ def test_two_gateways_on_one_state_share_one_budget(
         # A request that took longer than its lease was charged as held; its own settlement puts that right.
         wait_until(lambda: served(simulators[0]) == books.used, 15, "the ledger to be what was served")
         assert already + books.used <= 6000
-    finally:
-        assert second_gateway.stop() == 0

@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from tests.envoy.books import LEASE_S, Books, create, quietly, served
-from tests.envoy.harness import Gateway, Simulator, ask, base_config, marker, raw_post, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, marker, raw_post, wait_until
 
 TEAMS: dict[str, dict[str, Any]] = {
     "free": {},
@@ -20,14 +19,10 @@ TEAMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config) -> Config:
     config["teams"] = [{"id": name, "keys": [f"sk-{name}"]} | settings for name, settings in TEAMS.items()]
     config["budgets"] = {"hold_lease": f"{LEASE_S}s"}
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 EVENTS = 60

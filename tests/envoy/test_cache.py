@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ from tests.envoy.harness import (
     ADMIN_KEY,
     FORMATS,
     MODEL_OF,
+    Config,
     Gateway,
     Simulator,
     ask,
-    base_config,
     bearer,
     free_port,
     raw_post,
+    running,
     wait_until,
 )
 from tests.envoy.test_budgets import Books, served
@@ -50,16 +50,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def config(config: Config) -> Config:
     """The shared gateway's configuration, with a cache and teams of its own."""
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
     config["cache"] = {"exact": True, "max_entry_bytes": 65536, "coalesce_wait": f"{WAIT_S}s"}
     config["teams"] = [{"id": name, "keys": [f"sk-{name}"]} | settings for name, settings in TEAMS.items()]
     config["routing"]["auto"] = {"simple": ["gpt"], "medium": ["claude"], "hard": ["claude"]}
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 def fresh(text: str = "Tell me a long story") -> str:
@@ -459,8 +455,7 @@ class TestTwoGateways:
         other_state = {"url": f"unix://{gateway.data_dir}/valkey.sock"}
         listen = {"port": free_port()}
         own = {"data_dir": str(tmp_path / "data"), "listen": listen, "state": other_state}
-        other = Gateway(gateway.config | own, tmp_path)
-        try:
+        with running(gateway.config | own) as other:
             for model in RECORDED:
                 whole, streamed = ask(fresh(), model), ask(fresh(), model, stream=True)
                 texts = [Asked(gateway, whole).text, Asked(other, streamed).text]
@@ -475,8 +470,6 @@ class TestTwoGateways:
                 assert [Asked(gateway, body).cache for body in (whole, streamed)] == ["miss", "miss"]
             stats = other.http.get("/v1/cache/stats", headers=bearer("sk-a")).json()["teams"][0]
             assert stats == gateway.http.get("/v1/cache/stats", headers=bearer("sk-a")).json()["teams"][0]
-        finally:
-            assert other.stop() == 0
 
 
 class TestKilled:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from extproc.paths import Paths
-from tests.envoy.harness import Gateway, Simulator, ask, base_config, wait_until
+from tests.envoy.harness import Config, Gateway, ask, wait_until
 from tests.telemetry.collector import Collector, plain
 
 SECRET = "sk-live-8f7a6b5c4d3e2f1a0b9c"
@@ -22,15 +22,9 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], collector: Collector, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("content")
+def config(config: Config, collector: Collector) -> Config:
     telemetry = {"otlp_endpoint": collector.url, "content": True}
-    config = base_config(folder / "data", *simulators) | {"telemetry": telemetry, "cache": {"exact": True}}
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config | {"telemetry": telemetry, "cache": {"exact": True}}
 
 
 def told(collector: Collector, request_id: str, model: str) -> dict[str, Any]:

@@ -7,20 +7,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.envoy.harness import ADMIN_KEY, TEAM_KEY, Gateway, Simulator, ask, base_config, marker
+from tests.envoy.harness import ADMIN_KEY, TEAM_KEY, Config, Gateway, Simulator, ask, marker
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("ui")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config) -> Config:
     config["teams"].append({"id": "team-quiet", "keys": ["sk-quiet"]})
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 @pytest.fixture(scope="module")

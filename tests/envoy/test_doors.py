@@ -23,12 +23,12 @@ from tests.envoy.harness import (
     GATEWAY,
     OTHER_KEY,
     TEAM_KEY,
+    Config,
     Gateway,
-    Simulator,
     ask,
-    base_config,
     bearer,
     marker,
+    running,
     wait_until,
 )
 from tests.envoy.test_processes import memory_has
@@ -67,11 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], files: Files, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config, files: Files) -> Config:
     config["listen"] |= {
         "tls": {"cert_file": str(files.folder / "tls.crt"), "key_file": str(files.folder / "tls.key")},
         "trusted_hops": 1,
@@ -79,9 +75,13 @@ def gateway(
     }
     config["teams"][1]["allowed_ips"] = ["203.0.113.7"]
     config["cors"] = {"allow_origins": [ORIGIN, "https://*.corp.example"]}
-    running = Gateway(config, folder, verify=files.context())
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
+
+
+@pytest.fixture(scope="module")
+def gateway(config: Config, files: Files) -> Iterator[Gateway]:
+    with running(config, verify=files.context()) as gateway:
+        yield gateway
 
 
 def reload(gateway: Gateway, **listen: Any) -> tuple[int, str]:

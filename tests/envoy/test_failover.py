@@ -1,13 +1,22 @@
 """Failover through the loopback: what goes wrong at the first provider, and who answers instead."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.envoy.harness import ADMIN_KEY, FORMATS, MODEL_OF, Gateway, Simulator, ask, base_config, bearer, marker
+from tests.envoy.harness import (
+    ADMIN_KEY,
+    FORMATS,
+    MODEL_OF,
+    Config,
+    Gateway,
+    Simulator,
+    ask,
+    bearer,
+    marker,
+)
 
 # For each model of the first provider, the fallback that stands first in its chain.
 STAND_IN = {"gpt-ha": "claude-b", "claude-ha": "gpt-b", "gemini-ha": "gpt-b"}
@@ -28,14 +37,10 @@ REWRITE = "You stand in for another model: " + "answer in the very form that was
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config) -> Config:
     for group in config["equivalents"][1:3]:
         group["rewrite"] = {"gpt-b": REWRITE}
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 def failing(wire_format: str, **faults: Any) -> str:

@@ -17,7 +17,18 @@ import aiohttp
 import openai
 import pytest
 
-from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, free_port, wait_until
+from tests.envoy.harness import (
+    ADMIN_KEY,
+    Config,
+    Gateway,
+    Simulator,
+    ask,
+    bearer,
+    free_port,
+    running,
+    running_pair,
+    wait_until,
+)
 from tests.envoy.test_budgets import Hook
 
 FAILURES: dict[str, list[dict[str, Any]]] = {
@@ -40,11 +51,8 @@ def hook() -> Hook:
 
 
 @pytest.fixture(scope="module")
-def pair(
-    simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory, hook: Hook
-) -> Iterator[tuple[Gateway, Gateway]]:
-    folders = [tmp_path_factory.mktemp("health") for _ in range(2)]
-    configs = [base_config(folder / "data", *simulators) for folder in folders]
+def pair(new_config: Callable[[], Config], hook: Hook) -> Iterator[tuple[Gateway, Gateway]]:
+    configs = new_config(), new_config()
     for config in configs:
         config["breaker"] = {"open_for": "1s"}
         config["routing"] = {
@@ -59,14 +67,8 @@ def pair(
             for model in config["models"]
         ]
         config["teams"][0]["limits"] = {}
-    configs[1]["state"] = {"url": f"unix://{folders[0]}/data/valkey.sock"}
-    with contextlib.ExitStack() as stack:
-        running = []
-        for config, folder in zip(configs, folders, strict=True):
-            gateway = Gateway(config, folder)
-            stack.callback(gateway.stop)
-            running.append(gateway)
-        yield running[0], running[1]
+    with running_pair(*configs) as pair:
+        yield pair
 
 
 @pytest.fixture
@@ -324,18 +326,10 @@ def test_a_thousand_requests_while_the_provider_dies(pair: tuple[Gateway, Gatewa
     dying = Simulator()
     config = gateway.config | {"listen": {"port": free_port()}, "data_dir": str(tmp_path / "data")}
     providers = config["providers"] | {"openai": config["providers"]["openai"] | {"base_url": dying.base_url("openai")}}
-    with contextlib.closing(Closing(Gateway(config | {"providers": providers}, tmp_path))) as own:
+    with running(config | {"providers": providers}) as own:
         dying.faults({"first_byte_ms": 8000})
-        statuses = asyncio.run(storm(own.gateway, 1_000, lambda: wait_and_kill(dying, 1_000)))
+        statuses = asyncio.run(storm(own, 1_000, lambda: wait_and_kill(dying, 1_000)))
     assert statuses == {(200, "claude-b"): 1_000}
-
-
-class Closing:
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-
-    def close(self) -> None:
-        self.gateway.stop()
 
 
 def wait_and_kill(simulator: Simulator, requests: int) -> None:

@@ -1,25 +1,22 @@
 """Where an answer tells of its request: in its body, or in headers alone, which lets a same-format answer pass by."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.envoy.harness import Gateway, Simulator, base_config, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, running, wait_until
 
 FIELDS = ("gateway_metadata", "routed_from", "provider")
 HEADERS = ("x-gateway-request-id", "x-gateway-model", "x-gateway-provider", "x-gateway-routing", "x-gateway-attempts")
 
 
 @pytest.fixture(scope="module")
-def quiet(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators) | {"response_metadata": "headers", "cache": {"exact": False}}
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+def quiet(new_config: Callable[[], Config]) -> Iterator[Gateway]:
+    with running(new_config() | {"response_metadata": "headers", "cache": {"exact": False}}) as gateway:
+        yield gateway
 
 
 def ask(gateway: Gateway, model: str, **options: Any) -> tuple[httpx.Headers, dict[str, Any]]:

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,32 @@ import openai
 import psutil
 import pytest
 
-from tests.envoy.harness import PROVIDER_KEY, Gateway, Simulator, ask, base_config, bearer, marker, wait_until
+from tests.envoy.harness import (
+    PROVIDER_KEY,
+    Config,
+    Gateway,
+    Simulator,
+    ask,
+    bearer,
+    marker,
+    running,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
-def gateway(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def config(config: Config) -> Config:
     """As the shared one, but its provider keys come from the environment."""
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
     for provider in config["providers"].values():
         if "credential" in provider:
             provider["credential"] = "${PROVIDER_KEY}"
-    running = Gateway(config, folder, {"PROVIDER_KEY": PROVIDER_KEY})
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
+
+
+@pytest.fixture(scope="module")
+def gateway(config: Config) -> Iterator[Gateway]:
+    with running(config, {"PROVIDER_KEY": PROVIDER_KEY}) as gateway:
+        yield gateway
 
 
 def answers(gateway: Gateway, text: str = "hi") -> bool:
@@ -150,8 +162,8 @@ def memory_has(pid: int, needle: bytes) -> bool:
     return False
 
 
-def test_sigterm_lets_streams_finish(simulators: tuple[Simulator, Simulator], tmp_path: Path) -> None:
-    gateway = Gateway(base_config(tmp_path / "data", *simulators), tmp_path)
+def test_sigterm_lets_streams_finish(new_config: Callable[[], Config]) -> None:
+    gateway = Gateway(new_config())
     text = f"A story {marker(chunks=20, chunk_interval_ms=100)}"
     stream = iter(gateway.client().chat.completions.create(**ask(text), stream=True))
     next(stream)
@@ -159,7 +171,7 @@ def test_sigterm_lets_streams_finish(simulators: tuple[Simulator, Simulator], tm
     chunks = list(stream)
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert gateway.process.wait(20) == 0
-    assert not [child for child in psutil.process_iter() if str(tmp_path) in " ".join(_cmdline(child))]
+    assert not [child for child in psutil.process_iter() if str(gateway.folder) in " ".join(_cmdline(child))]
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from tests.envoy.harness import Gateway, Simulator, base_config, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, wait_until
 from tests.reconcile import sources
 from tests.reconcile.sources import Metrics, Row, tokens
 from tests.reconcile.traffic import KINDS, Seen, plan, send
@@ -44,11 +44,7 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], collector: Collector, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("books")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config, collector: Collector) -> Config:
     config["providers"]["limited"] = config["providers"]["openai"]
     price = {"input": 1, "output": 4}
     config["models"] += [
@@ -57,9 +53,7 @@ def gateway(
     ]
     config["teams"] = [{"id": team, "keys": [f"sk-{team}"]} for team in TEAMS]
     config["teams"][2]["budget"] = {"daily_tokens": 1}
-    running = Gateway(config | {"cache": {"exact": True}, "telemetry": {"otlp_endpoint": collector.url}}, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config | {"cache": {"exact": True}, "telemetry": {"otlp_endpoint": collector.url}}
 
 
 @pytest.fixture(scope="module")

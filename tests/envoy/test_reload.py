@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from tests.envoy.harness import (
     ADMIN_KEY,
     GATEWAY,
     PROVIDER_KEY,
+    Config,
     Gateway,
     Simulator,
     ask,
-    base_config,
     bearer,
     free_port,
     marker,
+    running,
     wait_until,
 )
 from tests.envoy.test_processes import memory_has
@@ -47,22 +48,22 @@ def rotated() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], rotated: Simulator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config, rotated: Simulator) -> Config:
     config["providers"]["by-variable"] = {"format": "openai", "base_url": f"{rotated.url}/v1", "credential": "${KEY}"}
     config["providers"]["by-file"] = {
         "format": "anthropic",
         "base_url": f"{rotated.url}/v1",
-        "credential_file": str(folder / "key"),
+        "credential_file": str(Path(config["data_dir"]).parent / "key"),
     }
-    (folder / "key").write_text("sk-old-key-in-a-file\n")
+    (Path(config["data_dir"]).parent / "key").write_text("sk-old-key-in-a-file\n")
     config["models"] += [{"name": name, "provider": name} for name in ("by-variable", "by-file")]
-    running = Gateway(config, folder, {"KEY": "sk-old-key-in-a-variable"})
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
+
+
+@pytest.fixture(scope="module")
+def gateway(config: Config) -> Iterator[Gateway]:
+    with running(config, {"KEY": "sk-old-key-in-a-variable"}) as gateway:
+        yield gateway
 
 
 def state(gateway: Gateway) -> dict[str, Any]:
@@ -302,10 +303,14 @@ def reload_with(gateway: Gateway, extra: str, idle: str) -> bool:
 
 
 def test_reloads_under_load_cost_no_request_and_cut_no_stream(
-    simulators: tuple[Simulator, Simulator], tmp_path: Path
+    new_config: Callable[[], Config],
 ) -> None:
     """Streams that outlive reloads, and requests of every kind meanwhile; and every one of them in the books."""
-    gateway = Gateway(base_config(tmp_path / "data", *simulators), tmp_path)
+    with running(new_config()) as gateway:
+        reload_under_load(gateway)
+
+
+def reload_under_load(gateway: Gateway) -> None:
     stop, failures, done = threading.Event(), [], []
 
     def asks(model: str, stream: bool) -> None:
@@ -334,4 +339,3 @@ def test_reloads_under_load_cost_no_request_and_cut_no_stream(
     wait_until(lambda: len(gateway.rows()) == len(done), 20, "every row")
     assert {row["status"] for row in gateway.rows()} == {"success"}
     assert json.loads((gateway.data_dir / "config.json").read_text())["applied"] == 3
-    assert gateway.stop() == 0

@@ -1,36 +1,33 @@
 """A team's limits changed while two gateways on one state serve it: in force on every worker of both."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, ask, base_config, bearer, free_port, wait_until
+from tests.envoy.harness import (
+    ADMIN_KEY,
+    Config,
+    Gateway,
+    ask,
+    bearer,
+    running_pair,
+    wait_until,
+)
 
 IN_FORCE_S = 10.0  # it takes less than one; a busy machine may take longer
 REQUESTS = 6  # enough to meet both workers
 
 
 @pytest.fixture(scope="module")
-def gateways(
-    simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Gateway, Gateway]]:
-    running: list[Gateway] = []
-    for name in ("one", "two"):
-        folder = tmp_path_factory.mktemp(name)
-        config = base_config(folder / "data", *simulators)
-        config["listen"]["port"] = free_port()
-        config["teams"] = [
-            {"id": "a", "keys": ["sk-a"], "budget": {"daily_tokens": 1_000_000}, "auto_downgrade": True},
-            {"id": "b", "keys": ["sk-b", "sk-b2"]},
-        ]
-        if running:
-            config["state"] = {"url": f"unix://{running[0].data_dir}/valkey.sock"}
-        running.append(Gateway(config, folder))
-    yield running[0], running[1]
-    for gateway in reversed(running):
-        assert gateway.stop() == 0, gateway.log()[-3000:]
+def gateways(new_config: Callable[[], Config]) -> Iterator[tuple[Gateway, Gateway]]:
+    teams = [
+        {"id": "a", "keys": ["sk-a"], "budget": {"daily_tokens": 1_000_000}, "auto_downgrade": True},
+        {"id": "b", "keys": ["sk-b", "sk-b2"]},
+    ]
+    with running_pair(new_config() | {"teams": teams}, new_config() | {"teams": teams}) as pair:
+        yield pair
 
 
 def admin(gateway: Gateway, method: str, path: str, body: Any = None, status: int = 200, **headers: str) -> Any:

@@ -1,7 +1,7 @@
 """Providers of OpenAI's own format, the other ways: every chunk through the worker, and Azure's deployments."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -9,10 +9,10 @@ import pytest
 
 from tests.envoy.harness import (
     PROVIDER_KEY,
+    Config,
     Gateway,
     Simulator,
     ask,
-    base_config,
     bearer,
     marker,
     raw_post,
@@ -23,21 +23,16 @@ VERSION = "2024-10-21"
 
 
 @pytest.fixture(scope="module", params=["extproc", "native"])
-def gateway(
-    request: pytest.FixtureRequest,
-    simulators: tuple[Simulator, Simulator],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators) | {"streams": {"same_format": request.param}}
+def config(
+    new_config: Callable[[], Config], request: pytest.FixtureRequest, simulators: tuple[Simulator, Simulator]
+) -> Config:
+    config = new_config() | {"streams": {"same_format": request.param}}
     deployment = f"{simulators[0].url}/openai/deployments/my-gpt?api-version={VERSION}"
     config["providers"]["azure"] = {"format": "azure", "base_url": deployment, "credential": PROVIDER_KEY}
     price = {"input": 1.0, "output": 4.0}
     config["models"].append({"name": "az", "provider": "azure", "upstream_name": "my-gpt", "price": price})
     config["equivalents"].append({"models": ["az", "claude-b"]})
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 @pytest.fixture

@@ -1,12 +1,23 @@
 """The semantic cache through a real Envoy with the official SDK: what is given for what, and what goes upstream."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.envoy.harness import ADMIN_KEY, OTHER_KEY, TEAM_KEY, Gateway, Simulator, ask, base_config, wait_until
+from tests.envoy.harness import (
+    ADMIN_KEY,
+    OTHER_KEY,
+    TEAM_KEY,
+    Config,
+    Gateway,
+    Simulator,
+    ask,
+    running,
+    wait_until,
+)
 
 Start = Callable[..., Gateway]
 FORMS = (
@@ -35,24 +46,19 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-def start(simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    running: list[Gateway] = []
+def start(new_config: Callable[[], Config]) -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
 
-    def begin(name: str, **semantic: Any) -> Gateway:
-        folder = tmp_path_factory.mktemp(name)
-        config = base_config(folder / "data", *simulators)
-        config["cache"] = {"exact": True, "semantic": {"enabled": True, **semantic}}
-        running.append(Gateway(config, folder))
-        return running[-1]
+        def begin(**semantic: Any) -> Gateway:
+            cache = {"exact": True, "semantic": {"enabled": True, **semantic}}
+            return stack.enter_context(running(new_config() | {"cache": cache}))
 
-    yield begin
-    for gateway in running:
-        assert gateway.stop() == 0, gateway.log()[-3000:]
+        yield begin
 
 
 @pytest.fixture(scope="module")
 def similar(start: Start) -> Gateway:
-    return start("similar", sample_share=0)
+    return start(sample_share=0)
 
 
 def put(gateway: Gateway, text: str, key: str = TEAM_KEY, **more: Any) -> Answer:
@@ -122,7 +128,7 @@ def test_a_temperature_that_is_not_zero_is_answered_exactly_or_not_at_all(simila
 
 
 def test_without_the_state_requests_go_on(start: Start, primary: Simulator) -> None:
-    gateway = start("away", sample_share=0)
+    gateway = start(sample_share=0)
     text = "Why is the sky blue?"
     put(gateway, text)
     until_similar(gateway, text)
@@ -144,7 +150,7 @@ def test_what_was_deleted_is_not_found(similar: Gateway) -> None:
 
 
 def test_sampled_hits_are_requests_of_their_own(start: Start, primary: Simulator) -> None:
-    gateway = start("sampled", sample_share=1)
+    gateway = start(sample_share=1)
     text = "What does API stand for?"
     put(gateway, text)
     hit = until_similar(gateway, text)

@@ -1,13 +1,23 @@
 """Traces and metrics of requests through a real Envoy, as a collector gets them."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.envoy.harness import ADMIN_KEY, TEAM_KEY, Gateway, Simulator, ask, base_config, bearer, marker, wait_until
+from tests.envoy.harness import (
+    ADMIN_KEY,
+    TEAM_KEY,
+    Config,
+    Gateway,
+    Simulator,
+    ask,
+    bearer,
+    marker,
+    running,
+    wait_until,
+)
 from tests.telemetry.collector import Collector
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -22,14 +32,9 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], collector: Collector, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("telemetry")
+def config(config: Config, collector: Collector) -> Config:
     telemetry = {"otlp_endpoint": collector.url, "metrics_interval": "1s"}
-    running = Gateway(base_config(folder / "data", *simulators) | {"telemetry": telemetry}, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config | {"telemetry": telemetry}
 
 
 def spans(collector: Collector, trace_id: str) -> dict[str, Any]:
@@ -108,20 +113,15 @@ def test_a_slow_collector_holds_up_no_request(gateway: Gateway, collector: Colle
     wait_until(lambda: collector.traces >= before + 20, 40, "every trace, all the same")
 
 
-def test_a_dead_collector_slows_nothing(
-    simulators: tuple[Simulator, Simulator], tmp_path: Path, collector: Collector
-) -> None:
+def test_a_dead_collector_slows_nothing(new_config: Callable[[], Config]) -> None:
     telemetry = {"otlp_endpoint": "http://127.0.0.1:9", "metrics_interval": "1s"}
-    running = Gateway(base_config(tmp_path / "data", *simulators) | {"telemetry": telemetry}, tmp_path)
-    try:
+    with running(new_config() | {"telemetry": telemetry}) as gateway:
         request_ids = [
-            running.http.post("/v1/chat/completions", json=ask(marker(chunks=2)), headers=bearer()).headers[
+            gateway.http.post("/v1/chat/completions", json=ask(marker(chunks=2)), headers=bearer()).headers[
                 "x-gateway-request-id"
             ]
             for _ in range(20)
         ]
-        assert {running.row(each)["status"] for each in request_ids} == {"success"}
-        wait_until(lambda: "collector does not take traces" in running.log(), 30, "the log line")
-        assert running.log().count("collector does not take traces") == 1
-    finally:
-        assert running.stop() == 0
+        assert {gateway.row(each)["status"] for each in request_ids} == {"success"}
+        wait_until(lambda: "collector does not take traces" in gateway.log(), 30, "the log line")
+        assert gateway.log().count("collector does not take traces") == 1

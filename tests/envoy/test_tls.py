@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.envoy.goes_away import GoesAway
-from tests.envoy.harness import Gateway, Simulator, ask, base_config, free_port, wait_until
+from tests.envoy.harness import Config, Gateway, ask, free_port, running, wait_until
 
 # An ASGI provider that answers with the HTTP version it was asked in.
 SERVER = """
@@ -85,14 +85,7 @@ def goes_away(authority: dict[str, Path]) -> Iterator[GoesAway]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator],
-    authority: dict[str, Path],
-    goes_away: GoesAway,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
+def config(config: Config, authority: dict[str, Path], goes_away: GoesAway) -> Iterator[Config]:
     servers = []
     for name, certificate, alpn, kept_alive in (
         ("h2", "good", "h2,http/1.1", 1000),
@@ -112,12 +105,16 @@ def gateway(
     config["providers"]["leaver"] = {"format": "openai", "base_url": goes_away.url}
     config["models"].append({"name": "leaver", "provider": "leaver"})
     config["equivalents"] += [{"models": ["stranger", "h2"]}, {"models": ["goaway", "gpt"]}]
-    running = Gateway(config, folder, {"SSL_CERT_FILE": str(authority["ca"])})
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    yield config
     for server in servers:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def gateway(config: Config, authority: dict[str, Path]) -> Iterator[Gateway]:
+    with running(config, {"SSL_CERT_FILE": str(authority["ca"])}) as gateway:
+        yield gateway
 
 
 def connects(port: int) -> bool:

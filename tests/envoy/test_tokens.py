@@ -13,15 +13,25 @@ import pytest
 import trustme
 import yaml
 
-from tests.envoy.harness import ADMIN_KEY, TEAM_KEY, Gateway, Simulator, ask, base_config, bearer, free_port, wait_until
+from tests.envoy.harness import (
+    ADMIN_KEY,
+    TEAM_KEY,
+    Config,
+    Gateway,
+    ask,
+    bearer,
+    free_port,
+    running,
+    wait_until,
+)
 from tests.envoy.tokens import AUDIENCE, Issuer, KeyServer
 
 LOCAL, REMOTE = Issuer("https://login.example.com"), Issuer("https://remote.example.com")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gw")
+def folder(config: Config) -> Path:
+    return Path(config["data_dir"]).parent
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +47,7 @@ def jwks_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], folder: Path, authority: trustme.CA, jwks_port: int
-) -> Iterator[Gateway]:
-    config = base_config(folder / "data", *simulators)
+def gateway(config: Config, folder: Path, authority: trustme.CA, jwks_port: int) -> Iterator[Gateway]:
     door = folder / "gateway.sock"
     config["listen"] = {"port": None, "unix_socket": str(door), "unix_socket_mode": "0660"}
     config["teams"] += [{"id": "by-token"}, {"id": "elsewhere", "allowed_ips": ["10.0.0.0/8"]}]
@@ -63,10 +70,9 @@ def gateway(
             },
         ]
     }
-    running = Gateway(config, folder, transport=httpx.HTTPTransport(uds=str(door)))
-    running.transport = {"transport": httpx.HTTPTransport(uds=str(door))}  # a closed client closes its transport
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    with running(config, transport=httpx.HTTPTransport(uds=str(door))) as gateway:
+        gateway.transport = {"transport": httpx.HTTPTransport(uds=str(door))}  # a closed client closes its transport
+        yield gateway
 
 
 def chat(gateway: Gateway, key: str, **more: Any) -> Any:

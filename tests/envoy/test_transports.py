@@ -4,26 +4,19 @@ import concurrent.futures
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import openai
 import pytest
 
-from tests.envoy.harness import Gateway, Simulator, ask, base_config, marker, raw_post, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, marker, raw_post, wait_until
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module", params=["lean", "grpcio"])
-def gateway(
-    request: pytest.FixtureRequest,
-    simulators: tuple[Simulator, Simulator],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
-    running = Gateway(base_config(folder / "data", *simulators) | {"transport": request.param}, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+def config(new_config: Callable[[], Config], request: pytest.FixtureRequest) -> Config:
+    return new_config() | {"transport": request.param}
 
 
 @pytest.mark.parametrize("model", ["gpt", "claude", "gpt-ha", "dead-ha"])

@@ -15,7 +15,7 @@ import brotli
 import openai
 import pytest
 
-from tests.envoy.harness import PROVIDER_KEY, Gateway, Simulator, ask, base_config, bearer
+from tests.envoy.harness import PROVIDER_KEY, Config, Gateway, Simulator, ask, bearer
 from tests.envoy.scripted import CLOSE, RESET, Call, Script, Scripted, event, stream, whole
 
 PRICE = {"input": 1.0, "cached_input": 0.5, "cache_write": 1.25, "output": 4.0}
@@ -31,12 +31,8 @@ def scripted() -> Iterator[Scripted]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    simulators: tuple[Simulator, Simulator], scripted: Scripted, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
+def config(config: Config, scripted: Scripted) -> Config:
     """Models named after their format are at the scripted provider; those with `-ha` have a stand-in."""
-    folder = tmp_path_factory.mktemp("gw")
-    config = base_config(folder / "data", *simulators)
     for name in FORMATS:
         config["providers"][f"s-{name}"] = {"format": name, "base_url": scripted.url, "credential": PROVIDER_KEY}
         config["models"] += [
@@ -47,9 +43,7 @@ def gateway(
     config["models"].append(
         {"name": "gemini-3", "provider": "google", "upstream_name": "gemini-3-flash", "price": PRICE}
     )
-    running = Gateway(config, folder)
-    yield running
-    assert running.stop() == 0, running.log()[-3000:]
+    return config
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.envoy.harness import (
     GATEWAY,
+    Config,
     Gateway,
     Simulator,
     ask,
@@ -28,7 +29,7 @@ from tests.envoy.harness import (
 
 
 @pytest.fixture
-def config(simulators: tuple[Simulator, Simulator], tmp_path: Path) -> dict[str, Any]:
+def config(simulators: tuple[Simulator, Simulator], tmp_path: Path) -> Config:
     return base_config(tmp_path / "data", *simulators) | {"workers": 1, "timeouts": {"drain": "2s"}}
 
 
@@ -41,7 +42,7 @@ def left_behind(folder: Path) -> list[list[str]]:
 @pytest.fixture
 def streaming(config: dict[str, Any], tmp_path: Path) -> Iterator[tuple[Gateway, Any]]:
     """A gateway with a stream in flight that lasts 20 s."""
-    gateway = Gateway(config, tmp_path)
+    gateway = Gateway(config)
     text = f"A story {marker(chunks=200, chunk_interval_ms=100)}"
     with raw_post(gateway, ask(text, stream=True)) as connection:
         assert b" 200 " in connection.recv(65536)
@@ -85,7 +86,7 @@ def test_when_the_supervisor_is_killed_everything_ends(streaming: tuple[Gateway,
 
 
 def test_every_log_line_has_the_same_form(config: dict[str, Any], tmp_path: Path) -> None:
-    gateway = Gateway(config, tmp_path)
+    gateway = Gateway(config)
     gateway.processes("gateway control")[0].kill()
     gateway.client().chat.completions.create(**ask("hi"))
     assert gateway.stop() == 0
@@ -99,7 +100,7 @@ def test_every_log_line_has_the_same_form(config: dict[str, Any], tmp_path: Path
 
 
 def test_a_stream_that_never_ends_is_cut(config: dict[str, Any], tmp_path: Path) -> None:
-    gateway = Gateway(config | {"timeouts": {"request": "2s"}}, tmp_path)
+    gateway = Gateway(config | {"timeouts": {"request": "2s"}})
     asked = ask(f"A story {marker(chunks=500, chunk_interval_ms=20)}", stream=True)
     with pytest.raises(httpx.RemoteProtocolError):
         gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
@@ -111,7 +112,7 @@ def test_a_stream_that_never_ends_is_cut(config: dict[str, Any], tmp_path: Path)
 
 
 def test_a_second_gateway_on_the_same_data_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
-    gateway = Gateway(config, tmp_path)
+    gateway = Gateway(config)
     command = [GATEWAY, "up", "--config", str(gateway.file), "--port", str(free_port())]
     refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert (refused.returncode, refused.stdout) == (1, "")
