@@ -1,10 +1,13 @@
 """What is killed, and what is never seen: processes that die, keys that must not leak, signals."""
 
 import concurrent.futures
+import contextlib
+import json
 import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import openai
 import psutil
 import pytest
 
+from control.render import encoded
+from extproc.runtime import replace_file
 from tests.envoy.harness import (
+    ADMIN_KEY,
     PROVIDER_KEY,
     Config,
     Gateway,
@@ -95,6 +101,53 @@ def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: 
     for index, pid in enumerate(pids):
         back(gateway, f"gateway worker {index}", pid)
     wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+
+
+@contextlib.contextmanager
+def sooner_pings(gateway: Gateway) -> Iterator[None]:
+    """As rendered, but a worker is asked for a sign of life every 0.2 s, and has 0.8 s: not 10 s and 20 s."""
+    file = gateway.data_dir / "envoy" / "cds.json"
+    rendered = file.read_bytes()
+    sooner = re.sub(rb'"interval": "10s",\s+"timeout": "20s"', b'"interval": "0.2s", "timeout": "0.8s"', rendered)
+    assert sooner.count(b'"timeout": "0.8s"') == 1 + 2, "the workers' cluster, and one for each of them"
+    put_clusters(gateway, json.loads(sooner) | {"version_info": "sooner"})
+    try:
+        yield
+    finally:
+        put_clusters(gateway, json.loads(rendered))
+
+
+def put_clusters(gateway: Gateway, document: dict[str, Any]) -> None:
+    replace_file(gateway.data_dir / "envoy" / "cds.json", encoded(document))
+
+    def taken() -> bool:
+        state = gateway.http.get("/v1/config", headers=bearer(ADMIN_KEY)).json()
+        return bool(state["envoy"]["cds.json"]["version"] == document["version_info"])
+
+    wait_until(taken, 10, "Envoy to take the clusters")
+
+
+def test_a_worker_that_hangs_is_found_by_its_ping(gateway: Gateway, primary: Simulator) -> None:
+    """Stopped, it still accepts connections. What it holds is answered 503 in the client's format; what is asked then
+    goes to the other worker, and comes back to it when it goes on."""
+    worker = one(gateway, "gateway worker 0")
+
+    def status(_: int) -> tuple[int, str]:
+        answer = gateway.http.post("/v1/chat/completions", json=ask("hi"), headers=bearer())
+        return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+    with sooner_pings(gateway), concurrent.futures.ThreadPoolExecutor(12) as pool:
+        worker.suspend()
+        try:
+            held = Counter(pool.map(status, range(24)))
+            assert set(held) == {(200, ""), (503, "no_provider_available")}, held
+            # It is passed over for a while, then tried again: so a round without it may take a second go.
+            wait_until(lambda: set(pool.map(status, range(12))) == {(200, "")}, 10, "the other worker to have all")
+        finally:
+            worker.resume()
+        wait_until(lambda: primary.stats()["open"] == 0, 10, "the worker to end what it had")
+    wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+    assert one(gateway, "gateway worker 0").pid == worker.pid
 
 
 @pytest.mark.parametrize("title", ["gateway settler", "gateway control", "valkey-server"])
