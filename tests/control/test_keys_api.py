@@ -8,7 +8,7 @@ import pytest
 from control.keyring import digest_of, id_of
 from extproc.snapshot import shared
 from tests.budget.conftest import valkey
-from tests.control.test_teams_api import NOW_S, Control, control
+from tests.control.teams import NOW_S, Control, control
 
 __all__ = ["control", "valkey"]
 

@@ -9,7 +9,7 @@ from control.openapi.document import document
 from control.openapi.operations import CONTROL, OPERATIONS
 from tests.budget.conftest import valkey
 from tests.control.conformity import conforms
-from tests.control.test_teams_api import Control, control
+from tests.control.teams import Control, control
 
 __all__ = ["control", "valkey"]
 

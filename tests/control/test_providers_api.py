@@ -16,7 +16,7 @@ from extproc.routing.health import Health, Seen, figures
 from extproc.settings import Breaker
 from extproc.settle.health import HealthFile
 from tests.budget.conftest import Valkey, valkey
-from tests.control.test_teams_api import NOW_S, Control, control
+from tests.control.teams import NOW_S, Control, control
 
 __all__ = ["control", "valkey"]
 

@@ -10,7 +10,7 @@ from control.config_status import Attempt, ConfigStatus
 from control.openapi.operation import Operation
 from control.openapi.operations import CONTROL
 from tests.budget.conftest import valkey
-from tests.control.test_teams_api import KEYS, TOPUP, Control, control
+from tests.control.teams import KEYS, TOPUP, Control, control
 
 __all__ = ["control", "valkey"]
 
