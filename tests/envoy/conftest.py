@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.envoy.harness import Config, Gateway, Simulator, base_config, running
+from tests.telemetry.collector import Collector
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +55,14 @@ def new_config(
 def config(new_config: Callable[[], Config]) -> Config:
     """That of the module's gateway. A module that wants another has a `config` of its own, which makes it of this."""
     return new_config()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """Takes traces and metrics, where a configuration names it."""
+    running = Collector()
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="module")

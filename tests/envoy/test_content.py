@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +11,6 @@ from tests.envoy.harness import Config, Gateway, ask, wait_until
 from tests.telemetry.collector import Collector, plain
 
 SECRET = "sk-live-8f7a6b5c4d3e2f1a0b9c"
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    collector = Collector()
-    yield collector
-    collector.stop()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ REQUESTS sets how many there are (`make reconcile`).
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -34,13 +33,6 @@ class Books(msgspec.Struct):
     ledger: dict[str, tuple[int, int, int]]
     provided: dict[str, Counter[str]]  # the providers' counters, each by the model they were asked for
     unauthenticated_before: int  # `gateway up` asks without a key, to see whether it is ready
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    collector = Collector()
-    yield collector
-    collector.stop()
 
 
 @pytest.fixture(scope="module")
