@@ -59,6 +59,30 @@ class Deletion(msgspec.Struct, frozen=True):
         return f"key:{self.cache_key}" if self.cache_key else f"model:{self.model}" if self.model else "*"
 
 
+class Semantic(msgspec.Struct, frozen=True, kw_only=True):
+    """`upper`: with 95 % confidence no larger a share of semantic hits is wrong."""
+
+    threshold: float
+    checked: int
+    wrong: int
+    upper: float
+
+
+class TeamCacheStats(msgspec.Struct, frozen=True, kw_only=True):
+    team_id: str
+    hits: int
+    semantic_hits: int
+    misses: int
+    bypasses: int
+    hit_rate: float | None
+    semantic: Semantic
+    estimated_wrong_hit_rate: float | None
+    saved_tokens: int
+    saved_usd: float
+    entries: int
+    bytes: int
+
+
 class CacheApi:
     """The handlers. `caller_of`: who sends a request; raises for nobody."""
 
@@ -146,7 +170,7 @@ class CacheApi:
                 totals[read(field)] += number
         return totals
 
-    async def _stats(self, team_id: str, totals: _Totals) -> dict[str, Any]:
+    async def _stats(self, team_id: str, totals: _Totals) -> TeamCacheStats:
         def total(event: str) -> int:
             return sum(number for (team, name, _), number in totals.items() if (team, name) == (team_id, event))
 
@@ -154,25 +178,25 @@ class CacheApi:
         partition = partition_of(team_id, shared=False)
         entries, size_bytes = await self._store.size(partition, self._now_ms())
         looked_up = hits + semantic_hits + misses
-        return {
-            "team_id": team_id,
-            "hits": hits,
-            "semantic_hits": semantic_hits,
-            "misses": misses,
-            "bypasses": total("bypasses"),
-            "hit_rate": (hits + semantic_hits) / looked_up if looked_up else None,
-            "semantic": self._semantic(await self._store.tally(partition)),
-            "estimated_wrong_hit_rate": total("wrong") / checked if checked else None,
-            "saved_tokens": total("saved_tokens"),
-            "saved_usd": total("saved_nano_usd") / _NANO,
-            "entries": entries,
-            "bytes": size_bytes,
-        }
+        return TeamCacheStats(
+            team_id=team_id,
+            hits=hits,
+            semantic_hits=semantic_hits,
+            misses=misses,
+            bypasses=total("bypasses"),
+            hit_rate=(hits + semantic_hits) / looked_up if looked_up else None,
+            semantic=self._semantic(await self._store.tally(partition)),
+            estimated_wrong_hit_rate=total("wrong") / checked if checked else None,
+            saved_tokens=total("saved_tokens"),
+            saved_usd=total("saved_nano_usd") / _NANO,
+            entries=entries,
+            bytes=size_bytes,
+        )
 
-    def _semantic(self, tally: Tally) -> dict[str, Any]:
+    def _semantic(self, tally: Tally) -> Semantic:
         """How near a question must be, and what checks of the partition say of hits that are."""
         found = estimate(tally, self._current.snapshot.settings.cache.semantic.max_wrong_hit_rate)
-        return {"threshold": found.threshold, "checked": found.checked, "wrong": found.wrong, "upper": found.upper}
+        return Semantic(threshold=found.threshold, checked=found.checked, wrong=found.wrong, upper=found.upper)
 
     def _now_ms(self) -> int:
         return round(self._wall_s() * 1000)
@@ -279,14 +303,14 @@ _THRESHOLDS = {
 }
 
 
-def _thresholds(semantic: Mapping[str, Mapping[str, float]]) -> list[Family]:
+def _thresholds(semantic: Mapping[str, Semantic]) -> list[Family]:
     """Of the shared state: the same at every replica."""
     return [
         Family(
             name=f"gateway.cache.{name}",
             kind="gauge",
             text=text,
-            samples=[Sample({"partition": partition}, found[field]) for partition, found in semantic.items()],
+            samples=[Sample({"partition": partition}, getattr(found, field)) for partition, found in semantic.items()],
         )
         for field, (name, text) in _THRESHOLDS.items()
     ]

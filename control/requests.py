@@ -19,7 +19,7 @@ from extproc.audit.tables import ATTEMPT, AUDIT, attempt_row, audit_row
 from extproc.errors import InvalidRequest, NotFound
 from extproc.logs import rfc3339
 from extproc.records import Status
-from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 from extproc.telemetry.spans import steps_of
 from extproc.telemetry.trace_context import context
 
@@ -124,27 +124,40 @@ def _with_attempts(connection: Connection, rows: Sequence[AuditRow]) -> list[dic
         .where(ATTEMPT.c.request_id.in_([row.request_id for row in rows]), ATTEMPT.c.at >= since_s)
         .order_by(ATTEMPT.c.started_at, ATTEMPT.c.at)
     )
-    attempts: dict[str, list[dict[str, Any]]] = {}
+    attempts: dict[str, list[Attempt]] = {}
     for found in connection.execute(statement):
         attempt = attempt_row(found)
         attempts.setdefault(attempt.request_id, []).append(_attempt(attempt))
     return [present(row, attempts.get(row.request_id, [])) for row in rows]
 
 
-def _attempt(row: AttemptRow) -> dict[str, Any]:
-    return {
-        "provider": row.provider,
-        "model": row.model,
-        "verdict": row.verdict,
-        "status": row.status,
-        "flags": row.flags.split(",") if row.flags else [],
-        "first_byte_ms": row.first_byte_ms,
-        "total_ms": row.total_ms,
-        "started_at": rfc3339(row.started_at),
-    }
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at a provider."""
+
+    provider: str
+    model: str
+    verdict: Verdict
+    status: int | None
+    flags: list[str]
+    first_byte_ms: float | None
+    total_ms: float | None
+    started_at: str
 
 
-def present(row: AuditRow, attempts: list[dict[str, Any]]) -> dict[str, Any]:
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        provider=row.provider,
+        model=row.model,
+        verdict=row.verdict,
+        status=row.status,
+        flags=row.flags.split(",") if row.flags else [],
+        first_byte_ms=row.first_byte_ms,
+        total_ms=row.total_ms,
+        started_at=rfc3339(row.started_at),
+    )
+
+
+def present(row: AuditRow, attempts: list[Attempt]) -> dict[str, Any]:
     """A row as clients see it: money in USD, times in RFC 3339."""
     shown = msgspec.structs.asdict(row)
     cost, saved = shown.pop("cost_nano_usd"), shown.pop("saved_nano_usd")

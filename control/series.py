@@ -45,6 +45,68 @@ WINDOWS: Final = {
     )
 }
 
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    window: str
+    step_s: int
+    since: str
+    until: str
+
+
+class UsagePoint(msgspec.Struct, frozen=True, kw_only=True):
+    at: str
+    team_id: str
+    model: str | None
+    requests: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    latency_ms: float
+
+
+class UsageSeries(Series, frozen=True, kw_only=True):
+    """A step without requests has no point."""
+
+    points: list[UsagePoint]
+
+
+class Routed(msgspec.Struct, frozen=True, kw_only=True):
+    auto: bool
+    decision: str
+    model: str | None
+    requests: int
+    cost_usd: float
+
+
+class Auto(msgspec.Struct, frozen=True, kw_only=True):
+    """Against sending all of its requests to the hard model; null where that has no price, or there is none."""
+
+    requests: int
+    cost_usd: float
+    hard_model: str | None
+    always_hard_usd: float | None
+    saved_usd: float | None
+
+
+class RoutingSeries(Series, frozen=True, kw_only=True):
+    decisions: list[Routed]
+    auto: Auto
+
+
+class ProviderPoint(msgspec.Struct, frozen=True, kw_only=True):
+    at: str
+    provider: str
+    attempts: int
+    errors: int
+    p50_latency_ms: float | None
+    p99_latency_ms: float | None
+
+
+class ProviderSeries(Series, frozen=True, kw_only=True):
+    points: list[ProviderPoint]
+
+
 _FIELDS: Final = ("requests", "failed", "input_tokens", "output_tokens", "cost_nano_usd", "latency_ms")
 
 
@@ -56,14 +118,14 @@ def window_of(given: Mapping[str, str]) -> Window:
     return window
 
 
-def usage(connection: Connection, window: Window, team_id: str | None, now_s: float) -> dict[str, Any]:
+def usage(connection: Connection, window: Window, team_id: str | None, now_s: float) -> UsageSeries:
     """What was used, by step, team and model. Raises SQLAlchemyError."""
     of = _usage_of_rows if window.step_s == _MINUTE_S else _usage_of_sums
     points = [
-        {"at": rfc3339(at), "team_id": team, "model": model} | _shown(dict(zip(_FIELDS, values, strict=True)))
+        UsagePoint(at=rfc3339(at), team_id=team, model=model, **_shown(dict(zip(_FIELDS, values, strict=True))))
         for at, team, model, *values in connection.execute(of(window, team_id, now_s))
     ]
-    return _head(window, now_s) | {"points": points}
+    return UsageSeries(**_head(window, now_s), points=points)
 
 
 def _usage_of_rows(window: Window, team_id: str | None, now_s: float) -> Select[Any]:
@@ -112,7 +174,7 @@ def _shown(sums: dict[str, Any]) -> dict[str, Any]:
 
 def routing(
     connection: Connection, window: Window, team_id: str | None, now_s: float, catalog: Catalog
-) -> dict[str, Any]:
+) -> RoutingSeries:
     """How requests were routed, and what `auto` saved against sending all of its requests to the hard model.
 
     The saving is None where the hard model's price is not known, or there is none. Raises SQLAlchemyError.
@@ -132,19 +194,20 @@ def routing(
     cost = sum(row[7] for row in auto)
     hard = next(iter(catalog.routing.auto.get("hard", ())), None)
     always_hard = _cost_at(catalog, hard, auto) if hard else None
-    return _head(window, now_s) | {
-        "decisions": [
-            {"auto": row[0], "decision": row[1], "model": row[2], "requests": row[3], "cost_usd": row[7] / 1e9}
+    return RoutingSeries(
+        **_head(window, now_s),
+        decisions=[
+            Routed(auto=bool(row[0]), decision=row[1], model=row[2], requests=row[3], cost_usd=row[7] / 1e9)
             for row in rows
         ],
-        "auto": {
-            "requests": sum(row[3] for row in auto),
-            "cost_usd": cost / 1e9,
-            "hard_model": hard,
-            "always_hard_usd": None if always_hard is None else always_hard / 1e9,
-            "saved_usd": None if always_hard is None else (always_hard - cost) / 1e9,
-        },
-    }
+        auto=Auto(
+            requests=sum(row[3] for row in auto),
+            cost_usd=cost / 1e9,
+            hard_model=hard,
+            always_hard_usd=None if always_hard is None else always_hard / 1e9,
+            saved_usd=None if always_hard is None else (always_hard - cost) / 1e9,
+        ),
+    )
 
 
 def _cost_at(catalog: Catalog, model: str, rows: Sequence[Sequence[Any]]) -> int | None:
@@ -158,7 +221,7 @@ def _cost_at(catalog: Catalog, model: str, rows: Sequence[Sequence[Any]]) -> int
     return cost_nano_usd(used, price)
 
 
-def providers(connection: Connection, window: Window, now_s: float) -> dict[str, Any]:
+def providers(connection: Connection, window: Window, now_s: float) -> ProviderSeries:
     """How providers answered, by step. Raises SQLAlchemyError."""
     row = ATTEMPT.c
     wanted = (
@@ -171,19 +234,19 @@ def providers(connection: Connection, window: Window, now_s: float) -> dict[str,
     for provider, at, verdict, first_byte_ms in connection.execute(wanted):
         seen[(at, provider)].append((verdict, first_byte_ms))
     points = [_answered(at, provider, seen[(at, provider)]) for at, provider in sorted(seen)]
-    return _head(window, now_s) | {"points": points}
+    return ProviderSeries(**_head(window, now_s), points=points)
 
 
-def _answered(at: int, provider: str, attempts: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+def _answered(at: int, provider: str, attempts: Sequence[tuple[str, float | None]]) -> ProviderPoint:
     latencies = sorted(ms for verdict, ms in attempts if verdict == "ok" and ms is not None)
-    return {
-        "at": rfc3339(at),
-        "provider": provider,
-        "attempts": len(attempts),
-        "errors": sum(verdict != "ok" for verdict, _ in attempts),
-        "p50_latency_ms": _quantile(latencies, 0.5),
-        "p99_latency_ms": _quantile(latencies, 0.99),
-    }
+    return ProviderPoint(
+        at=rfc3339(at),
+        provider=provider,
+        attempts=len(attempts),
+        errors=sum(verdict != "ok" for verdict, _ in attempts),
+        p50_latency_ms=_quantile(latencies, 0.5),
+        p99_latency_ms=_quantile(latencies, 0.99),
+    )
 
 
 def _quantile(values: Sequence[float], share: float) -> float | None:

@@ -1,4 +1,5 @@
 """What the control API answers, as types: of these its document is made, and each answer is held to them by the tests.
+Those that a handler makes its answer of stand beside it; here is what is put together of less.
 
 Fields are those of the handlers; times are RFC 3339, money is USD.
 """
@@ -8,13 +9,14 @@ from typing import Any, Literal
 import msgspec
 
 from control.acceptance import Taken
+from control.cache import TeamCacheStats
 from control.config_status import Result
 from control.keyring import Key
-from control.usage import ModelUse
+from control.requests import Attempt
 from extproc.settings import Budget, Limits
 from extproc.settings.routing import TeamRouting
 from extproc.settings.teams import Alert, TeamCache
-from extproc.settle.rows import AuditRow, Verdict
+from extproc.settle.rows import AuditRow
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,46 +58,6 @@ class Configuration(Answer, frozen=True):
     problems: list[str]
     reloads: Reloads
     envoy: dict[str, Taken]
-
-
-class Window(Answer, frozen=True):
-    """A day or a month. Limits are those in force, top-ups included; null is no limit."""
-
-    used_tokens: int
-    limit_tokens: int | None
-    held_tokens: int
-    topup_tokens: int
-    used_usd: float
-    limit_usd: float | None
-    held_usd: float
-    topup_usd: float
-    unpriced_tokens: int
-    pct_used: float | None
-
-
-class TeamWindow(Window, frozen=True):
-    resets_at: str
-
-
-class TeamUsage(Answer, frozen=True):
-    """`source` audit: the ledger is away, these are this gateway's own rows."""
-
-    team_id: str
-    daily: TeamWindow
-    monthly: TeamWindow
-    top_models: list[ModelUse]
-    alert_thresholds_pct: list[float]
-    auto_downgrade_active: bool
-    source: Literal["ledger", "audit"]
-
-
-class Usage(Answer, frozen=True):
-    daily: Window
-    monthly: Window
-    top_models: list[ModelUse]
-    auto_downgrade_active: bool
-    source: Literal["ledger", "audit"]
-    teams: list[TeamUsage]
 
 
 class Condition(Answer, frozen=True):
@@ -223,110 +185,12 @@ class Me(Answer, frozen=True):
     team_id: str | None
 
 
-class Series(Answer, frozen=True):
-    window: str
-    step_s: int
-    since: str
-    until: str
-
-
-class UsagePoint(Answer, frozen=True):
-    at: str
-    team_id: str
-    model: str | None
-    requests: int
-    failed: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
-    latency_ms: float
-
-
-class UsageSeries(Series, frozen=True):
-    """A step without requests has no point."""
-
-    points: list[UsagePoint]
-
-
-class Routed(Answer, frozen=True):
-    auto: bool
-    decision: str
-    model: str | None
-    requests: int
-    cost_usd: float
-
-
-class Auto(Answer, frozen=True):
-    """Against sending all of its requests to the hard model; null where that has no price, or there is none."""
-
-    requests: int
-    cost_usd: float
-    hard_model: str | None
-    always_hard_usd: float | None
-    saved_usd: float | None
-
-
-class RoutingSeries(Series, frozen=True):
-    decisions: list[Routed]
-    auto: Auto
-
-
-class ProviderPoint(Answer, frozen=True):
-    at: str
-    provider: str
-    attempts: int
-    errors: int
-    p50_latency_ms: float | None
-    p99_latency_ms: float | None
-
-
-class ProviderSeries(Series, frozen=True):
-    points: list[ProviderPoint]
-
-
-class Semantic(Answer, frozen=True):
-    """`upper`: with 95 % confidence no larger a share of semantic hits is wrong."""
-
-    threshold: float
-    checked: int
-    wrong: int
-    upper: float
-
-
-class TeamCacheStats(Answer, frozen=True):
-    team_id: str
-    hits: int
-    semantic_hits: int
-    misses: int
-    bypasses: int
-    hit_rate: float | None
-    semantic: Semantic
-    estimated_wrong_hit_rate: float | None
-    saved_tokens: int
-    saved_usd: float
-    entries: int
-    bytes: int
-
-
 class CacheStats(Answer, frozen=True):
     teams: list[TeamCacheStats]
 
 
 class CacheDeleted(Answer, frozen=True):
     entries_deleted: int
-
-
-class Attempt(Answer, frozen=True):
-    """One attempt at a provider."""
-
-    provider: str
-    model: str
-    verdict: Verdict
-    status: int | None
-    flags: list[str]
-    first_byte_ms: float | None
-    total_ms: float | None
-    started_at: str
 
 
 _OTHERWISE_SHOWN = ("cost_nano_usd", "saved_nano_usd", "traceparent", "steps_us", "received_at", "completed_at")

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from control import series, usage
 from control.changes import Grant
 from control.keyring import Key, KeyMade
 from control.keys import NewKey, Rotation
@@ -49,10 +50,10 @@ DATA_PLANE: Final = (
 _ONE = "/v1/teams/{id}"
 CONTROL: Final = (
     _get("/v1/me", "usage", "any key", answers.Me, "Whose key this is."),
-    _get("/v1/usage", "usage", "admin", answers.Usage, "What all teams used and hold."),
-    _get(f"{_ONE}/usage", "usage", "own team", answers.TeamUsage, "What a team used and holds."),
-    _get("/v1/usage/series", "usage", "own team", answers.UsageSeries, "What was used over time.", query=_CHART),
-    _get("/v1/usage/routing", "usage", "own team", answers.RoutingSeries, "How requests were routed.", query=_CHART),
+    _get("/v1/usage", "usage", "admin", usage.Usage, "What all teams used and hold."),
+    _get(f"{_ONE}/usage", "usage", "own team", usage.TeamUsage, "What a team used and holds."),
+    _get("/v1/usage/series", "usage", "own team", series.UsageSeries, "What was used over time.", query=_CHART),
+    _get("/v1/usage/routing", "usage", "own team", series.RoutingSeries, "How requests were routed.", query=_CHART),
     _get("/v1/requests", "audit", "own team", answers.Requests, "Requests, newest first.", query=PARAMETERS),
     _get("/v1/requests/{id}", "audit", "any key", answers.Request, "One of them; a team's key finds its team's."),
     _get("/v1/audit", "audit", "admin", answers.Changes, "Who changed what, newest first.", query=("limit", "cursor")),
@@ -98,7 +99,7 @@ CONTROL: Final = (
         "/v1/providers/series",
         "providers",
         "any key",
-        answers.ProviderSeries,
+        series.ProviderSeries,
         "How they answered over time.",
         query=("window",),
     ),

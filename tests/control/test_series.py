@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from control import series
@@ -29,7 +30,9 @@ def catalog(hard: str = "big") -> Catalog:
 
 
 def usage(store: Kept, window: str, team: str | None = None) -> list[dict[str, Any]]:
-    points: list[dict[str, Any]] = series.usage(store.connection, series.WINDOWS[window], team, NOW_S)["points"]
+    points: list[dict[str, Any]] = msgspec.to_builtins(
+        series.usage(store.connection, series.WINDOWS[window], team, NOW_S).points
+    )
     return points
 
 
@@ -84,14 +87,14 @@ def test_what_auto_saved(store: Kept) -> None:
     ]
     store.write(Batch(rows))
     told = series.routing(store.connection, series.WINDOWS["24h"], None, NOW_S, catalog())
-    assert told["auto"] == {
+    assert msgspec.to_builtins(told.auto) == {
         "requests": 1,
         "cost_usd": 0.0002,
         "hard_model": "big",
         "always_hard_usd": 0.0018,
         "saved_usd": pytest.approx(0.0016),
     }
-    assert {(each["auto"], each["decision"], each["requests"]) for each in told["decisions"]} == {
+    assert {(each.auto, each.decision, each.requests) for each in told.decisions} == {
         (True, "simple_query", 1),
         (False, "pinned", 1),
     }
@@ -100,16 +103,16 @@ def test_what_auto_saved(store: Kept) -> None:
 def test_an_unknown_price_saves_nothing_that_could_be_told(store: Kept) -> None:
     store.write(Batch([audit("a")]))
     told = series.routing(store.connection, series.WINDOWS["24h"], None, NOW_S, catalog("unpriced"))
-    assert told["auto"]["saved_usd"] is None
+    assert told.auto.saved_usd is None
 
 
 def test_providers(store: Kept) -> None:
     tries = [attempt(f"r{n}", first_byte_ms=float(n), at=STARTED_S + 1) for n in range(100)]
     tries += [attempt("e", verdict="error", first_byte_ms=None, at=STARTED_S + 1), attempt("x", verdict="abandoned")]
     store.write(Batch((), tries))
-    (point,) = series.providers(store.connection, series.WINDOWS["1h"], NOW_S)["points"]
-    assert (point["attempts"], point["errors"]) == (101, 1)
-    assert (point["p50_latency_ms"], point["p99_latency_ms"]) == (50.0, 99.0)
+    (point,) = series.providers(store.connection, series.WINDOWS["1h"], NOW_S).points
+    assert (point.attempts, point.errors) == (101, 1)
+    assert (point.p50_latency_ms, point.p99_latency_ms) == (50.0, 99.0)
 
 
 def test_a_window_that_is_not_there() -> None:

@@ -62,7 +62,7 @@ def test_one_request_with_its_attempts(store: Kept) -> None:
     tries = [attempt("a", started_at=STARTED_S + 1, provider="anthropic"), attempt("a", verdict="error")]
     store.write(Batch([audit("a"), audit("b")], [*tries, attempt("b")]))
     found = requests.select_one(store.connection, "a", None)
-    assert [each["provider"] for each in found["attempt_log"]] == ["openai", "anthropic"]
+    assert [each.provider for each in found["attempt_log"]] == ["openai", "anthropic"]
     assert found == requests.select_page(store.connection, Filter(limit=2))["requests"][1]
     assert requests.select_one(store.connection, "a", "team-search") == found
     for request_id, team_id in (("a", "other"), ("c", None), ("a\0", None)):
