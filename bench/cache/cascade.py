@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cache.data import Prompt
-from extproc.cache.cascade import SURVIVORS, allowed
+from extproc.cache.cascade import SURVIVORS, allowed, hopeful
 from extproc.cache.confirm import Confirmer
 from extproc.cache.index import Index
 from extproc.embedding.static import StaticEmbedder
@@ -53,6 +53,7 @@ def run(cached: list[Prompt], asked: list[Prompt], steps: Steps) -> list[Scored]
     out = []
     for prompt in asked:
         near = index.nearest(CONTEXT, embedder.embed(prompt.text), 0)
+        near = hopeful(prompt.text, near) if steps.network else near
         near = allowed(prompt.text, near) if steps.guards else near
         if steps.network:
             near = [one for one in near[:SURVIVORS] if judge.fits(one.text) and judge.fits(prompt.text)]
