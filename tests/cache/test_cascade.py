@@ -57,7 +57,7 @@ async def test_each_step_says_why_there_is_nothing() -> None:
     long = "What is the capital of Portugal? " + "Tell me all about it. " * 20
     assert await some.best("elsewhere", "anything", LONG_AGO, SECOND) == "empty"
     assert await some.best("context", "How do I bake bread?", LONG_AGO, SECOND) == "far"
-    assert await some.best("context", "What is the climate of Portugal like?", LONG_AGO, SECOND) == "far"
+    assert await some.best("context", "Which city governs Portugal?", LONG_AGO, SECOND) == "far"
     assert await some.best("context", "What is the capital of Spain?", LONG_AGO, SECOND) == "vetoed"
     assert await cascade(long).best("context", long + " Now.", LONG_AGO, SECOND) == "long"
     assert await Cascade(Index()).best("context", "anything", LONG_AGO, SECOND) == "empty"
