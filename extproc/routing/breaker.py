@@ -8,12 +8,11 @@ sees; `merged` takes over what other replicas decided: of two states of a circui
 """
 
 import math
-from collections import deque
 from typing import Final, Literal
 
 import msgspec
 
-from extproc.routing.windows import Observation, Window
+from extproc.routing.windows import Observation, Tally, Window
 from extproc.settings import Breaker
 
 State = Literal["closed", "open", "half-open"]
@@ -30,10 +29,14 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     ("half-open", "proven"): "closed",
 }
 PROVEN_BY: Final = 3  # probes in a row that were answered
-# What began just now is looked for in the last attempts: those of `_LATELY_S`, at least `_LAST` times `min_requests`.
-# ADR 10: with half of them failing at 20 a second, 14 attempts notice in 0.65 s (median).
-_LATELY_S: Final = 0.7
-_LAST: Final = 1.4
+# The test of a spell (ADR 10). Usual is the share that failed in the rest of the window, with `_PRIOR` (failed, all)
+# put to it; nobody is so good that a few failures by chance would prove anything.
+_PRIOR: Final = (2, 40)
+_LEAST_USUAL: Final = 0.02
+_ODDS: Final = 60.0  # how much likelier, and again by as many as there are attempts in the window to begin at
+_MOST_ASKED: Final = 45  # a spell that proved nothing in so many is what is usual
+_LEAST_FAILED: Final = 0.8  # of `min_requests`: fewer come together by chance too often
+_MOST_RATE: Final = 0.99  # one answer among many failures does not refute that all fail
 
 
 class Circuit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,8 +90,7 @@ class CircuitBreaker:
         self._failures: set[str] = set()  # models of the failures since the last success
         self._models: set[str] = set()  # models that were asked at all
         self._consecutive = 0
-        self._last: deque[tuple[float, bool]] = deque()  # when, and whether it failed
-        self._last_failed = 0
+        self._spell = _NO_SPELL
         self._proven = 0
 
     def adopt(self, circuit: Circuit) -> bool:
@@ -126,7 +128,7 @@ class CircuitBreaker:
             return "failed" if failed else "proven" if self._proven >= PROVEN_BY else None
         self._window.add(now_s, seen)
         self._models.add(model)
-        self._note(failed, now_s)
+        self._spell = self._spell.after(failed, self._window.read(now_s), self.settings.error_rate)
         if not failed:
             self._failures.clear()
             self._consecutive = 0
@@ -141,18 +143,40 @@ class CircuitBreaker:
             return False
         if self._consecutive >= self.settings.consecutive_failures:
             return True
-        tally = self._window.read(now_s)
-        return self._share(tally.error, tally.ok + tally.error) or self._share(self._last_failed, len(self._last))
+        tally, settings = self._window.read(now_s), self.settings
+        asked = tally.ok + tally.error
+        if asked < settings.min_requests:
+            return False
+        enough = self._spell.failed >= _LEAST_FAILED * settings.min_requests
+        lately = enough and self._spell.proves(tally, settings.error_rate)
+        return lately or tally.error >= settings.error_rate * asked
 
-    def _note(self, failed: bool, now_s: float) -> None:
-        """One more of the last attempts; the whole window is slow to notice what began just now."""
-        self._last.append((now_s, failed))
-        self._last_failed += failed
-        most = math.ceil(_LAST * self.settings.min_requests)
-        while (age_s := now_s - self._last[0][0]) > self.settings.window or (
-            len(self._last) > most and age_s > _LATELY_S
-        ):
-            self._last_failed -= self._last.popleft()[1]
 
-    def _share(self, failed: int, asked: int) -> bool:
-        return asked >= self.settings.min_requests and failed / asked >= self.settings.error_rate
+class _Spell(msgspec.Struct, frozen=True):
+    """Attempts since it may have begun to fail: as many of the last as are likelier with `rate` of them failing than
+    with what is usual (Page's CUSUM). The whole window is slow to notice what began just now."""
+
+    asked: int = 0
+    failed: int = 0
+
+    def after(self, failed: bool, tally: Tally, rate: float) -> "_Spell":
+        """With one more attempt, which `tally` has too."""
+        if not (failed or self.asked) or self.asked == _MOST_ASKED:
+            return _NO_SPELL
+        longer = _Spell(self.asked + 1, self.failed + failed)
+        return longer if longer._evidence(tally, rate) > 0 else _NO_SPELL
+
+    def proves(self, tally: Tally, rate: float) -> bool:
+        """Whether bad luck is out of the question."""
+        return self._evidence(tally, rate) >= math.log(_ODDS * (tally.ok + tally.error))
+
+    def _evidence(self, tally: Tally, rate: float) -> float:
+        """How much likelier, as a logarithm."""
+        answered = self.asked - self.failed
+        before = max(0, tally.error - self.failed), max(0, tally.ok - answered)
+        usual = (before[0] + _PRIOR[0]) / (sum(before) + _PRIOR[1])
+        usual, rate = min(max(usual, _LEAST_USUAL), rate / 2), min(rate, _MOST_RATE)
+        return self.failed * math.log(rate / usual) + answered * math.log((1 - rate) / (1 - usual))
+
+
+_NO_SPELL: Final = _Spell()

@@ -66,14 +66,29 @@ def test_a_share_of_failures_that_begins_after_a_long_time_of_answers() -> None:
     one = breaker()
     assert feed(one, *[OK] * 1000, at=NOW - 1) == "closed"
     assert feed(one, *[OK, ERROR] * 6) == "closed"
-    assert feed(one, OK, ERROR) == "open"
+    assert feed(one, *[OK, ERROR] * 4) == "open"
+
+
+def test_what_fails_now_and_then_needs_more_failures_to_open() -> None:
+    """The same failures are less of a surprise there."""
+    one = breaker()
+    assert feed(one, *[*[OK] * 9, ERROR] * 100, at=NOW - 1) == "closed"
+    assert feed(one, *[OK, ERROR] * 8) == "closed"
+    assert feed(one, *[OK, ERROR] * 10) == "open"
+
+
+def test_who_asks_that_more_fail_has_it() -> None:
+    one = breaker(error_rate=0.9)
+    assert feed(one, *[OK] * 1000, *[OK, OK, ERROR] * 100) == "closed"
+    assert feed(one, *[ERROR, ERROR, ERROR, ERROR, OK] * 4) == "open"
 
 
 def test_many_requests_at_once_need_more_failures() -> None:
-    """A run of bad luck is likelier among many; there are more to judge by."""
-    one = breaker()
-    assert feed(one, *[OK] * 100, *[OK, ERROR] * 99) == "closed"
-    assert feed(one, *[ERROR, ERROR, OK] * 120) == "open"
+    """There are more moments at which bad luck might begin."""
+    few, many = breaker(), breaker()
+    burst = [ERROR, OK, OK, OK] * 7 + [ERROR]
+    assert feed(few, *[OK] * 100, *burst) == "open"
+    assert feed(many, *[OK] * 100_000, *burst) == "closed"
 
 
 def test_a_few_failures_among_answers_do_not_open_it() -> None:
