@@ -16,10 +16,22 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from control.silence import SILENT_S
 from extproc.paths import Paths
 from extproc.settings import Settings, SettingsError
 
 _CONFIG = click.Path(path_type=Path)
+_READY_TIMEOUT = click.option(
+    "--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to come up in."
+)
+_HANG_TIMEOUT = click.option(
+    "--hang-timeout",
+    type=click.FloatRange(0.1),
+    default=SILENT_S,
+    show_default=True,
+    envvar="GATEWAY_HANG_TIMEOUT",
+    help="Seconds after which a worker or the settler that answers nothing is killed and started again.",
+)
 _DATA_DIR = click.option("--data-dir", type=_CONFIG, required=True, help="The gateway's data directory.")
 
 
@@ -49,7 +61,8 @@ def main() -> None:
 @main.command()
 @click.option("--config", type=_CONFIG, default=None, help="gateway.yaml. Default: the demo configuration.")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="Listen here instead of on listen.port.")
-@click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to come up in.")
+@_READY_TIMEOUT
+@_HANG_TIMEOUT
 @click.option("--with-parent", is_flag=True, hidden=True, help="End when the parent does (`make run`).")
 @click.option("--prepared", type=int, default=None, hidden=True, help="Second start: the lock's file descriptor.")
 @click.option("--data-dir", type=_CONFIG, default=None, hidden=True, help="Second start: the prepared directory.")
@@ -57,6 +70,7 @@ def up(  # noqa: PLR0917 - click passes them by name
     config: Path | None,
     port: int | None,
     ready_timeout: float,
+    hang_timeout: float,
     with_parent: bool,
     prepared: int | None,
     data_dir: Path | None,
@@ -64,21 +78,27 @@ def up(  # noqa: PLR0917 - click passes them by name
     """Serve: start every process, print `ready URL`, keep them alive. Ctrl-C or SIGTERM drains and ends."""
     config = config or demo_config()
     if prepared is None or data_dir is None:
-        _start_without_credentials(config, port, ready_timeout, with_parent)
+        options = ("--ready-timeout", str(ready_timeout), "--hang-timeout", str(hang_timeout))
+        _start_without_credentials(config, port, (*options, *(["--with-parent"] if with_parent else [])))
     from control import up as supervisor
     from control.output import Stderr, log_to
 
     stderr = Stderr()
     log_to(stderr, "gateway up")
     serving = supervisor.serve(
-        Paths.of(data_dir), stderr, config=config, ready_timeout_s=ready_timeout, with_parent=with_parent
+        Paths.of(data_dir),
+        stderr,
+        config=config,
+        ready_timeout_s=ready_timeout,
+        silent_s=hang_timeout,
+        with_parent=with_parent,
     )
     code = asyncio.run(serving)
     stderr.close()
     sys.exit(code)
 
 
-def _start_without_credentials(config: Path, port: int | None, ready_timeout: float, with_parent: bool) -> NoReturn:
+def _start_without_credentials(config: Path, port: int | None, options: tuple[str, ...]) -> NoReturn:
     """Prepare, then become a process that never held a provider credential, in memory or environment."""
     from control.prepare import StartError, prepare
 
@@ -92,8 +112,7 @@ def _start_without_credentials(config: Path, port: int | None, ready_timeout: fl
     arguments = (
         "up",
         *("--config", str(config)),
-        *("--ready-timeout", str(ready_timeout)),
-        *(["--with-parent"] if with_parent else []),
+        *options,
         *("--prepared", str(prepared.lock_fd)),
         *("--data-dir", str(prepared.paths.data_dir)),
     )
@@ -261,15 +280,16 @@ def _watch_without_credentials(config: Path) -> NoReturn:
 
 @main.command()
 @_DATA_DIR
-@click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to come up in.")
-def extproc(data_dir: Path, ready_timeout: float) -> None:
+@_READY_TIMEOUT
+@_HANG_TIMEOUT
+def extproc(data_dir: Path, ready_timeout: float, hang_timeout: float) -> None:
     """In a pod: keep the workers and the settler. One container of four."""
     from control import pod
     from control.output import Stderr, log_to
 
     stderr = Stderr()
     log_to(stderr, "gateway extproc")
-    code = asyncio.run(pod.extproc(Paths.of(data_dir), stderr, ready_timeout_s=ready_timeout))
+    code = asyncio.run(pod.extproc(Paths.of(data_dir), stderr, ready_timeout_s=ready_timeout, silent_s=hang_timeout))
     stderr.close()
     sys.exit(code)
 

@@ -78,12 +78,12 @@ async def _drain_when_asked(paths: Paths) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def extproc(paths: Paths, stderr: Stderr, *, ready_timeout_s: float) -> int:
+async def extproc(paths: Paths, stderr: Stderr, *, ready_timeout_s: float, silent_s: float) -> int:
     """Keep the workers and the settler, and what stands in for other machines, until told to stop. Envoy ends first:
     nothing is in flight then."""
     settings = runtime.read(paths.runtime)
     stop = Stop()
-    children = Children(processes.extproc(settings, paths), stderr)
+    children = Children(processes.extproc(settings, paths, silent_s), stderr)
     changes = RuntimeFile(paths.runtime)
 
     async def work() -> None:

@@ -5,10 +5,16 @@ In: the settings and the data directory's layout. Out: `Process`es in the order 
 
 import os
 import sys
+from functools import partial
+from pathlib import Path
+
+import msgspec
 
 from control import valkey
 from control.binaries import envoy
 from control.command import gateway
+from control.hello import speaks_http2
+from control.silence import SILENT_S
 from control.supervise import Process
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -24,19 +30,23 @@ ENVOY_OPTIONS = (
 )
 
 
-def everything(settings: Settings, paths: Paths) -> list[Process]:
+def everything(settings: Settings, paths: Paths, silent_s: float = SILENT_S) -> list[Process]:
     """A whole gateway. Raises FileNotFoundError where Envoy is not installed."""
-    return [*extproc(settings, paths), _own(paths, "control"), _envoy(paths)]
+    return [*extproc(settings, paths, silent_s), _own(paths, "control"), _envoy(paths)]
 
 
-def extproc(settings: Settings, paths: Paths) -> list[Process]:
-    """The workers and the settler, and what stands in for other machines: the embedded state, the simulator."""
+def extproc(settings: Settings, paths: Paths, silent_s: float = SILENT_S) -> list[Process]:
+    """The workers and the settler, replaced when silent for `silent_s`, and what stands in for other machines: the
+    embedded state, the simulator."""
     embedded = [valkey.embedded(paths)] if settings.state.url == "embedded" else []
     return [
         *embedded,
         *simulators(settings, paths),
-        _own(paths, "settler", grace_s=10.0),
-        *(_own(paths, "worker", str(index)) for index in range(settings.workers)),
+        _asked(_own(paths, "settler", grace_s=10.0), paths.settler_socket, silent_s),
+        *(
+            _asked(_own(paths, "worker", str(index)), paths.worker_socket(index), silent_s)
+            for index in range(settings.workers)
+        ),
     ]
 
 
@@ -54,6 +64,10 @@ def _own(paths: Paths, *arguments: str, grace_s: float = 5.0) -> Process:
     return Process(
         name=" ".join(arguments), argv=gateway(*arguments, "--data-dir", str(paths.data_dir)), grace_s=grace_s
     )
+
+
+def _asked(process: Process, socket: Path, silent_s: float) -> Process:
+    return msgspec.structs.replace(process, ask=partial(speaks_http2, socket), silent_s=silent_s)
 
 
 def _envoy(paths: Paths) -> Process:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from control.hello import exchange, speaks_http2
 from control.http1 import Address, ask
 from control.supervise import Child
 from extproc.paths import Paths
@@ -20,9 +21,6 @@ from extproc.settings import Listen, Settings
 
 _POLL_S = 0.05
 _MOST_DEATHS = 3
-# The client's preface and an empty SETTINGS frame; a server answers with its own SETTINGS (RFC 9113, 3.4).
-_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_SETTINGS_FRAME = 4
 
 
 class NotReadyError(Exception):
@@ -61,10 +59,10 @@ def extproc_probes(settings: Settings, paths: Paths) -> list[Probe]:
     simulated = any(provider.is_demo for provider in settings.providers.values())
     return [
         *(
-            Probe(f"worker {index}", "serves gRPC", partial(_speaks_http2, paths.worker_socket(index)))
+            Probe(f"worker {index}", "serves gRPC", partial(speaks_http2, paths.worker_socket(index)))
             for index in range(settings.workers)
         ),
-        Probe("settler", "serves gRPC", partial(_speaks_http2, paths.settler_socket)),
+        Probe("settler", "serves gRPC", partial(speaks_http2, paths.settler_socket)),
         *([Probe("demo", "listens", partial(_connects, paths.demo_socket))] if simulated else []),
     ]
 
@@ -119,29 +117,12 @@ async def _passes(probe: Probe) -> bool:
 
 
 async def _pings(path: Path) -> bool:
-    return (await _exchange(path, b"PING\r\n", 5)) == b"+PONG"
-
-
-async def _speaks_http2(path: Path) -> bool:
-    frame = await _exchange(path, _HTTP2_HELLO, 9)
-    return len(frame) == 9 and frame[3] == _SETTINGS_FRAME
+    return (await exchange(path, b"PING\r\n", 5)) == b"+PONG"
 
 
 async def _connects(path: Path) -> bool:
-    await _exchange(path, b"", 0)
+    await exchange(path, b"", 0)
     return True
-
-
-async def _exchange(path: Path, data: bytes, answer_bytes: int) -> bytes:
-    async with asyncio.timeout(1.0):
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        try:
-            writer.write(data)
-            return await reader.readexactly(answer_bytes)
-        except asyncio.IncompleteReadError as error:
-            return error.partial
-        finally:
-            writer.close()
 
 
 async def _speaks_tls(address: tuple[str, int]) -> bool:

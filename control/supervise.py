@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from control.output import Lines, Stderr
+from control.silence import SILENT_S, Ask, until_silent
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +28,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Process(msgspec.Struct, frozen=True):
-    """What to run. `grace_s`: how long it may take to end after SIGTERM before it is killed."""
+    """What to run. `grace_s`: how long it may take to end after SIGTERM before it is killed. `ask`: whether it answers;
+    one that does not for `silent_s` is killed, and so started again."""
 
     name: str
     argv: tuple[str, ...]
     grace_s: float = 5.0
+    ask: Ask | None = None
+    silent_s: float = SILENT_S
     rewrite: Callable[[bytes], bytes] | None = None  # of each line of one that logs to stdout, in a form of its own
 
 
@@ -125,7 +129,19 @@ class Child:
             return f"could not be started: {error}"
         if self._stopping.is_set():  # told to stop while it was being started
             self.signal(signal.SIGTERM)
-        return _how(await self._running.wait())
+        asking = asyncio.create_task(self._kill_if_silent(self.process.ask)) if self.process.ask else None
+        try:
+            return _how(await self._running.wait())
+        finally:
+            if asking is not None:
+                asking.cancel()
+
+    async def _kill_if_silent(self, ask: Ask) -> None:
+        await until_silent(ask, self.process.silent_s)
+        _log.error(
+            "child answers no more; killing it", extra={"child": self.process.name, "silent_s": self.process.silent_s}
+        )
+        self.signal(signal.SIGKILL)
 
     def _read(self) -> None:
         try:

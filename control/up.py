@@ -30,13 +30,15 @@ from extproc.settings import Settings
 DEMO_KEY = "sk-demo"
 
 
-async def serve(paths: Paths, stderr: Stderr, *, config: Path, ready_timeout_s: float, with_parent: bool) -> int:
+async def serve(
+    paths: Paths, stderr: Stderr, *, config: Path, ready_timeout_s: float, silent_s: float, with_parent: bool
+) -> int:
     """Run the gateway until it is told to stop. Returns the exit code: 0 after a stop, 1 if it never was ready."""
     settings = runtime.read(paths.runtime)
     stop = Stop()
     if with_parent:
         watch_parent(stop.first)
-    children = Children(processes.everything(settings, paths), stderr)
+    children = Children(processes.everything(settings, paths, silent_s), stderr)
     watch = Watch(config, paths, os.environ, partial(adjust, children, paths))
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.force)
 

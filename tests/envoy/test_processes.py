@@ -61,8 +61,8 @@ def one(gateway: Gateway, title: str) -> psutil.Process:
     return found[0]
 
 
-def back(gateway: Gateway, title: str, old: int) -> None:
-    wait_until(lambda: [p for p in gateway.processes(title) if p.pid != old], 10, f"{title} to come back")
+def back(gateway: Gateway, title: str, old: int, within_s: float = 10) -> None:
+    wait_until(lambda: [p for p in gateway.processes(title) if p.pid != old], within_s, f"{title} to come back")
 
 
 def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, primary: Simulator) -> None:
@@ -148,6 +148,20 @@ def test_a_worker_that_hangs_is_found_by_its_ping(gateway: Gateway, primary: Sim
         wait_until(lambda: primary.stats()["open"] == 0, 10, "the worker to end what it had")
     wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
     assert one(gateway, "gateway worker 0").pid == worker.pid
+
+
+def test_what_hangs_for_good_is_replaced(new_config: Callable[[], Config]) -> None:
+    """Stopped, a worker and the settler accept connections and say nothing, for longer than they are given."""
+    with running(new_config(), {"GATEWAY_HANG_TIMEOUT": "4"}) as gateway:
+        for title in ("gateway worker 0", "gateway settler"):
+            hung = one(gateway, title)
+            hung.suspend()
+            back(gateway, title, hung.pid, 30)
+            told = [json.loads(line) for line in gateway.log().splitlines() if "answers no more" in line]
+            assert [line["child"] for line in told].count(title.removeprefix("gateway ")) == 1
+        wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+        raw = gateway.client().chat.completions.with_raw_response.create(**ask("after"))
+        assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "success"
 
 
 @pytest.mark.parametrize("title", ["gateway settler", "gateway control", "valkey-server"])
