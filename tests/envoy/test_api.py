@@ -1,33 +1,46 @@
 """The API through a real Envoy, as its document has it: fuzzed with a fixed seed, and the data plane by every role."""
 
+from ipaddress import IPv4Address
+from itertools import count
+
 import pytest
 
 from control.openapi.operations import DATA_PLANE
 from tests.envoy.fuzz_api import Fuzz
-from tests.envoy.harness import ADMIN_KEY, OTHER_KEY, TEAM_KEY, Gateway, ask, bearer, wait_until
+from tests.envoy.harness import ADMIN_KEY, OTHER_KEY, TEAM_KEY, Config, Gateway, ask, bearer, wait_until
 
 SEED = 20261124
 EXAMPLES = 4  # valid ones of each operation, and as many broken ones
 
 
+@pytest.fixture(scope="module")
+def config(config: Config) -> Config:
+    config["listen"]["trusted_hops"] = 1
+    return config
+
+
 def test_every_role_at_the_data_plane(gateway: Gateway) -> None:
-    """Team keys alone; /v1/chat/completions and /v1/models show nothing of other teams."""
+    """Team keys alone; /v1/chat/completions and /v1/models show nothing of other teams. Each request is another
+    address's, or too many refusals would be answered 429."""
+    addresses = count(1)
+
+    def status(method: str, path: str, key: str | None, body: object = None) -> int:
+        headers = {"x-forwarded-for": str(IPv4Address("198.18.0.0") + next(addresses))} | (bearer(key) if key else {})
+        return gateway.http.request(method, path, json=body, headers=headers).status_code
+
     admin = bearer(ADMIN_KEY)
     made = gateway.http.post("/v1/teams/team-a/keys", json={}, headers=admin).json()
-    url = "/v1/models"
-    wait_until(lambda: gateway.http.get(url, headers=bearer(made["key"])).status_code == 200, 10, "the key")
+    key, url = made["key"], "/v1/models"
+    wait_until(lambda: status("GET", url, key) == 200, 10, "the key")
     gateway.http.delete(f"/v1/teams/team-a/keys/{made['key_id']}", headers=admin)
-    wait_until(
-        lambda: {gateway.http.get(url, headers=bearer(made["key"])).status_code for _ in range(6)} == {401}, 10, "both"
-    )
-    roles = {"nobody": None, "wrong": "sk-wrong", "revoked": made["key"], "admin": ADMIN_KEY, "team": TEAM_KEY}
+    wait_until(lambda: {status("GET", url, key) for _ in range(6)} == {401}, 10, "both workers to refuse it")
+    roles = {"nobody": None, "wrong": "sk-wrong", "revoked": key, "admin": ADMIN_KEY, "team": TEAM_KEY}
     for operation in DATA_PLANE:
-        for role, key in roles.items():
-            headers = bearer(key) if key else {}
+        for role, of_role in roles.items():
             body = ask("hi") if operation.body else None
             path = operation.path.replace("{id}", "claude")
-            answer = gateway.http.request(operation.method, path, json=body, headers=headers)
-            assert answer.status_code == (200 if role == "team" else 401), (operation.path, role)
+            found = status(operation.method, path, of_role, body)
+            assert found == (200 if role == "team" else 401), (operation.path, role)
     other = bearer(OTHER_KEY)  # may use gpt alone
     assert gateway.http.get("/v1/models/claude", headers=other).status_code == 404
     assert gateway.http.post("/v1/chat/completions", json=ask("hi", "claude"), headers=other).status_code == 403
