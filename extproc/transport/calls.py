@@ -32,6 +32,8 @@ from extproc.transport.stream import Stream
 
 log = logging.getLogger(__name__)
 
+LARGE_BYTES = 64 * 1024
+
 
 class Handle(Protocol):
     """Something that can be called off."""
@@ -98,6 +100,11 @@ class Calls:
                 self._on_other(event)
         if self.connection.closed:
             self.abandon()
+
+    def go_on(self) -> None:
+        """Send more of what was too much for one turn."""
+        for event in self.connection.go_on():
+            self._on_other(event)
 
     def abandon(self) -> None:
         """The connection is gone, and with it every call."""
@@ -234,7 +241,11 @@ class Calls:
         if not call.answered:
             call.answered = True
             sender.headers(call.stream, RESPONSE)
-        sender.data(call.stream, framed(reply) if isinstance(reply, bytes) else b"".join(map(framed, reply)))
+        if isinstance(reply, bytes) and len(reply) > LARGE_BYTES:  # not copied only to stand behind its prefix
+            sender.data(call.stream, PREFIX.pack(0, len(reply)))
+            sender.data(call.stream, reply)
+        else:
+            sender.data(call.stream, framed(reply) if isinstance(reply, bytes) else b"".join(map(framed, reply)))
 
     def _end(self, call: Call, block: bytes) -> None:
         self.connection.end(call.stream, block if call.answered else RESPONSE + block)
@@ -253,6 +264,7 @@ class Calls:
         if call.over:
             return
         call.over = True
+        call.stream.call = None  # a ring of references would keep what the call held until a collection, which are few
         self._calls.discard(call)
         call.backlog.clear()
         if call.deadline is not None:

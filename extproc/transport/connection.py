@@ -69,6 +69,13 @@ class Connection:
             self.close(fault.code, str(fault))
         return events
 
+    def go_on(self) -> list[Event]:
+        """Send more of what was too much for one turn; returns what that means."""
+        events: list[Event] = []
+        self._events = events
+        self._sent_queue(self.sender.go_on())
+        return events
+
     def consumed(self, stream: Stream, size: int) -> None:
         """`size` bytes of a stream's DATA are out of the way: the peer may send as many more, told in batches."""
         stream.owed += size

@@ -65,7 +65,8 @@ class _Peer(asyncio.Protocol):
         self._connection = Connection(self._loop.time)
         self._calls = Calls(self._connection, services, self, budget)
         self._peers = peers
-        self._draining = False
+        self._writing = True  # the peer reads what is written
+        self._going_on = False  # and soon gets more of it
         self._transport = cast(asyncio.Transport, None)  # until connected
         self.gone: asyncio.Future[None] = self._loop.create_future()
 
@@ -94,18 +95,25 @@ class _Peer(asyncio.Protocol):
             self.gone.set_result(None)
 
     def pause_writing(self) -> None:
+        self._writing = False
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._writing = True
         self._transport.resume_reading()
+        self.wake()
 
     # --- the scheduler -------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Write what there is; hang up when there is nothing more to come."""
-        out = self._connection.sender.take()
+        sender = self._connection.sender
+        out = sender.take()
         if out and not self._transport.is_closing():
             self._transport.write(b"".join(out))
+        if sender.waiting and self._writing and not self._going_on:
+            self._going_on = True
+            self._loop.call_soon(self._act, self._go_on)
         if self._connection.closed or self._connection.drained:
             self._transport.close()
 
@@ -124,6 +132,10 @@ class _Peer(asyncio.Protocol):
     def _spawned(self, done: Callable[[Reply | BaseException], None], task: asyncio.Task[Reply]) -> None:
         done(asyncio.CancelledError() if task.cancelled() else task.exception() or task.result())
         self.wake()
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        self._calls.go_on()
 
     def _act(self, action: Callable[[], None]) -> None:
         action()

@@ -1,7 +1,8 @@
 """The sending half of a connection: frames in the order they leave, within the windows the peer grants.
 
 In: header blocks and payloads of streams. Out: bytes, by `take`. What the windows do not let through waits in its
-stream's queue; whoever feeds a stream stops while `blocked`. RFC 9113, sections 5.2 and 6.9.
+stream's queue; whoever feeds a stream stops while `blocked`. Of what waits, so much leaves at once that what comes up
+meanwhile need not stand behind 10 MiB of another stream. RFC 9113, sections 5.2 and 6.9.
 """
 
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ from extproc.transport.frame import (
 )
 from extproc.transport.stream import Stream
 
+TURN_BYTES = 256 * 1024  # of all that waits, between two calls of `go_on`
+
 
 class Sender:
     """What leaves. Knows nothing of what arrives but the peer's settings and window updates."""
@@ -34,11 +37,22 @@ class Sender:
         self.resize_table = True  # the next block has to begin with our table size
         self._out: list[bytes | memoryview] = []
         self._blocked: dict[int, Stream] = {}  # streams with a queue, the longest waiting first
+        self._turn = TURN_BYTES  # left of it
 
     def take(self) -> list[bytes | memoryview]:
         """What is to be written now."""
         out, self._out = self._out, []
         return out
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `go_on` is due: there is more to send than was to be sent at once."""
+        return self._turn <= 0 and bool(self._blocked)
+
+    def go_on(self) -> list[Stream]:
+        """Send more of what waits. Returns streams that sent all."""
+        self._turn = TURN_BYTES
+        return self._send_queues()
 
     def raw(self, data: bytes) -> None:
         """Send finished frames."""
@@ -100,24 +114,34 @@ class Sender:
         self._out.append(rst_stream(stream_id, code))
 
     def _send_queues(self) -> list[Stream]:
-        return [stream for stream in list(self._blocked.values()) if self._send_queue(stream)]
+        found = []
+        for stream in list(self._blocked.values()):
+            if self._turn <= 0:
+                break
+            self._blocked[stream.id] = self._blocked.pop(stream.id)  # others are next
+            if self._send_queue(stream):
+                found.append(stream)
+        return found
 
     def _send_queue(self, stream: Stream) -> bool:
-        """Send what the windows allow. Returns whether nothing is left."""
+        """Send what the windows and the turn allow. Returns whether nothing is left."""
         queue = stream.queue
         while queue:
             whole = queue[0]
-            size = min(len(whole), stream.window, self.window, self.frame_bytes)
+            size = min(len(whole), stream.window, self.window, self.frame_bytes, self._turn)
             if size <= 0 < len(whole):
                 return False
             stream.window -= size
             self.window -= size
+            self._turn -= size
             self._out += (HEADER.pack(size << 8 | DATA, 0, stream.id), whole[:size])
             if size == len(whole):
                 queue.popleft()
             else:
                 queue[0] = whole[size:]
         del self._blocked[stream.id]
+        if not self._blocked:
+            self._turn = TURN_BYTES
         if stream.last_block is not None:
             self.headers(stream, stream.last_block, end=True)
         return True

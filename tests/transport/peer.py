@@ -180,6 +180,8 @@ class Pair:
             for at in range(0, len(sent), self.split):
                 self.calls.receive(sent[at : at + self.split])
             got = b"".join(self.connection.sender.take())
+            if self.connection.sender.waiting:
+                self.calls.go_on()
             if not sent and not got:
                 return moved
             moved = True

@@ -61,6 +61,8 @@ def play(data: bytes) -> None:
     for piece in Peer(script).pieces():
         calls.receive(piece)
         out += b"".join(connection.sender.take())
+        if connection.sender.waiting and script.number(4):
+            calls.go_on()
         _held(connection)
         if script.number(4) == 0 and scheduler.spawned:
             scheduler.spawned.pop(0).resume()

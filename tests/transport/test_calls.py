@@ -1,9 +1,14 @@
 """gRPC calls over one connection, with `h2` at the other end; each case whole, then byte by byte."""
 
+import gc
+import weakref
+
 import h2.events
 import pytest
 
+from extproc.transport import frame
 from extproc.transport.message import framed
+from extproc.transport.sending import TURN_BYTES
 from tests.transport.peer import Pair
 
 WHOLE = 1 << 30
@@ -187,6 +192,30 @@ def test_replies_wait_for_the_window_and_the_next_message_for_them(pair: Pair) -
     assert pair.data[stream] == framed(large) + framed(b"after") + framed(b"bye")
 
 
+def test_a_small_reply_passes_large_ones_which_take_turns() -> None:
+    pair = Pair(limit=1 << 22, budget=1 << 23)
+    pair.client.update_settings({4: 1 << 24})
+    pair.client.increment_flow_control_window(1 << 24)
+    pair.run()
+    large = bytes(3 * TURN_BYTES)
+    slow, quick = [pair.open("/wait") for _ in range(2)], pair.open()
+    for stream in slow:
+        pair.say(stream, large)
+    for spawned in list(pair.scheduler.spawned):
+        spawned.resume()
+    pair.client.send_data(quick, framed(b"quick"))
+    pair.calls.receive(pair.client.data_to_send())
+    at_once = b"".join(pair.connection.sender.take())
+    assert at_once.endswith(framed(b"quick"))
+    assert len(at_once) < 2 * TURN_BYTES
+    turns = []
+    while pair.connection.sender.waiting:
+        pair.calls.go_on()
+        turn = b"".join(pair.connection.sender.take())
+        turns.append(frame.HEADER.unpack_from(turn)[2])
+    assert turns[:4] == [slow[0], slow[1], slow[0], slow[1]]
+
+
 def test_a_large_message_gets_its_credit_at_once() -> None:
     pair = Pair()
     stream = pair.open()
@@ -232,6 +261,29 @@ def test_memory_comes_back_from_callers_that_leave(lent: bool) -> None:
     pair.client.reset_stream(second if lent else first, 8)
     pair.run()
     assert pair.budget._left == 300_000
+
+
+@pytest.mark.parametrize("ends", ["caller", "session", "reset", "lost"])
+@pytest.mark.parametrize("path", ["/echo", "/wait"])
+def test_what_a_call_held_is_free_with_its_end(path: str, ends: str) -> None:
+    """Not only with the next collection: that is many requests away, and each may hold a body of 10 MiB."""
+    pair = Pair()
+    gc.collect()
+    gc.disable()
+    try:
+        stream = pair.open(path)
+        pair.say(stream, b"last" if ends == "session" else b"one", end=ends == "caller")
+        while pair.scheduler.spawned:
+            pair.scheduler.spawned.pop().resume()
+        if ends == "reset":
+            pair.client.reset_stream(stream, 8)
+        if ends == "lost":
+            pair.calls.abandon()
+        pair.run()
+        session = weakref.ref(pair.sessions.pop())
+        assert session() is None
+    finally:
+        gc.enable()
 
 
 def test_a_lost_connection_closes_every_session() -> None:
