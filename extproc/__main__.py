@@ -19,6 +19,7 @@ from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
 from extproc.exchange import Options
+from extproc.memory import keep_memory
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
@@ -75,6 +76,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
         socket.unlink(missing_ok=True)
         await each.start(socket)  # the worker's own last: by it we are ready
     tune_collector()
+    keep_memory()
     beside = [
         asyncio.create_task(work)
         for work in (

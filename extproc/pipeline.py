@@ -20,7 +20,7 @@ from extproc.cache.hit import Hit
 from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
 from extproc.catalog import AUTO, Catalog, TeamView
-from extproc.chat import GatewayMetadata, features, gateway_metadata, parse_chat, prompt_hash
+from extproc.chat import GatewayMetadata, features, gateway_metadata, prompt_hash, read_chat
 from extproc.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
 from extproc.failures import Failures
 from extproc.models import MODELS_PATH
@@ -120,7 +120,7 @@ class Pipeline:
     async def decide(self, admission: Admission, body: bytes) -> Plan | Served:
         """Read the body, look for an answer, choose the targets, hold what it may cost. Raises GatewayError."""
         steps = Steps(self.clock)
-        chat, wishes = read(admission, body)
+        chat, wishes = await read(admission, body)
         check_allowed(admission.catalog, admission.team, chat.model)
         complexity = classify(chat, admission.team.policy, wishes.routing) if chat.model == AUTO else None
         asked = _Asked(admission, chat, len(body), wishes, complexity, steps)
@@ -281,11 +281,11 @@ def _untold(target: Target) -> Target:
     return msgspec.structs.replace(target, rewrite="") if target.rewrite else target
 
 
-def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadata]:
+async def read(admission: Admission, body: bytes) -> tuple[ChatRequest, GatewayMetadata]:
     """The request, and what it wants of the gateway itself. Raises RequestTooLarge, InvalidRequest, TeamMismatch."""
     if len(body) > MAX_REQUEST_BYTES:
         raise too_large()
-    chat = parse_chat(body)
+    chat = await read_chat(body)
     admission.model = chat.model
     wishes = gateway_metadata(chat)
     if wishes.team_id is not None and wishes.team_id != admission.team.id:

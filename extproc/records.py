@@ -71,6 +71,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     rewrite: str = ""  # of one that stands in for another: instructions that go before the request's own
 
 
+class Large(msgspec.Struct, frozen=True):
+    """What is known of a large body beside its object: each member's own text, the conversation's SHA-256 (hex)."""
+
+    members: dict[str, msgspec.Raw]
+    messages_sha256: str
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A client's chat completion request, read once.
 
@@ -80,6 +87,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     body: dict[str, Any]
     text: bytes = b""
+    large: Large | None = None  # of a `text` that is not to be read again
     model: str
     stream: bool = False
     include_usage: bool = False  # the client sent stream_options.include_usage

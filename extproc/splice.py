@@ -29,11 +29,14 @@ class _Member(NamedTuple):
     end: int
 
 
-def spliced(text: bytes, changes: Mapping[str, Any]) -> bytes | None:
-    """`text` with its members set to the values in `changes`; those it does not have are added at the end."""
+def spliced(text: bytes, changes: Mapping[str, Any], raw: Mapping[str, msgspec.Raw] | None = None) -> bytes | None:
+    """`text` with its members set to the values in `changes`; those it does not have are added at the end.
+
+    `raw`: the text of each of its members, where it is known already.
+    """
     if not changes:
         return text
-    found = _members(text)
+    found = _members(text, raw)
     dropped = [name for name in found or () if changes.get(name) is DROP]
     if found is None or len(dropped) > 1:
         return None
@@ -75,9 +78,9 @@ def _applied(text: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
     return b"".join((*pieces, view[at:]))
 
 
-def _members(text: bytes) -> dict[str, _Member] | None:
+def _members(text: bytes, raw: Mapping[str, msgspec.Raw] | None) -> dict[str, _Member] | None:
     try:
-        raw = _RAW.decode(text)
+        raw = _RAW.decode(text) if raw is None else raw
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     found: dict[str, _Member] = {}

@@ -1,14 +1,17 @@
 """Reading a client's body: what is refused, by which name, and what passes."""
 
 import json
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.chat import (
+    LARGE_BYTES,
     GatewayMetadata,
     client_metadata,
     encoded,
@@ -16,6 +19,7 @@ from extproc.chat import (
     messages,
     parse_chat,
     prompt_hash,
+    read_chat,
     text_chars,
 )
 from extproc.errors import InvalidRequest
@@ -202,6 +206,50 @@ def test_the_prompt_hash_is_of_the_conversation_alone() -> None:
     other = prompt_hash(parse_chat(b'{"model":"a","messages":[{"role":"user","content":"y"}]}'))
     assert first == same != other
     assert len(first) == 64
+
+
+LONG = "l" * LARGE_BYTES
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        body(messages=[{"role": "user", "content": LONG}], metadata={"user": LONG}, n=2, stream=True, max_tokens=7),
+        body(metadata={"a": LONG}, unknown=[1, {"deep": [None]}]),
+        b'{"model": "first", "x": "%b", "messages": [{"role": "user"}], "model": "m"}' % LONG.encode(),
+        body(user=LONG) + b"  ",
+        body(user=LONG) + b"}",
+        body(user=LONG)[:-1],
+        body(user=LONG, messages=None),
+        json.dumps({"model": "m", "user": LONG}).encode(),
+        b'["%b"]' % LONG.encode(),
+        body(user=LONG).replace(b'l"', b'\xff"'),
+        body(user=LONG).replace(b'l"', rb"\ud800" + b'"'),
+        body(user=LONG, x=0).replace(b": 0", b": " + b"[" * 100_000),
+        body(user=LONG, x=0).replace(b": 0", b": 01"),
+    ],
+    ids=range(13),
+)
+async def test_a_large_body_is_read_as_any_other(data: bytes) -> None:
+    outcomes = []
+    for read in (parse_chat, read_chat):
+        try:
+            found = read(data)
+            chat = await found if isinstance(found, Coroutine) else found
+        except InvalidRequest as error:
+            outcomes.append((error.message, error.param))
+        else:
+            assert (chat.large is None) == (read is parse_chat)
+            outcomes.append(msgspec.structs.replace(chat, large=None))
+    assert outcomes[0] == outcomes[1]
+
+
+async def test_a_large_conversation_is_hashed_as_it_was_sent() -> None:
+    spaced = body(messages=[{"role": "user", "content": LONG}])
+    first, other = await read_chat(spaced), await read_chat(spaced.replace(b'": ', b'":'))
+    more = await read_chat(body(messages=[{"role": "user", "content": LONG}], n=2))
+    assert prompt_hash(first) == prompt_hash(more) != prompt_hash(other)
+    assert len(prompt_hash(first)) == 64
 
 
 def test_text_is_counted_in_every_form_of_content() -> None:

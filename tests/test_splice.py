@@ -47,6 +47,7 @@ def test_it_means_what_it_should_and_the_rest_is_untouched(
 ) -> None:
     text = written(list(members.items()), lambda: data.draw(SPACE), ascii_only)
     result = spliced(text, changes)
+    assert spliced(text, changes, msgspec.json.decode(text, type=dict[str, msgspec.Raw])) == result
     if result is None:
         return  # to be encoded anew; `test_plain_requests_are_spliced` says when it must not be
     assert json.loads(result) == changed(members, changes)

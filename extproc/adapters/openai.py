@@ -63,7 +63,8 @@ class OpenAIAdapter(AnswerReader):
         """The client's body with the provider's model name, without the gateway's metadata."""
         self._wanted = chat.n
         changes = _changes(chat, self._target.upstream_name)
-        body = spliced(chat.text, changes) if chat.text else None
+        known = chat.large.members if chat.large else None
+        body = spliced(chat.text, changes, known) if chat.text else None
         if body is None:
             body = encoded({name: value for name, value in {**chat.body, **changes}.items() if value is not DROP})
         return ProviderRequest("/chat/completions", (("content-type", "application/json"),), body)

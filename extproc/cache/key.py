@@ -12,6 +12,9 @@ only if nothing but the following tells them apart:
   an assistant's text, which may be the beginning of the answer;
 - a content of one text part and nothing else, or the text itself.
 
+Of a large request (`chat.LARGE_BYTES`) the messages are compared as they were sent: writing and hashing 10 MiB more
+would hold up all others.
+
 The key is made of two halves: the context (all but the content of the last message) and that content. Requests whose
 contexts agree and whose last contents do not are what the semantic cache compares.
 """
@@ -61,6 +64,10 @@ def partition_of(team_id: str, *, shared: bool) -> str:
 
 def key_of(partition: str, subject: str, chat: ChatRequest) -> Key:
     """The key of `chat`. `subject`: what its model name stands for. Raises InvalidRequest: nested too deeply."""
+    if chat.large is not None:
+        sent = {"version": _VERSION, "partition": partition, "subject": subject, "sent": chat.large.messages_sha256}
+        digest = hashlib.sha256(encoded({**sent, "parameters": _parameters(chat.body)}, order="sorted")).hexdigest()
+        return Key(partition, digest, digest)
     *turns, last = [_message(message) for message in chat.body["messages"]]
     content = last.pop("content", None)
     context = {

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.cache.key import MAX_TEXT_CHARS, SHARED, Key, key_of, partition_of
-from extproc.chat import parse_chat
+from extproc.chat import LARGE_BYTES, parse_chat, read_chat
 from extproc.errors import InvalidRequest
 from tests.cache.builders import chat, key
 
@@ -155,6 +155,19 @@ def test_partitions() -> None:
     assert len(made) == 3
     assert len({key_of(partition, "model:gpt", request).context for partition in ("team:a", "team:b", SHARED)}) == 3
     assert len({key_of("p", subject, request).digest for subject in ("model:gpt", "model:claude", "auto:hard")}) == 3
+
+
+async def test_a_large_request_has_the_key_of_one_that_was_sent_alike() -> None:
+    async def made(content: str, partition: str = "p", subject: str = "s", **more: Any) -> Key:
+        fields = {"model": "m", "messages": [{"role": "user", "content": content}], **more}
+        return key_of(partition, subject, await read_chat(json.dumps(fields).encode()))
+
+    text = "x" * LARGE_BYTES
+    first = await made(text)
+    assert first == await made(text, user="someone", stream=True, n=1)
+    others = [await made(text + " "), await made(text, "q"), await made(text, subject="t"), await made(text, seed=1)]
+    assert len({first.digest, *(other.digest for other in others)}) == 5
+    assert first.text is None
 
 
 def test_nested_too_deeply() -> None:
