@@ -43,12 +43,12 @@ async def run(port: int, scenario: Scenario, tally: Tally, pace: Pace, *, connec
 async def _loop(port: int, scenario: Scenario, tally: Tally, pace: Pace, end_s: float, number: int) -> None:
     before, after = request(scenario, "gateway")
     wanted = last(scenario, "gateway")
-    connection: _Telling | None = None
+    connection: Telling | None = None
     while time.monotonic() < end_s:
         number += 1
         tally.sent += 1
         if connection is None or not connection.alive:
-            connection = await _connect(port)
+            connection = await connect(port)
         told = connection.told = asyncio.get_running_loop().create_future()
         connection.send(Call(number, time.monotonic()), before + b"%010d" % number + after)
         if pace.leave_every and number % pace.leave_every == 0:
@@ -62,7 +62,7 @@ async def _loop(port: int, scenario: Scenario, tally: Tally, pace: Pace, end_s: 
         connection.close()
 
 
-class _Telling(Connection):
+class Telling(Connection):
     """Tells whoever waits for the call."""
 
     told: asyncio.Future[Call]
@@ -75,8 +75,9 @@ class _Telling(Connection):
             self.told.set_result(call)
 
 
-async def _connect(port: int) -> _Telling:
-    _, connection = await asyncio.get_running_loop().create_connection(_Telling, "127.0.0.1", port)
+async def connect(port: int) -> Telling:
+    """A connection to a port of the loopback."""
+    _, connection = await asyncio.get_running_loop().create_connection(Telling, "127.0.0.1", port)
     return connection
 
 

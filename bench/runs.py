@@ -99,7 +99,7 @@ def _run(stack: Stack, scenario: Scenario, target: TargetName, number: int, seco
     )
     processes = stack.processes[target]
     before = usage.snapshot(processes)
-    result = _generate(load)
+    result = generate(load)
     time.sleep(_LOG_FLUSH_S)
     usage.wait_until_quiet(processes.values(), _SETTLE_S)
     used = usage.since(before, processes)
@@ -124,7 +124,7 @@ def _run(stack: Stack, scenario: Scenario, target: TargetName, number: int, seco
     )
 
 
-def _generate(load: Load) -> Result:
+def generate(load: Load) -> Result:
     """Run `load` in a process of its own. Raises subprocess.SubprocessError."""
     answer = subprocess.run(
         [sys.executable, "-m", "bench.load"],

@@ -36,14 +36,14 @@ def main(seconds: float, transport: str) -> None:
     """Run the gateway under load until the time is over or something is wrong."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, ExitStack() as ending:
         provider = ending.enter_context(provider_at(Path(folder), gap_ms=1))
-        port, processes = ending.enter_context(
-            gateway_at(Path(folder), provider, name="soak", transport=transport, retention="10m")
+        gateway = ending.enter_context(
+            gateway_at(Path(folder), provider.port, name="soak", transport=transport, retention="10m")
         )
-        tally, sizes = Tally(), {role: [_rss(process)] for role, process in processes.items()}
+        tally, sizes = Tally(), {role: [_rss(process)] for role, process in gateway.processes.items()}
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0 and tally.sent < MOST_REQUESTS:
-            asyncio.run(_mixed(port, tally, min(SLICE_S, left_s)))
-            for role, process in processes.items():
+            asyncio.run(_mixed(gateway.port, tally, min(SLICE_S, left_s)))
+            for role, process in gateway.processes.items():
                 sizes[role].append(_rss(process))
             _say(tally, sizes, left_s)
             if tally.errors:

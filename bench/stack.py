@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -34,6 +35,13 @@ class StackError(Exception):
     """Something that is to be measured did not come up. The message ends with what it last said."""
 
 
+class Running(msgspec.Struct, frozen=True):
+    """One of them: where it listens, and its processes by role."""
+
+    port: int
+    processes: dict[str, psutil.Process]
+
+
 class Stack(msgspec.Struct, frozen=True):
     """What runs. `processes`: by target, then by role; the provider is part of each."""
 
@@ -47,51 +55,47 @@ def running(folder: Path, gap_ms: float) -> Iterator[Stack]:
 
     Raises StackError.
     """
-    ports = free_ports(3)
-    config = folder / "gateway.yaml"
-    config.write_text(yaml.safe_dump(scenarios.config(ports[2], ports[0], str(folder / "data"))))
     with contextlib.ExitStack() as ending:
-
-        def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
-            return ending.enter_context(child(folder / f"{name}.log", arguments))
-
-        provider = start("provider", *_provider(ports[0], gap_ms))
-        alone = start("envoy", *_envoy_alone(folder, config, ports[1]))
-        whole = start("gateway", *gateway("up", "--config", str(config), "--with-parent"))
-        await_ready(folder / "provider.log", provider, lambda: connects(ports[0]))
-        await_ready(folder / "envoy.log", alone, lambda: connects(ports[1]))
-        await_ready(folder / "gateway.log", whole, lambda: "ready http://" in (folder / "gateway.log").read_text())
-        common = {"provider": psutil.Process(provider.pid)}
+        provider = ending.enter_context(provider_at(folder, gap_ms))
+        alone = ending.enter_context(envoy_at(folder, scenarios.config(1, provider.port, str(folder))))
+        whole = ending.enter_context(gateway_at(folder, provider.port, name="gateway"))
+        found: dict[TargetName, Running] = {"direct": provider, "envoy": alone, "gateway": whole}
         yield Stack(
-            ports=dict(zip(scenarios.TARGETS, ports, strict=True)),
-            processes={
-                "direct": common,
-                "envoy": common | {"envoy": psutil.Process(alone.pid)},
-                "gateway": common | _gateway_processes(whole.pid),
-            },
+            ports={target: each.port for target, each in found.items()},
+            processes={target: provider.processes | each.processes for target, each in found.items()},
         )
 
 
 @contextlib.contextmanager
-def provider_at(folder: Path, gap_ms: float) -> Iterator[int]:
-    """A provider alone; yields its port. Raises StackError."""
+def provider_at(folder: Path, gap_ms: float, name: str = "provider") -> Iterator[Running]:
+    """A provider alone. Raises StackError."""
     (port,) = free_ports(1)
-    with child(folder / "provider.log", _provider(port, gap_ms)) as provider:
-        await_ready(folder / "provider.log", provider, lambda: connects(port))
-        yield port
+    log = folder / f"{name}.log"
+    with child(log, _provider(port, gap_ms)) as provider:
+        await_ready(log, provider, lambda: connects(port))
+        yield Running(port, {"provider": psutil.Process(provider.pid)})
 
 
 @contextlib.contextmanager
-def gateway_at(
-    folder: Path, provider_port: int, *, name: str, **changes: object
-) -> Iterator[tuple[int, dict[str, psutil.Process]]]:
-    """A gateway alone, its configuration changed; yields its port and its processes by role. Raises StackError."""
+def envoy_at(folder: Path, document: dict[str, Any]) -> Iterator[Running]:
+    """Envoy without the gateway, in front of the providers of a gateway.yaml's `document`. Raises StackError."""
+    (port,) = free_ports(1)
+    config, log = folder / "alone.yaml", folder / "envoy.log"
+    config.write_text(yaml.safe_dump(document))
+    with child(log, _envoy_alone(folder, config, port)) as alone:
+        await_ready(log, alone, lambda: connects(port))
+        yield Running(port, {"envoy": psutil.Process(alone.pid)})
+
+
+@contextlib.contextmanager
+def gateway_at(folder: Path, provider_port: int, *, name: str, **changes: object) -> Iterator[Running]:
+    """A gateway alone, its configuration changed. Raises StackError."""
     (port,) = free_ports(1)
     config, log = folder / f"{name}.yaml", folder / f"{name}.log"
     config.write_text(yaml.safe_dump(scenarios.config(port, provider_port, str(folder / name)) | changes))
     with child(log, gateway("up", "--config", str(config), "--with-parent")) as whole:
         await_ready(log, whole, lambda: "ready http://" in log.read_text())
-        yield port, _gateway_processes(whole.pid)
+        yield Running(port, _gateway_processes(whole.pid))
 
 
 def _provider(port: int, gap_ms: float) -> tuple[str, ...]:

@@ -31,13 +31,13 @@ def measure(seconds: float, rounds: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as ending:
         provider = ending.enter_context(provider_at(Path(folder), gap_ms=0))
         running = {
-            name: ending.enter_context(gateway_at(Path(folder), provider, name=name, transport=name))
+            name: ending.enter_context(gateway_at(Path(folder), provider.port, name=name, transport=name))
             for name in TRANSPORTS
         }
         for connections in CONNECTIONS:
             for number in range(rounds):
                 for name in TRANSPORTS[:: 1 if number % 2 else -1]:
-                    port, processes = running[name]
+                    port, processes = running[name].port, running[name].processes
                     asyncio.run(closed.run(port, scenario, Tally(), Pace(_WARM_UP_S), connections=connections))
                     time.sleep(_FLUSH_S)
                     tally, before = Tally(), usage.snapshot(processes)
