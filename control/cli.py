@@ -139,7 +139,11 @@ def reload(config: Path | None, data_dir: Path | None, quiet: bool) -> None:
     if not reloading.running(paths):
         _say(f"error: no gateway runs on data_dir {paths.data_dir}")
         sys.exit(1)
-    attempt = reloading.run(config, paths, os.environ)
+    try:
+        attempt = reloading.run(config, paths, os.environ)
+    except OSError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
     if not quiet:
         for problem in attempt.problems:
             _say(f"{config}: {problem}")

@@ -15,8 +15,13 @@ from extproc.settings import variables
 
 def write(config: Path, env: Mapping[str, str], path: Path) -> None:
     """Keep what `config` asks for and `env` has."""
+    runtime.replace_file(path, encoded(config, env))
+
+
+def encoded(config: Path, env: Mapping[str, str]) -> bytes:
+    """What is kept."""
     wanted = variables(config.read_text(encoding="utf-8"))
-    runtime.replace_file(path, msgspec.json.encode({name: env[name] for name in sorted(wanted & env.keys())}))
+    return msgspec.json.encode({name: env[name] for name in sorted(wanted & env.keys())})
 
 
 def read(path: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from control.acceptance import Taken, taken, until_taken
 from control.config_status import Attempt
 from control.prepare import as_started
 from control.render import whole
+from control.staged import Staged
 from extproc import runtime
 from extproc.paths import Paths
 from extproc.settings import Settings, SettingsError, load
@@ -45,7 +46,8 @@ class RefusedError(Exception):
 
 
 async def reload(config: Path, paths: Paths, env: Mapping[str, str]) -> Attempt:
-    """Take over `config`. `env` wins over what was kept of the environment of the start. Raises OSError."""
+    """Take over `config`. `env` wins over what was kept of the environment of the start. Raises OSError (the disk is
+    full): nothing has changed then, or only the word on what has is missing."""
     with _alone(paths):
         status = config_status.read(paths.config_status)
         version = status.version
@@ -86,13 +88,18 @@ async def _take_over(config: Path, port: int | None, paths: Paths, env: Mapping[
         raise RefusedError(str(error)) from None
     if wrong is not None:
         raise RefusedError(wrong)
-    await _swap(changes, paths)
     version = config_status.version_of(new)
-    if version != config_status.version_of(old):
+    renewed = version != config_status.version_of(old)
+    ours = {paths.kept_environment: kept.encoded(config, env)}
+    if renewed:
+        ours[paths.runtime] = runtime.encoded(new)
+    with Staged({paths.envoy / name: data for name, data in changes.items()} | ours) as staged:
+        await _swap(changes, paths, staged)
+        for path in ours:
+            staged.put(path)
+    if renewed:
         render.remove_secrets(paths, keep={*files, *(f"secrets/{name}.json" for name in old.providers)})
-        runtime.write(new, paths.runtime)
-    kept.write(config, env, paths.kept_environment)
-    return bool(changes) or version != config_status.version_of(old), version
+    return bool(changes) or renewed, version
 
 
 def _with_leftovers(files: dict[str, Document], new: Settings, old: Settings, paths: Paths) -> dict[str, Document]:
@@ -124,27 +131,14 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-async def _swap(changes: Mapping[str, bytes], paths: Paths) -> None:
-    """Replace the files in order, each when Envoy has taken the one before. Raises RefusedError when it does not, with
-    everything put back."""
-    before = {name: _content(paths.envoy / name) for name in changes}
-    done: list[str] = []
+async def _swap(changes: Mapping[str, bytes], paths: Paths, staged: Staged) -> None:
+    """Replace the files in order, each when Envoy has taken the one before. Raises RefusedError when it does not."""
     for name in render.in_order(changes):
         known = await _known(paths, name)
-        runtime.replace_file(paths.envoy / name, changes[name])
-        done.append(name)
+        staged.put(paths.envoy / name)
         wrong = await _refusal(paths, name, changes[name], known)
         if wrong is not None:
-            for written in done:
-                _put_back(paths.envoy / written, before[written])
             raise RefusedError(wrong)
-
-
-def _put_back(path: Path, data: bytes | None) -> None:
-    if data is None:
-        path.unlink(missing_ok=True)
-    else:
-        runtime.replace_file(path, data)
 
 
 async def _known(paths: Paths, name: str) -> Taken | None:

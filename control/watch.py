@@ -18,12 +18,14 @@ from control.command import gateway
 from control.config_status import Attempt
 from control.render.tls import named
 from extproc import runtime
+from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
+_AGAIN_S = 5.0  # a change that could not be taken over, for the disk is full
 
 _Stamp = tuple[int, int] | None
 
@@ -43,6 +45,9 @@ class Watch:
         self._known = self._before = self._stamps()
         self._runtime = RuntimeFile(paths.runtime)
         self._last = config_status.read(paths.config_status).last
+        self._trouble = Trouble(
+            _log, "configuration cannot be taken over; tried again", "configuration can be taken over", logging.ERROR
+        )
 
     def force(self) -> None:
         """Reload at once, changed or not."""
@@ -55,8 +60,11 @@ class Watch:
                 await asyncio.wait_for(self._forced.wait(), EVERY_S)
             try:
                 await self._look()
+                self._trouble.over()
             except OSError as error:
-                _log.error("configuration cannot be reloaded", extra={"reason": str(error)})
+                self._trouble.seen(error)
+                self._known = {}
+                await asyncio.sleep(_AGAIN_S)
 
     async def _look(self) -> None:
         now = self._stamps()
@@ -75,13 +83,20 @@ class Watch:
     async def _reload(self) -> None:
         arguments = gateway("reload", "--config", str(self._config), "--data-dir", str(self._paths.data_dir), "--quiet")
         process = await asyncio.create_subprocess_exec(
-            *arguments, env=dict(self._env), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+            *arguments,
+            env=dict(self._env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         try:
-            await process.wait()
+            _, said = await process.communicate()
         finally:
             if process.returncode is None:  # the gateway ends
                 process.kill()
+        if process.returncode not in (0, 2):  # applied, refused: that it has written down
+            last = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise OSError(last.removeprefix("error: ") or f"exit code {process.returncode}")
 
     def _tell(self) -> None:
         try:

@@ -37,6 +37,29 @@ class JsonLines(logging.Formatter):
         return line(record.created, record.levelname.lower(), self._process, record.getMessage(), **extra)
 
 
+class Trouble:
+    """What may fail for a while, however often it is tried: one line when that begins, one when it is over."""
+
+    def __init__(self, log: logging.Logger, begins: str, ends: str, level: int = logging.WARNING) -> None:
+        self._log = log
+        self._begins = begins
+        self._ends = ends
+        self._level = level
+        self.lasts = False
+
+    def seen(self, reason: object, **extra: Any) -> None:
+        """It failed."""
+        if not self.lasts:
+            self._log.log(self._level, self._begins, extra={"reason": str(reason)} | extra)
+        self.lasts = True
+
+    def over(self, **extra: Any) -> None:
+        """It was done."""
+        if self.lasts:
+            self._log.info(self._ends, extra=extra)
+        self.lasts = False
+
+
 def line(at_s: float, level: str, process: str, event: str, /, **extra: Any) -> str:
     """One line, without its end: the fields that every line has, then the others."""
     fields = {"at": rfc3339(at_s), "level": level, "process": process, "event": event} | extra

@@ -24,7 +24,12 @@ def without_credentials(settings: Settings) -> Settings:
 
 def write(settings: Settings, path: Path) -> None:
     """Write the runtime file atomically, readable by the owner only."""
-    replace_file(path, without_credentials(settings).model_dump_json().encode())
+    replace_file(path, encoded(settings))
+
+
+def encoded(settings: Settings) -> bytes:
+    """The content of a runtime file."""
+    return without_credentials(settings).model_dump_json().encode()
 
 
 def read(path: Path) -> Settings:
@@ -34,13 +39,23 @@ def read(path: Path) -> Settings:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write `data` to `path` by rename, so that a reader (Envoy watches for the rename) never sees half a file."""
+    temporary = beside(path, data, mode)
+    try:
+        os.replace(temporary, path)  # noqa: PTH105 - rename is the point
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def beside(path: Path, data: bytes, mode: int = 0o600) -> Path:
+    """A new file in the folder of `path`, with `data`. Raises OSError, with nothing left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         os.fchmod(handle, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.replace(temporary, path)  # noqa: PTH105 - rename is the point
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    return Path(temporary)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from extproc.logs import Trouble
 from extproc.settings import Settings
 from extproc.settings.audit import Audit
 from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row
@@ -69,6 +70,7 @@ class Shipper:
         self._target: Target | None = None
         self._pause_s = _IDLE_S
         self._away = False
+        self._unmarked = Trouble(log, "journal cannot be used for the audit database", "journal is used again")
         self._trim_at = 0.0
 
     def start(self) -> None:
@@ -99,12 +101,14 @@ class Shipper:
             copied = self._copied(target)
             self._trim(target)
         except NOT_NOW as error:
-            log.warning("journal cannot be read for the audit database", extra={"reason": str(error)})
-            self._journal, self._pause_s = None, _AWAY_S[0]
+            self._unmarked.seen(error)
+            self._journal = None
+            self._wait_longer()  # what was copied and could not be marked as copied is copied again
             return 0
         except Exception as error:  # of several libraries; the rows wait, whatever it is
             self._failed(target.reason(error), error)
             return 0
+        self._unmarked.over()
         if self._away and copied:
             log.info("audit database takes rows again", extra={"database": target.place})
             self._away = False
@@ -150,6 +154,9 @@ class Shipper:
                 extra={"reason": reason, "kind": type(error).__name__},
             )
         self._away = True
+        self._wait_longer()
+
+    def _wait_longer(self) -> None:
         self._pause_s = min(max(2 * self._pause_s, _AWAY_S[0]), _AWAY_S[1])
 
 

@@ -30,6 +30,7 @@ from extproc.budget.ledger import (
 from extproc.budget.plan import MINUTE_MS, fit
 from extproc.budget.windows import Windows
 from extproc.errors import LimitsUnavailable
+from extproc.logs import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class GuardedHolds:
         self._holds = holds
         self._policy = policy
         self._away_until_ms = 0
+        self._away = Trouble(log, "ledger unavailable; the outage policy decides", "ledger answers again")
 
     async def reserve(self, reservation: Reservation) -> Admitted | Refused:
         """As the ledger, else as the policy. Raises HoldClosed, LimitsUnavailable."""
@@ -110,9 +112,10 @@ class GuardedHolds:
         try:
             answer = await self._holds.reserve(reservation)
         except LedgerUnavailable as error:
-            log.warning("ledger unavailable, for %d ms the outage policy decides: %s", RETRY_AFTER_MS, error)
+            self._away.seen(error)
             self._away_until_ms = reservation.now_ms + RETRY_AFTER_MS
             return self._policy.reserve(reservation)
+        self._away.over()
         self._policy.observe(reservation.team_id, reservation.windows, answer.standing, reservation.now_ms)
         return answer
 

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import aiohttp
 
+from extproc.logs import Trouble
+from extproc.settle.journal import NOT_NOW
 from extproc.settle.logfile import entry, request_id
 from extproc.settle.recent import Recent
 from extproc.wire import LOG_REQUEST
@@ -45,7 +47,8 @@ class Follower:
         self._file: BinaryIO | None = None
         self._rest = b""
         self._waiting: list[tuple[float, str, bytes]] = []  # (since, id, line)
-        self._settled = 0
+        self._unread = Trouble(log, "request log cannot be read", "request log is read again")
+        self._unrotated = Trouble(log, "Envoy does not reopen its log", "Envoy has reopened its log")
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -53,8 +56,9 @@ class Follower:
         while True:
             try:
                 more = await self.step(time.monotonic())
-            except OSError as error:
-                log.warning("request log cannot be read", extra={"reason": str(error)})
+                self._unread.over()
+            except NOT_NOW as error:  # of the file, or of the journal that is asked what it has
+                self._unread.seen(error)
                 more = False
             if not more:
                 await asyncio.sleep(_EVERY_S)
@@ -75,15 +79,14 @@ class Follower:
         due = [item for item in self._waiting if item[0] <= now_s - WAIT_S]
         if not due:
             return
-        self._waiting = self._waiting[len(due) :]
         missing = [(found, line) for _, found, line in due if found not in self._recent]
         known = await asyncio.to_thread(self._known_of, [found for found, _ in missing]) if missing else set[str]()
+        self._waiting = self._waiting[len(due) :]
         for found, line in missing:
             if found in known:
                 continue
             try:
                 self._take(LOG_REQUEST, entry(line))
-                self._settled += 1
             except ValueError as error:  # msgspec's errors are ValueErrors
                 log.error("unreadable line in the request log", extra={"request_id": found, "reason": str(error)})
         if len(missing) > len(known):
@@ -137,4 +140,6 @@ class Follower:
             ):
                 await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            log.warning("Envoy does not reopen its log", extra={"reason": type(error).__name__})
+            self._unrotated.seen(type(error).__name__)
+        else:
+            self._unrotated.over()

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from extproc.budget.redis import State
+from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.routing import shared
 from extproc.routing.breaker import Circuit
@@ -69,7 +70,8 @@ class Keeper:
         self._untold: set[str] = set()  # circuits that the others have not heard of
         self._news = asyncio.Event()
         self._written: dict[Path, bytes] = {}
-        self._away = False
+        self._away = Trouble(log, "health is not shared now", "health is shared again")
+        self._unwritten = Trouble(log, "health cannot be written", "health is written again", logging.ERROR)
 
     def use(self, settings: Settings) -> None:
         """Go by `settings` from now on."""
@@ -172,12 +174,12 @@ class Keeper:
                 self._others = await shared.exchange_records(self._client, self._replica, mine)
                 self._others.pop(self._replica, None)
         except (*shared.AWAY, msgspec.DecodeError) as error:
-            if not self._away:
-                log.warning("health is not shared now", extra={"reason": str(error)})
-            self._away, self._others = True, {}
+            self._away.seen(error)
+            self._others = {}
             self._untold.update(self._health.circuits())
             return
-        self._away = False
+        if records:  # all of it, written and read: a state whose disk is full can be read all the while
+            self._away.over()
         for key in self._health.adopt(found.circuits):
             log.info("circuit changed elsewhere", extra={"provider": key, "circuit": found.circuits[key].state})
             self._news.set()
@@ -189,7 +191,6 @@ class Keeper:
         records = together({**self._others, self._replica: self._health.records(now_s)})
         standings = self._health.standings(records, now_s)
         self._latencies = standings.latencies
-        self._replace(self._paths.standings, standings)
         known = HealthFile(
             now_s,
             self._health.circuits(),
@@ -198,14 +199,16 @@ class Keeper:
             {key: figures(record) for key, record in records.items()},
             standings.latencies,
         )
-        self._replace(self._paths.health, known)
+        try:
+            self._replace(self._paths.standings, standings)
+            self._replace(self._paths.health, known)
+        except OSError as error:
+            self._unwritten.seen(error)
+        else:
+            self._unwritten.over()
 
     def _replace(self, path: Path, content: Standings | HealthFile) -> None:
         data = msgspec.json.encode(content)
-        if self._written.get(path) == data:
-            return
-        try:
+        if self._written.get(path) != data:
             replace_file(path, data)
             self._written[path] = data
-        except OSError as error:
-            log.error("health cannot be written", extra={"path": str(path), "reason": str(error)})

@@ -16,6 +16,7 @@ import msgspec
 
 from extproc import runtime
 from extproc.budget.redis import State
+from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.settings import Settings
 from extproc.snapshot import shared
@@ -47,13 +48,16 @@ class Refresher:
         self._keep = keep
         self._wall_s = wall_s
         self._stamp = _stamp(paths.runtime)
-        self._away = False
+        self._away = Trouble(
+            log, "run-time changes cannot be read; the last ones stay", "run-time changes are read again"
+        )
+        self._unwritten = Trouble(log, "run-time changes cannot be kept", "run-time changes are kept", logging.ERROR)
         self._looking = asyncio.Lock()
 
     async def start(self) -> None:
         """Take over what was changed before this process began; to be awaited before it serves."""
         await self.step()
-        if self._away:
+        if self._away.lasts:
             await self._compile(self._current.snapshot.configured, kept(self._paths.overrides))
         else:
             await self._write()
@@ -88,14 +92,13 @@ class Refresher:
         try:
             overrides = await shared.read(self._client, self._current.snapshot.overrides.version)
         except (shared.SharedStateUnavailable, msgspec.DecodeError, ValueError) as error:
-            if not self._away:
-                log.warning("run-time changes cannot be read; the last ones stay", extra={"reason": str(error)})
-            self._away = True
+            self._away.seen(error)
             return
-        self._away = False
+        self._away.over()
         if overrides is not None:
             await self._compile(self._current.snapshot.configured, overrides)
             log.info("run-time changes in force", extra={"version": overrides.version})
+        if overrides is not None or self._unwritten.lasts:
             await self._write()
 
     async def _look_at_clock(self) -> None:
@@ -109,9 +112,15 @@ class Refresher:
         self._current.swap(await asyncio.to_thread(compile_snapshot, configured, overrides, self._wall_s()))
 
     async def _write(self) -> None:
-        if self._keep:
-            data = msgspec.json.encode(self._current.snapshot.overrides)
+        if not self._keep:
+            return
+        data = msgspec.json.encode(self._current.snapshot.overrides)
+        try:
             await asyncio.to_thread(runtime.replace_file, self._paths.overrides, data)
+        except OSError as error:
+            self._unwritten.seen(error)
+        else:
+            self._unwritten.over()
 
 
 def kept(path: Path) -> Overrides:

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from extproc.logs import Trouble
 from extproc.settings import Settings, Telemetry
 from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row
 from extproc.settle.marks import advance, mark
@@ -79,6 +80,10 @@ class Tracing:
         self._sender: Sender | None = None
         self._made_for: Telemetry | None = None
         self._away = False
+        self._told = 0  # up to this row; the mark in the journal lags behind while the disk is full
+        self._closed_book = Trouble(
+            log, "journal cannot be used for traces; they wait", "journal is used for traces again"
+        )
 
     def start(self) -> None:
         """Begin to send."""
@@ -98,8 +103,9 @@ class Tracing:
             try:
                 connection = connection or self._connect()
                 pause_s = self._pause_after(self.step(connection), pause_s)
+                self._closed_book.over()
             except NOT_NOW as error:
-                log.warning("journal cannot be read for traces", extra={"reason": str(error)})
+                self._closed_book.seen(error)
                 connection, pause_s = None, _AWAY_S[0]
             except Exception:
                 log.exception("traces cannot be made of these rows; tried again later")
@@ -136,6 +142,8 @@ class Tracing:
             return 0
         now_s = self._wall_s()
         place = mark(connection, CURSOR)
+        if place < self._told:  # sent, and could not be marked as sent: not again
+            _forget(connection, place := self._told)
         waiting = connection.execute(_ROWS, (now_s - _PATIENCE_S, place, _AT_ONCE)).fetchall()
         found = list(takewhile(itemgetter(1), waiting))
         if not found:
@@ -154,10 +162,16 @@ class Tracing:
         if spans and not sender.send(spans):
             advance(connection, {}, {FAILURES: 1})
             return None
-        # Told is told: nothing of it is kept, even if the mark is not set and the same spans are sent again.
-        connection.executemany("DELETE FROM content WHERE request_id = ?", [(each,) for each in contents])
-        advance(connection, {CURSOR: found[-1][0]}, {"dropped_traces": len(rows) - len(fresh)})
+        self._told = found[-1][0]
+        _forget(connection, self._told, {"dropped_traces": len(rows) - len(fresh)})
         return len(rows)
+
+
+def _forget(connection: Connection, place: int, counts: Mapping[str, int] | None = None) -> None:
+    """Told is told, up to row `place`: nothing of what was said is kept, even if the mark is then not set."""
+    row = "SELECT id FROM audit WHERE audit.request_id = content.request_id"
+    connection.execute(f"DELETE FROM content WHERE ({row}) <= ?", (place,))  # noqa: S608 - constants
+    advance(connection, {CURSOR: place}, counts)
 
 
 def _contents(connection: Connection, request_ids: Sequence[str]) -> Mapping[str, Content]:

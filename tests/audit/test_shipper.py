@@ -91,6 +91,28 @@ def test_a_hold_that_expired_gives_way_to_its_request(
     assert shipped(audit_settings) == {"a": "success"}
 
 
+def test_a_journal_that_takes_no_mark_is_told_once_and_doubles_nothing(
+    tmp_path: Path, journal: Connection, audit_settings: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk is full: what was copied is copied again, and found done."""
+    caplog.set_level(logging.INFO)
+    write(journal, Batch([audit("a")]))
+    full = True
+
+    def opened() -> Connection:
+        connection = connect(tmp_path / "journal.db")
+        connection.execute(f"PRAGMA query_only = {full}")
+        return connection
+
+    work = Shipper(opened, lambda: settings(audit_settings), lambda: STARTED_S)
+    assert [work.step() for _ in range(3)] == [0, 0, 0]
+    full = False
+    assert (work.step(), work.step()) == (1, 0)
+    assert set(shipped(audit_settings)) == {"a"}
+    told = [record.message for record in caplog.records if record.message.startswith("journal")]
+    assert told == ["journal cannot be used for the audit database", "journal is used again"]
+
+
 def test_a_crash_before_the_mark_repeats_and_does_not_double(
     tmp_path: Path, journal: Connection, audit_settings: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from control.reload import RefusedError, _swap
+from control.staged import Staged
 from extproc.paths import Paths
 from tests.envoy.harness import (
     ADMIN_KEY,
@@ -224,8 +225,9 @@ async def test_what_envoy_refuses_all_the_same_is_put_back_and_told(gateway: Gat
     good = file.read_bytes()
     listeners = json.loads(good) | {"version_info": "bad"}
     listeners["resources"][0]["address"]["socket_address"]["address"] = "not-an-address"
-    with pytest.raises(RefusedError, match=r"Envoy refused lds\.json"):
-        await _swap({"lds.json": json.dumps(listeners).encode()}, Paths.of(gateway.data_dir))
+    bad = json.dumps(listeners).encode()
+    with pytest.raises(RefusedError, match=r"Envoy refused lds\.json"), Staged({file: bad}) as staged:
+        await _swap({file.name: bad}, Paths.of(gateway.data_dir), staged)
     assert file.read_bytes() == good
     assert state(gateway)["envoy"]["lds.json"]["rejected"] == 1
     assert 'gateway_envoy_config_rejected_total{file="lds.json"} 1' in gateway.http.get("/metrics").text

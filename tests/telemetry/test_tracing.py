@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extproc.settings import Settings, parse
-from extproc.settle.journal import Batch, Connection, connect, write
+from extproc.settle.journal import NOT_NOW, Batch, Connection, connect, write
 from extproc.settle.marks import mark
 from extproc.settle.outbox import Outbox
 from extproc.telemetry import tracing
@@ -79,6 +79,25 @@ def test_another_process_goes_on_where_this_one_was(
     write(connection, Batch([audit("r1")], [attempt("r1")]))
     charge(tmp_path, 1)
     assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 1
+    assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 0
+
+
+def test_what_cannot_be_marked_as_told_is_not_told_again(
+    tmp_path: Path, connection: Connection, collector: Collector
+) -> None:
+    """The journal's disk is full: it can be read, and not be written."""
+    write(connection, Batch([audit("r1")], [attempt("r1")]))
+    charge(tmp_path, 1)
+    work = tracing_of(tmp_path, settings(collector.url))
+    connection.execute("PRAGMA query_only = ON")
+    for _ in range(3):
+        with pytest.raises(NOT_NOW):
+            work.step(connection)
+    connection.execute("PRAGMA query_only = OFF")
+    write(connection, Batch([audit("r2")], [attempt("r2")]))
+    charge(tmp_path, 2)
+    assert work.step(connection) == 1
+    assert collector.traces == 2
     assert tracing_of(tmp_path, settings(collector.url)).step(connection) == 0
 
 
