@@ -155,6 +155,7 @@ class Pipeline:
             subject=_subject(admission.catalog, asked.chat.model, asked.complexity),
             team=admission.team,
             request_id=admission.request_id,
+            traceparent=admission.traceparent,
             cache_control=admission.cache_control,
             now_ms=asked.now_ms,
         )

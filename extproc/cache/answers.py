@@ -116,7 +116,8 @@ def _miss(question: Question, flight: str) -> Miss:
 
 
 def _ticket(question: Question, flight: str) -> Ticket:
-    return Ticket(question.key, question.team_id, question.now_ms, flight)
+    asked = (question.key, question.team_id, question.now_ms)
+    return Ticket(*asked, flight, question.request_id, question.traceparent)
 
 
 def _age_s(entry: Entry, question: Question) -> int:

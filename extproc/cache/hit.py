@@ -21,6 +21,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     team_id: str
     models: frozenset[str]  # that the team may use: an answer of another one is none for it
     now_ms: int  # since the epoch
+    traceparent: str | None = None  # the client's
 
 
 class Hit(msgspec.Struct, frozen=True):

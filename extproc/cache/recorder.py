@@ -16,6 +16,7 @@ from extproc.cache.recording import NotKept, entry_of
 from extproc.cache.tape import Recording
 from extproc.cache.ticket import Ticket
 from extproc.settings import Cache
+from extproc.telemetry.trace_context import ids
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class Recorder:
                 log.warning("answers are not kept", extra={"reason": str(error)})
             self._failing = True
         except Exception:  # one answer, whatever is wrong with it, must not end the recording of all others
-            log.exception("answer not kept", extra={"team": ticket.team_id})
+            whose = {"team": ticket.team_id} | ids(ticket.request_id, ticket.traceparent)
+            log.exception("answer not kept", extra=whose)
 
     async def _store(self, recording: Recording) -> None:
         settings, ticket = self._settings(), recording.ticket

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from extproc.settings import Semantic
+from extproc.telemetry.trace_context import ids
+from extproc.wire import H_REQUEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class Sampler:
         self._door = str(door)
         self._settings = settings
         self._now_s = now_s
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
+        self._queue: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue(_WAITING)
         self._minute, self._asked = 0, 0
 
     def ask(self, headers: Mapping[str, str], body: bytes) -> bool:
@@ -40,7 +42,8 @@ class Sampler:
         if not self._in_budget():
             return False
         try:
-            self._queue.put_nowait(_request(headers, body))
+            whose = ids(headers.get(H_REQUEST_ID, ""), headers.get("traceparent"))
+            self._queue.put_nowait((_request(headers, body), whose))
         except asyncio.QueueFull:
             return False
         self._asked += 1
@@ -49,14 +52,14 @@ class Sampler:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            request = await self._queue.get()
+            request, whose = await self._queue.get()
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     status = await self._send(request)
                 if status != 200:
-                    log.info("check of a semantic hit refused", extra={"status": status})
+                    log.info("check of a semantic hit refused", extra={"status": status, **whose})
             except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
-                log.info("check of a semantic hit failed", extra={"reason": type(error).__name__})
+                log.info("check of a semantic hit failed", extra={"reason": type(error).__name__} | whose)
 
     def _in_budget(self) -> bool:
         minute = int(self._now_s() // 60)

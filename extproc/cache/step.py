@@ -56,6 +56,7 @@ class CacheStep:
         subject: str,
         team: TeamView,
         request_id: str,
+        traceparent: str | None = None,
         cache_control: str,
         now_ms: int,
     ) -> Looked:
@@ -67,7 +68,13 @@ class CacheStep:
             return NOT_LOOKED
         key = key_of(partition_of(team.id, shared=team.settings.cache.shared), subject, chat)
         question = Question(
-            key=key, terms=allowed, request_id=request_id, team_id=team.id, models=team.models, now_ms=now_ms
+            key=key,
+            terms=allowed,
+            request_id=request_id,
+            traceparent=traceparent,
+            team_id=team.id,
+            models=team.models,
+            now_ms=now_ms,
         )
         found = await self._answers.look_up(question)
         headers = ((STATUS, found.status), (KEY, key.digest))

@@ -16,3 +16,5 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     team_id: str
     asked_ms: int  # since the epoch: what was deleted after this is not brought back
     flight: str = ""
+    request_id: str = ""
+    traceparent: str | None = None  # the client's

@@ -17,7 +17,7 @@ import aiohttp
 
 from extproc.logs import Trouble
 from extproc.settle.journal import NOT_NOW
-from extproc.settle.logfile import entry, request_id
+from extproc.settle.logfile import entry, request_id, whose
 from extproc.settle.recent import Recent
 from extproc.wire import LOG_REQUEST
 from protos.gen import accesslog_pb2 as pb
@@ -88,7 +88,7 @@ class Follower:
             try:
                 self._take(LOG_REQUEST, entry(line))
             except ValueError as error:  # msgspec's errors are ValueErrors
-                log.error("unreadable line in the request log", extra={"request_id": found, "reason": str(error)})
+                log.error("unreadable line in the request log", extra={"reason": str(error)} | whose(line))
         if len(missing) > len(known):
             log.info("settled from the request log", extra={"requests": len(missing) - len(known)})
 

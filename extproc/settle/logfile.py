@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from extproc.telemetry.trace_context import ids
 from extproc.wire import H_REQUEST_ID, M_DECISION, M_OUTCOME, M_TEAM, METADATA, USAGE_METADATA
 from protos.gen import accesslog_pb2 as pb
 
@@ -31,6 +32,7 @@ LINE: Final[dict[str, str]] = {
 }
 
 _ID: Final = re.compile(rb'"id"\s*:\s*"([^"]+)"')
+_TRACEPARENT: Final = re.compile(rb'\\"traceparent\\":\\"([^"\\]+)')  # in the decision, which is JSON in JSON
 _CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
 _FLAGS: Final = frozenset(pb.ResponseFlags.DESCRIPTOR.fields_by_name)
 
@@ -57,6 +59,12 @@ def request_id(line: bytes) -> str | None:
     """The id in a line, found without reading all of it; None if it has none."""
     match = _ID.search(line)
     return match[1].decode("latin-1") if match else None
+
+
+def whose(line: bytes) -> dict[str, str]:
+    """What a log line about a line that cannot be read says of its request."""
+    match = _TRACEPARENT.search(line)
+    return ids(request_id(line) or "", match[1].decode("latin-1") if match else None)
 
 
 def entry(line: bytes) -> pb.HTTPAccessLogEntry:

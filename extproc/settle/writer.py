@@ -149,7 +149,7 @@ class Writer:
         except NEVER_TAKEN as error:
             if len(batch) + bool(batch.counts) <= 1:
                 told = {"row": repr(batch), "reason": str(error)}
-                log.error("row cannot be written", extra=told | _whose(batch))
+                log.error("row cannot be written", extra=told | _whose(self._connection, batch))
                 self.count("unwritable_rows")
                 return
             parts = (
@@ -186,8 +186,12 @@ class Writer:
         self._trim_at = now + (0.0 if deleted >= _TRIM_ROWS else _TRIM_EVERY_S)
 
 
-def _whose(batch: Batch) -> dict[str, str]:
-    """Whose row it is, of a batch with one."""
+def _whose(connection: Connection, batch: Batch) -> dict[str, str]:
+    """Whose row it is, of a batch with one. An attempt's trace is told by its request's row, which is written first."""
     for row in batch.requests:
         return ids(row.request_id, row.traceparent)
-    return {"request_id": batch.attempts[0].request_id} if batch.attempts else {}
+    others = [*(row.request_id for row in batch.attempts), *(content.request_id for content in batch.contents)]
+    for request_id in others:
+        found = connection.execute("SELECT traceparent FROM audit WHERE request_id = ?", (request_id,)).fetchone()
+        return ids(request_id, found[0]) if found else {"request_id": request_id}
+    return {}

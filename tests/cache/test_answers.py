@@ -308,3 +308,18 @@ async def test_more_than_can_wait_is_not_kept(worker: Worker, known: Key, monkey
     monkeypatch.setattr("extproc.cache.recorder.MOST_WAITING_BYTES", 100)
     await worker.keep(Ticket(known, "t", NOW_MS))
     assert worker.counted() == {"refused|busy": 1}
+
+
+async def test_an_answer_that_cannot_be_kept_is_named(
+    worker: Worker, known: Key, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    missed = await worker.ask(question(known, request_id="r7", traceparent=f"00-{trace}-00f067aa0ba902b7-01"))
+    assert isinstance(missed, Miss)
+    outcome = Outcome(usage=Usage(input_tokens=9, output_tokens=4), complete=True)
+    nowhere: Any = None
+    body = json.dumps(completion()).encode()
+    Tape(missed.ticket, worker.recorder).whole(body, nowhere, outcome, gateway_fields=False)
+    await worker.recorder.drain()
+    (told,) = [vars(record) for record in caplog.records if record.message == "answer not kept"]
+    assert (told["request_id"], told["trace_id"]) == ("r7", trace)

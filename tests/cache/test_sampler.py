@@ -1,14 +1,17 @@
 """The request that checks a semantic hit: what it carries, and how many there may be."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from extproc.cache.sampler import Sampler
 from extproc.settings import Semantic
 
 BODY = b'{"model": "gpt", "stream": true, "stream_options": {"include_usage": true}, "messages": [], "temperature": 0}'
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADERS = {"authorization": "Bearer sk-a", "cookie": "no", "x-gw-worker": "1"}
 
 
@@ -52,20 +55,27 @@ async def test_it_asks_as_the_client_did_at_low_priority_past_the_cache(tmp_path
     assert b"x-gw" not in head
 
 
-async def test_it_goes_on_after_nonsense_and_after_nobody(tmp_path: Path) -> None:
+async def test_it_goes_on_after_nonsense_and_after_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    named = HEADERS | {"x-request-id": "r7", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
     path = tmp_path / "door.sock"
     nonsense, good = Door(path, b"nonsense\r\n"), Door(path, b"HTTP/1.1 429 Too Many\r\n\r\n")
     async with nonsense:
         sampler = Sampler(path, Semantic)
         running = asyncio.create_task(sampler.run())
-        sampler.ask(HEADERS, BODY)
+        sampler.ask(named, BODY)
         await nonsense.seen.get()
-    sampler.ask(HEADERS, BODY)  # nobody is there any more
+    sampler.ask(named, BODY)  # nobody is there any more
     async with good:
-        sampler.ask(HEADERS, BODY)
+        sampler.ask(named, BODY)
         await asyncio.wait_for(good.seen.get(), 10)
+        async with asyncio.timeout(10):
+            while len(caplog.records) < 3:  # noqa: ASYNC110 - a log line tells nobody
+                await asyncio.sleep(0.01)
     assert not running.done()
     running.cancel()
+    told = [vars(record) for record in caplog.records]
+    assert [(line["request_id"], line["trace_id"]) for line in told] == [("r7", TRACE)] * 3
 
 
 def test_so_many_a_minute() -> None:
