@@ -96,7 +96,7 @@ async def main(requests: int) -> None:
 async def _measure(journal: Path, ledger: RedisLedger, requests: int) -> dict[str, float]:
     rows, took = _Rows(), defaultdict[str, float](float)
     intake = Intake(rows, OutputFromBytes(), OutputEstimates(), Recent(), attempted=lambda _: None)
-    connection, charger = connect(journal), Charger(Outbox(journal, "NORMAL"), ledger, lambda _: _TEAM)
+    connection, charger = connect(journal), Charger(Outbox(journal, "NORMAL"), ledger, lambda _: _TEAM, asyncio.Event())
 
     async def timed(stage: str, work: Callable[[], Awaitable[object]]) -> None:
         began = time.process_time()

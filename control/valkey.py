@@ -29,6 +29,7 @@ def embedded(paths: Paths) -> Process:
         "dir": str(directory),
         "appendonly": "yes",
         "appendfsync": "everysec",
+        "hz": "2",  # ticks a second; it is woken by commands anyway, and expires keys as it serves them
         "save": "",  # the append-only file is enough; snapshots would only fork
         "loglevel": "warning",
     }

@@ -18,6 +18,7 @@ from extproc.budget.redis import RedisLedger, State
 from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
+from extproc.doorbell import Bell
 from extproc.exchange import Options
 from extproc.memory import keep_memory
 from extproc.paths import Paths
@@ -69,6 +70,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
         RoutingModel.load()  # now, not in somebody's request
     served = services(pipeline, options)
     server, fallbacks = make_server(settings.transport, served), make_server(settings.transport, served)
+    bell = Bell(paths.bell_socket(index))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -82,7 +84,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
         for work in (
             follow(client, outputs),
             refresher.run(),
-            watch(paths.standings, view),
+            watch(paths.standings, view, bell),
             *cache.beside(),
             *cache.of_worker(),
         )
@@ -92,6 +94,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await fallbacks.stop(0)  # not before: what is still open may need its next attempt, and only we know of it
     for task in beside:
         task.cancel()
+    bell.close()
     await cache.close()
     await client.aclose()
 

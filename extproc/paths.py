@@ -41,6 +41,10 @@ class Paths(msgspec.Struct, frozen=True):
         """Where the same worker serves its own requests' attempts after the first; open until the last request ends."""
         return self.sockets / f"fallback-{index}.sock"
 
+    def bell_socket(self, index: int | None) -> Path:
+        """Where worker `index` hears that there is news of providers; None: a pattern for all of them."""
+        return self.sockets / f"bell-{'*' if index is None else index}.sock"
+
     @property
     def settler_socket(self) -> Path:
         """Where the settler takes access log streams."""

@@ -1,6 +1,6 @@
 """Health in the shared state: what the settlers of all replicas tell one another.
 
-In and out: circuits and drained providers, one hash that is small and read four times a second; records, one hash with
+In and out: circuits and drained providers, one hash that is small and read twice a second; records, one hash with
 a field per replica, read once a second. Every call raises RedisError or OSError where the state cannot be reached: each
 replica then goes by what it sees itself.
 """

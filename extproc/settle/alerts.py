@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 OPERATOR = ""  # instead of a team's id
 
-_EVERY_S = 0.5
+_EVERY_S = 1.0
 _AT_ONCE = 16
 _ANSWER_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0

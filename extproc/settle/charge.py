@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -25,22 +26,25 @@ log = logging.getLogger(__name__)
 TeamOf = Callable[[str], Team | None]
 
 _AT_ONCE = 256
-_IDLE_S = 0.1
+_IDLE_S = 1.0  # where nobody says that there are rows
 _AWAY_S = 1.0
 
 
 class Charger:
-    """`team_of`: the settings of a team now, None for one that is no longer configured."""
+    """`team_of`: the settings of a team now, None for one that is no longer configured. `written`: set when there are
+    new rows."""
 
-    def __init__(self, outbox: Outbox, ledger: Settlements, team_of: TeamOf) -> None:
+    def __init__(self, outbox: Outbox, ledger: Settlements, team_of: TeamOf, written: asyncio.Event) -> None:
         self._outbox = outbox
         self._ledger = ledger
         self._team_of = team_of
+        self._written = written
         self._failing = False
 
     async def run(self) -> None:
         """Charge whatever comes, until cancelled."""
         while True:
+            self._written.clear()
             try:
                 busy = await self.step()
             except (LedgerUnavailable, *NOT_NOW) as error:
@@ -53,7 +57,8 @@ class Charger:
                 log.info("rows are charged again")
                 self._failing = False
             if not busy:
-                await asyncio.sleep(_IDLE_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._written.wait(), _IDLE_S)
 
     async def step(self) -> bool:
         """Charge one batch. Returns whether there may be more. Raises LedgerUnavailable, NOT_NOW."""

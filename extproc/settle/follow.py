@@ -8,6 +8,7 @@ has; later, what the intake has taken. A line waits a moment, for the service br
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,7 +29,7 @@ Take = Callable[[str, pb.HTTPAccessLogEntry], None]
 KnownOf = Callable[[Iterable[str]], set[str]]
 
 ROTATE_BYTES = 32 * 1024 * 1024
-WAIT_S = 2.0  # for the service to bring an entry: it flushes ten times a second
+WAIT_S = 2.0  # for the service to bring an entry: it flushes four times a second
 _EVERY_S = 0.5
 _READ_BYTES = 4 * 1024 * 1024
 _ADMIN_S = 2.0
@@ -65,7 +66,7 @@ class Follower:
 
     async def step(self, now_s: float) -> bool:
         """Read on, settle what has waited long enough. Returns whether there is more to read at once."""
-        lines = await asyncio.to_thread(self._read)
+        lines = await asyncio.to_thread(self._read) if self._grown() else []
         for line in lines:
             found = request_id(line)
             if found is not None and found not in self._recent:
@@ -99,6 +100,12 @@ class Follower:
             if path.exists():
                 self._file = path.open("rb")
                 return
+
+    def _grown(self) -> bool:
+        """Whether there is something to read, or a file to open."""
+        if self._file is None:
+            return self._path.exists() or self._old.exists()
+        return os.fstat(self._file.fileno()).st_size > self._file.tell()
 
     def _read(self) -> list[bytes]:
         """Whole lines that are new."""

@@ -1,7 +1,7 @@
 """The keeper of health: attempts -> circuits for the workers, figures for people, shared with the other replicas.
 
-In: every attempt, as it is settled. Out: `standings.json`, which this gateway's workers look at 20 times a second, and
-`health.json`, which control reads; both below `data_dir`, so that they do not need the shared state. A circuit that
+In: every attempt, as it is settled. Out: `standings.json`, which this gateway's workers read when their bell is rung,
+and `health.json`, which control reads; both below `data_dir`, so that they do not need the shared state. A circuit that
 changes is written and told at once; figures follow within a second. Run by the settler.
 """
 
@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from extproc import doorbell
 from extproc.budget.redis import State
 from extproc.logs import Trouble
 from extproc.paths import Paths
@@ -38,8 +39,8 @@ from extproc.settle.rows import AttemptRow
 
 log = logging.getLogger(__name__)
 
-EVERY_S: Final = 0.25
-RECORDS_EVERY: Final = 4  # of those
+EVERY_S: Final = 0.5
+RECORDS_EVERY: Final = 2  # of those
 
 OnRefused = Callable[[str, int, Circuit], None]  # provider, status, its circuit
 
@@ -200,15 +201,19 @@ class Keeper:
             standings.latencies,
         )
         try:
-            self._replace(self._paths.standings, standings)
+            if self._replace(self._paths.standings, standings):
+                doorbell.ring(self._paths)
             self._replace(self._paths.health, known)
         except OSError as error:
             self._unwritten.seen(error)
         else:
             self._unwritten.over()
 
-    def _replace(self, path: Path, content: Standings | HealthFile) -> None:
+    def _replace(self, path: Path, content: Standings | HealthFile) -> bool:
+        """Write what is new; whether it was. Raises OSError."""
         data = msgspec.json.encode(content)
-        if self._written.get(path) != data:
-            replace_file(path, data)
-            self._written[path] = data
+        if self._written.get(path) == data:
+            return False
+        replace_file(path, data)
+        self._written[path] = data
+        return True

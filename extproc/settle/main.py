@@ -70,7 +70,9 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    writer = Writer(partial(connect, paths.journal), retention_of(settings))
+    written = asyncio.Event()
+    tell = partial(asyncio.get_running_loop().call_soon_threadsafe, written.set)
+    writer = Writer(partial(connect, paths.journal), retention_of(settings), on_written=tell)
     sizes, outputs = _learnt(paths.journal)
     recent = Recent()
     current = Current(compile_snapshot(settings))
@@ -93,7 +95,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     current.on_swap.append(lambda snapshot: writer.keep(retention_of(snapshot.settings)))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
-    charger, others = _charging(current, paths, client, outputs)
+    charger, others = _charging(current, paths, client, outputs, written)
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
@@ -126,7 +128,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
 
 
 def _charging(
-    current: Current, paths: Paths, client: State, outputs: OutputEstimates
+    current: Current, paths: Paths, client: State, outputs: OutputEstimates, written: asyncio.Event
 ) -> tuple[Charger, list[Coroutine[Any, Any, None]]]:
     """The charger, and what runs beside it; each with a connection to the journal of its own."""
     ledger = RedisLedger(client)
@@ -136,7 +138,7 @@ def _charging(
         publish(client, outputs),
     ]
     # Power lost before a mark is on disk: the row is charged again, which the ledger knows and does not count.
-    return Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team), others
+    return Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team, written), others
 
 
 def _receiver(current: Current, team_id: str) -> Receiver | None:

@@ -16,7 +16,7 @@ from protos.gen import accesslog_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 0.5  # long enough for a hold that was on its way
+_WAIT_S = 0.5  # long enough for a hold that was on its way
 _MOST_WAITING = 10_000  # beyond it the end of their lease settles them
 
 Take = Callable[[str, pb.HTTPAccessLogEntry], None]
@@ -36,6 +36,7 @@ class Orphans:
         self._ledger = ledger
         self._teams = teams
         self._waiting: dict[str, pb.HTTPAccessLogEntry] = {}
+        self._news = asyncio.Event()
 
     def add(self, entry: pb.HTTPAccessLogEntry) -> None:
         """Take an entry without a team, if it may be one of these."""
@@ -43,15 +44,19 @@ class Orphans:
         answered = entry.response.response_code_details.startswith(OWN_ANSWER) or common.upstream_cluster
         if not answered and entry.request.request_id and len(self._waiting) < _MOST_WAITING:
             self._waiting[entry.request.request_id] = entry
+            self._news.set()
 
     async def run(self, take: Take) -> None:
         """Look whose they are, until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await self._news.wait()
+            self._news.clear()
+            await asyncio.sleep(_WAIT_S)
             try:
                 await self.step(take)
             except LedgerUnavailable as error:
                 log.debug("requests without a team wait", extra={"reason": str(error)})
+                self._news.set()
 
     async def step(self, take: Take) -> None:
         """Settle what waits. Raises LedgerUnavailable; then it goes on waiting."""

@@ -32,18 +32,21 @@ Row = AuditRow | AttemptRow | Content
 
 
 class Writer:
-    """Owns the connection that rows are written by. `start` once, `close` once."""
+    """Owns the connection that rows are written by. `start` once, `close` once. `on_written`: called by its thread when
+    requests were written."""
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         retention: Retention,
         *,
+        on_written: Callable[[], object] = lambda: None,
         most_waiting: int = MOST_WAITING,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._connect = connect
         self._retention = retention
+        self._on_written = on_written
         self._most_waiting = most_waiting
         self._wall_s = wall_s
         self._connection: Connection | None = None
@@ -136,6 +139,8 @@ class Writer:
             else:
                 if failed:
                     log.info("journal is written again", extra={"rows": len(batch), "dropped": self._dropped})
+                if batch.requests:
+                    self._on_written()
                 return True
 
     def _write(self, batch: Batch) -> None:
