@@ -45,6 +45,34 @@ gateway.yaml, from `config`: the keys that are the pod's to decide are put in wh
 {{- pick $config "data_dir" "workers" "state" "streams" "transport" | merge (dict "listen" $listen) | toJson | sha256sum -}}
 {{- end }}
 
+{{/*
+TCP ports that the pods call, as a JSON array: those set, or those of the URLs in `config`. Of a URL only what stands
+between `://` and the path is looked at: hosts by commas (Sentinels), after the last `@`, each with a port or its
+scheme's. Behind a Sentinel there is a Redis at a place of its own.
+*/}}
+{{- define "llm-gateway.egressPorts" -}}
+{{- if .Values.networkPolicy.egressPorts -}}
+{{- toJson .Values.networkPolicy.egressPorts -}}
+{{- else -}}
+{{- $config := omit (fromJson (include "llm-gateway.config" .)) "cors" -}}
+{{- $usual := dict "http" 80 "https" 443 "redis" 6379 "rediss" 6379 "postgresql" 5432 -}}
+{{- $ports := list 443 -}}
+{{- range regexFindAll "[a-z+]+://[^\"/?]+" (toJson $config) -1 -}}
+{{- $usually := get $usual (regexFind "^[a-z]+" .) -}}
+{{- if contains "+sentinel:" . -}}
+{{- $usually = 26379 -}}
+{{- $ports = append $ports 6379 -}}
+{{- end -}}
+{{- range splitList "," (regexReplaceAll "^.*(://|@)" . "") -}}
+{{- $port := regexFind ":[0-9]+$" . | trimPrefix ":" -}}
+{{- $ports = append $ports (int (default $usually $port)) -}}
+{{- end -}}
+{{- end -}}
+{{- if contains "${" (default "" (default dict $config.audit).url) -}}{{- $ports = append $ports 5432 -}}{{- end -}}
+{{- toJson (uniq $ports) -}}
+{{- end -}}
+{{- end }}
+
 {{/* `2s`, `1500ms`, `24h`, `90d` or a number of seconds -> whole seconds, rounded up. */}}
 {{- define "llm-gateway.seconds" -}}
 {{- $text := toString . -}}

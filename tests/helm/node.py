@@ -61,7 +61,7 @@ class Volumes:
         self._configs |= configs or {}
         self._secrets |= secrets or {}
         for spec in self._specs.values():
-            if "configMap" in spec or "projected" in spec:
+            if {"configMap", "projected", "secret"} & spec.keys():
                 self._write(spec)
 
     def _write(self, spec: Manifest) -> None:
@@ -84,6 +84,8 @@ class Volumes:
     def _files(self, spec: Manifest) -> Files:
         if "configMap" in spec:
             return self._configs[spec["configMap"]["name"]]
+        if "secret" in spec:
+            return self._secrets[spec["secret"]["secretName"]]
         secrets = [source["secret"] for source in spec["projected"]["sources"]]
         return {item["path"]: self._secrets[one["name"]][item["key"]] for one in secrets for item in one["items"]}
 
