@@ -152,6 +152,22 @@ def reload(config: Path | None, data_dir: Path | None, quiet: bool) -> None:
 
 
 @main.command()
+@click.option("--config", type=_CONFIG, default=None, help="gateway.yaml. Default: the demo configuration.")
+@click.option("--data-dir", type=_CONFIG, default=None, help="Of the gateway. Default: data_dir of the file.")
+def refill(config: Path | None, data_dir: Path | None) -> None:
+    """Copy the journal to the audit database once more, after a restore; rows that are there stay single."""
+    from control.refill import RefillError
+    from control.refill import refill as refilled
+
+    try:
+        rows, place = refilled(Paths.of(data_dir or _data_dir_of(config or demo_config())))
+    except RefillError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    click.echo(f"{rows} requests of the journal will be copied to {place}")
+
+
+@main.command()
 @click.argument("file", type=_CONFIG)
 @click.option("--json", "as_json_", is_flag=True, help="For programs.")
 def check(file: Path, as_json_: bool) -> None:

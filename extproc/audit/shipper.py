@@ -22,7 +22,7 @@ from extproc.logs import Trouble
 from extproc.settings import Settings
 from extproc.settings.audit import Audit
 from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row
-from extproc.settle.marks import advance, mark
+from extproc.settle.marks import advance, mark, put_back
 from extproc.settle.retention import Retention
 from extproc.settle.rows import AttemptRow, AuditRow
 
@@ -50,6 +50,12 @@ def retention_of(settings: Settings) -> Retention:
     if not settings.audit.shared:
         return Retention(settings.retention)
     return Retention(min(settings.retention, KEPT_HERE_S), marks_of(settings.audit))
+
+
+def again(journal: Connection, audit: Audit) -> int:
+    """Have the database of `audit` given all that the journal still has. Returns how many requests. Raises NOT_NOW."""
+    put_back(journal, marks_of(audit).values())
+    return int(journal.execute("SELECT count(*) FROM audit").fetchone()[0])
 
 
 class Shipper:
@@ -130,15 +136,16 @@ class Shipper:
     def _copied(self, target: "Target") -> int:
         journal = self._journal = self._journal or self._connect()
         marks = marks_of(target.audit)
-        requests = _next(journal, "audit", AuditRow.__struct_fields__, mark(journal, marks["audit"]))
-        attempts = _next(journal, "attempt", AttemptRow.__struct_fields__, mark(journal, marks["attempt"]))
+        since = {name: mark(journal, name) for name in marks.values()}
+        requests = _next(journal, "audit", AuditRow.__struct_fields__, since[marks["audit"]])
+        attempts = _next(journal, "attempt", AttemptRow.__struct_fields__, since[marks["attempt"]])
         if not requests and not attempts:
             return 0
         refused = target.write(
             [audit_row(values) for _, *values in requests], [attempt_row(values) for _, *values in attempts]
         )
         last = {marks[name]: rows[-1][0] for name, rows in (("audit", requests), ("attempt", attempts)) if rows}
-        advance(journal, last, {REFUSED: refused})
+        advance(journal, last, {REFUSED: refused}, since=since)
         return max(len(requests), len(attempts))
 
     def _trim(self, target: "Target") -> None:

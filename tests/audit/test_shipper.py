@@ -118,7 +118,7 @@ def test_a_crash_before_the_mark_repeats_and_does_not_double(
 ) -> None:
     write(journal, Batch([audit("a"), audit("b")], [attempt("a")]))
 
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
