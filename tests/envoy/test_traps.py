@@ -4,13 +4,15 @@ The number in a name is that of the case; tests of the same cases without a wire
 """
 
 import json
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from tests.envoy.harness import Gateway, Simulator, ask, bearer
-from tests.envoy.scripted import Scripted, event, stream, whole
+from tests.envoy.scripted import Call, Scripted, event, stream, whole
 from tests.envoy.traps import BOTH, SAID, config, cut, scripted, streamed
 
 __all__ = ["config", "scripted"]
@@ -89,19 +91,44 @@ OVERLOADED: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.parametrize("suffix", ["", "-ha"], ids=["alone", "with an equivalent"])
 @pytest.mark.parametrize(("model", "events"), OVERLOADED.items(), ids=OVERLOADED)
 def test_trap_20_an_error_before_the_first_word_of_a_stream(
-    gateway: Gateway, scripted: Scripted, model: str, events: list[bytes]
+    gateway: Gateway, scripted: Scripted, model: str, events: list[bytes], suffix: str
 ) -> None:
+    """Its 200 is the client's already: nobody else is asked, whoever could be."""
+    model += suffix
     scripted.says(*stream(*events))
     asked = ask("hi", model, stream=True)
     answer = gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
     said = [line for line in answer.text.splitlines() if line.startswith("data:")]
     assert len(said) == 1
     assert json.loads(said[0].removeprefix("data:"))["error"]["message"]
-    assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "failed"
+    row = gateway.row(answer.headers["x-gateway-request-id"])
+    assert (row["status"], row["attempts"], len(scripted.calls)) == ("failed", 1, 1)
     with pytest.raises(openai.APIError):
         list(gateway.client().chat.completions.create(**ask("hi", model), stream=True))
+
+
+@pytest.mark.parametrize(("model", "events"), {model: events for model, _, events in BOTH.values()}.items())
+def test_while_a_provider_thinks_the_client_has_its_headers_and_nothing_else(
+    gateway: Gateway, scripted: Scripted, model: str, events: bytes
+) -> None:
+    head, *words = stream(events)
+    seen = threading.Event()
+
+    def script(_: Call) -> Iterator[bytes]:
+        yield head
+        assert seen.wait(20)
+        yield from words
+
+    scripted.does(script)
+    asked = ask("hi", model, stream=True)
+    with gateway.http.stream("POST", "/v1/chat/completions", json=asked, headers=bearer()) as answer:
+        seen.set()
+        body = b"".join(answer.iter_raw())
+    assert answer.status_code == 200
+    assert body.startswith(b"data:"), "no comment to keep anything alive"
 
 
 @pytest.mark.parametrize("model", ["openai", "anthropic"])
