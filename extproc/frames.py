@@ -146,7 +146,7 @@ def _with_body(reply: int, common: bytes, body: bytes, metadata: Metadata) -> by
 
 
 def _mutation(headers: HeaderList, remove: Iterable[str]) -> bytes:
-    return field(_MUTATION, _set_headers(headers) + b"".join([_removal(name) for name in remove]))
+    return field(_MUTATION, _set_headers(headers) + _removals(tuple(remove)))
 
 
 def _set_headers(headers: HeaderList) -> bytes:
@@ -161,8 +161,8 @@ def _option(name: str, value: str) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _removal(name: str) -> bytes:
-    return protowire.text(2, name)
+def _removals(names: tuple[str, ...]) -> bytes:
+    return b"".join([protowire.text(2, name) for name in names])
 
 
 def _metadata(metadata: Metadata) -> bytes:

@@ -52,8 +52,18 @@ def cost_nano_usd(usage: Usage, price: Price) -> int | None:
     return -(-pico // 1000)
 
 
+def ceiling_rates(price: Price, input_tokens: int) -> tuple[int | None, int | None]:
+    """Pico-USD per token, of input that nothing is cached of, and of output, the dearer kind; None where not known."""
+    rate = _rate(price, input_tokens)
+    if rate.output is None or rate.reasoning is None:
+        return rate.input, rate.output
+    return rate.input, max(rate.output, rate.reasoning)
+
+
 def _rate(price: Price, input_tokens: int) -> TokenPrice:
-    over = [tier for tier in price.long_context or () if input_tokens > tier.above_input_tokens]
+    if not price.long_context:
+        return price
+    over = [tier for tier in price.long_context if input_tokens > tier.above_input_tokens]
     return max(over, key=lambda tier: tier.above_input_tokens, default=price)
 
 

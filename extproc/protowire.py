@@ -13,6 +13,8 @@ def varint(value: int) -> bytes:
     """An unsigned number (>= 0), seven bits a byte."""
     if value < 0x80:
         return _ONE_BYTE[value]
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -31,7 +33,7 @@ def field(number: int, payload: bytes, after: int = 0) -> bytes:
 
 def text(number: int, value: str) -> bytes:
     """A string field. Bytes that were no UTF-8 (surrogateescape) go out as they came in."""
-    return field(number, value.encode("utf-8", "surrogateescape"))
+    return field(number, value.encode() if value.isascii() else value.encode("utf-8", "surrogateescape"))
 
 
 def number(number: int, value: int) -> bytes:

@@ -51,22 +51,25 @@ class Sketch:
 
     def __init__(self, bins: dict[int, float] | None = None) -> None:
         self._bins = bins or {}
+        self._sum = sum(self._bins.values())
         self._unit = 1.0  # weight of the next observation; grows, so that earlier ones fade
         self._top: dict[float, int] = {}
 
     @property
     def samples(self) -> float:
         """Observations, faded."""
-        return sum(self._bins.values()) / self._unit
+        return self._sum / self._unit
 
     def observe(self, tokens: int, half_life: float = HALF_LIFE) -> None:
         """Add one count of output tokens (>= 0)."""
         self._unit *= 2 ** (1 / half_life)
         if self._unit > _RESCALE:
             self._bins = self.weights()
+            self._sum = sum(self._bins.values())
             self._unit = 1.0
         index = _bin(tokens)
         self._bins[index] = self._bins.get(index, 0.0) + self._unit
+        self._sum += self._unit
         self._top.clear()
 
     def quantile(self, q: float) -> int:
@@ -76,7 +79,7 @@ class Sketch:
         return self._top[q]
 
     def _quantile(self, q: float) -> int:
-        left = q * sum(self._bins.values())
+        left = q * self._sum
         for index in sorted(self._bins):
             left -= self._bins[index]
             if left <= 0:

@@ -20,8 +20,8 @@ import msgspec
 from extproc.budget.ledger import Account, Admitted, Caps, LimitName, Minute, Refused, Reservation, Standing
 from extproc.budget.windows import Window, windows_at
 from extproc.errors import BudgetExceeded, GatewayError, ModelNotAllowed, RateLimitExceeded
-from extproc.pricing import cost_nano_usd
-from extproc.records import Price, Priority, Usage
+from extproc.pricing import ceiling_rates
+from extproc.records import Price, Priority
 from extproc.settings import Budget, Limits, Team
 
 MIN_OUTPUT_TOKENS = 16
@@ -52,21 +52,16 @@ def estimate_for(
     price: Price, *, input_tokens: int, output_tokens: int, choices: int = 1, output_bounded: bool = False
 ) -> Estimate:
     """The estimate at `price`: its long-context tier if the input is that long, no cached input, the dearer output."""
-    costs = (
-        cost_nano_usd(Usage(input_tokens=input_tokens), price),
-        # 1000 tokens at so many pico-USD are as many nano-USD.
-        cost_nano_usd(Usage(input_tokens=input_tokens, output_tokens=1000), price),
-        cost_nano_usd(Usage(input_tokens=input_tokens, output_tokens=1000, reasoning_tokens=1000), price),
-    )
-    known = [cost for cost in costs if cost is not None]
-    priced = len(known) == len(costs)
+    of_input, of_output = ceiling_rates(price, input_tokens)
+    if of_input is None or of_output is None:
+        of_input = of_output = None
     return Estimate(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         choices=choices,
         output_bounded=output_bounded,
-        input_nano_usd=known[0] if priced else None,
-        output_pico_usd_per_token=max(known) - known[0] if priced else None,
+        input_nano_usd=None if of_input is None else -(-input_tokens * of_input // 1000),
+        output_pico_usd_per_token=of_output,
     )
 
 
