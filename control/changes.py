@@ -25,7 +25,7 @@ from extproc.snapshot.refresh import Refresher
 
 _TRIES = 10
 _LONGEST_KEY_CHARS = 200
-_NEW_NAME = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}"
+_NEW_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,99}"
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -187,9 +187,9 @@ def _checked(base: Team, override: TeamOverride) -> Team:
 
 
 def _named(team_id: str) -> Team:
-    """A team of that name. Raises InvalidRequest unless it can be one, and a part of a path."""
+    """A team of that name. Raises InvalidRequest unless it can be one."""
     if not re.fullmatch(_NEW_NAME, team_id):
-        raise InvalidRequest("id must be letters, digits, and . _ : @ - after the first; at most 100.", param="id")
+        raise InvalidRequest("id must be letters, digits, and . _ : / @ - after the first; at most 100.", param="id")
     return new_team(team_id)
 
 

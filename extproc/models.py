@@ -1,6 +1,7 @@
 """`GET /v1/models`: what the key may use, in OpenAI's shape."""
 
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -12,7 +13,7 @@ MODELS_PATH = "/v1/models"
 
 def answer(catalog: Catalog, team: TeamView, path: str) -> bytes:
     """The list, or one model's object for `/v1/models/{id}`. Raises ModelNotFound."""
-    name = path.removeprefix(MODELS_PATH).strip("/")
+    name = unquote(path.removeprefix(MODELS_PATH).strip("/"))  # a slash in it may be escaped, or not
     if not name:
         known = [AUTO, *catalog.targets]
         return msgspec.json.encode({"object": "list", "data": [_model(catalog, n) for n in known if n in team.models]})

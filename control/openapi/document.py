@@ -140,7 +140,7 @@ def _of_gateway_yaml() -> dict[str, Any]:
     """The parts of a team; a new team, and the change of one."""
     team = Team.model_json_schema(ref_template=_REF + "{model}")
     wish = {name: _without_default(part) for name, part in team["properties"].items() if name not in ("id", "keys")}
-    new = {"id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$"}}
+    new = {"id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,99}$"}}
     common = {"type": "object", "additionalProperties": False}
     sections: dict[str, Any] = team["$defs"]
     return sections | {

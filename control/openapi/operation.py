@@ -59,7 +59,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     "idempotency-key": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
 }
 PATH_PARAMETERS: Final[Mapping[str, str]] = {
-    "id": "Of a team, a model or a request, as the path says.",
+    "id": "Of a team, a model or a request, as the path says; a slash in it is written %2F.",
     "key_id": "key_id of the list of keys.",
     "name": "As in gateway.yaml; of /ui, a file.",
 }

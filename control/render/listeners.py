@@ -99,7 +99,9 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         drain_timeout="1s",
         normalize_path=True,
         merge_slashes=True,
-        path_with_escaped_slashes_action="REJECT_REQUEST",
+        # A team's id may have slashes in it: `/v1/teams/acme%2Fsearch`. No path is opened here but by its plain
+        # letters, and control takes paths apart before it decodes them.
+        path_with_escaped_slashes_action="KEEP_UNCHANGED",
         local_reply_config=local_replies(),
         server_header_transformation="PASS_THROUGH",
     )

@@ -165,7 +165,7 @@ class TestMade:
         [
             ({}, "id"),
             ({"id": 5}, "id"),
-            ({"id": "a/b"}, "id"),
+            ({"id": "/a"}, "id"),
             ({"id": "x" * 101}, "id"),
             ({"id": "c", "keys": ["sk-mine"]}, "keys"),
             ({"id": "c", "budget": {"daily_token": 1}}, "budget.daily_token"),

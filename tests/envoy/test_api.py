@@ -16,6 +16,7 @@ EXAMPLES = 4  # valid ones of each operation, and as many broken ones
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
     config["listen"]["trusted_hops"] = 1
+    config["models"].append({"name": "meta/llama", "provider": "openai"})
     return config
 
 
@@ -48,6 +49,41 @@ def test_every_role_at_the_data_plane(gateway: Gateway) -> None:
     assert gateway.http.post("/v1/chat/completions", json=body, headers=other).status_code == 403
 
 
+def test_a_teams_id_may_have_slashes(gateway: Gateway) -> None:
+    """They are escaped in a path, where they are the id's and not the path's."""
+    admin = bearer(ADMIN_KEY)
+    name, path = "acme/search/usage", "/v1/teams/acme%2Fsearch%2Fusage"
+    assert gateway.http.post("/v1/teams", json={"id": name}, headers=admin).status_code == 201
+    made = gateway.http.post(f"{path}/keys", json={}, headers=admin).json()
+    wait_until(lambda: gateway.http.get("/v1/models", headers=bearer(made["key"])).status_code == 200, 10, "the key")
+    budget = {"budget": {"daily_tokens": 1000}}
+    grant = {"window": "daily", "unit": "tokens", "amount": 500}
+    calls: list[tuple[str, str, object]] = [
+        ("GET", path, None),
+        ("PATCH", path, budget),
+        ("POST", f"{path}/topups", grant),
+        ("GET", f"{path}/usage", None),
+        ("GET", f"{path}/keys", None),
+        ("POST", f"{path}/keys/{made['key_id']}/rotate", {}),
+        ("DELETE", f"{path}/overrides", None),
+        ("DELETE", f"{path}/keys/{made['key_id']}", None),
+        ("DELETE", path, None),
+    ]
+    for method, where, body in calls:
+        headers = admin | {"idempotency-key": "once"}
+        answer = gateway.http.request(method, where, json=body, headers=headers)
+        assert answer.status_code < 300, (method, where, answer.text)
+        assert answer.json().get("team_id", name) == name
+    for wrong in ("/v1/teams/acme/search/usage", "/%2Fmetrics", "/ui%2Fapp.js", "/v1%2Fteams"):
+        assert gateway.http.get(wrong, headers=admin).status_code == 404, wrong
+
+
+def test_a_models_name_may_have_slashes(gateway: Gateway) -> None:
+    for name in ("meta/llama", "meta%2Fllama"):
+        assert gateway.http.get(f"/v1/models/{name}", headers=bearer()).json()["id"] == "meta/llama"
+    assert gateway.client().models.retrieve("meta/llama").id == "meta/llama"
+
+
 @pytest.mark.parametrize("header", [{"a_b": "c"}, {"a_b": "c", "x-request-id": "d"}])
 def test_a_header_with_an_underscore_is_left_out_not_a_reason_to_hang_up(
     gateway: Gateway, header: dict[str, str]
@@ -56,7 +92,7 @@ def test_a_header_with_an_underscore_is_left_out_not_a_reason_to_hang_up(
 
 
 def test_what_envoy_cannot_read_is_refused_in_our_words(gateway: Gateway) -> None:
-    answer = gateway.http.get("/v1/models/a%5Cb", headers=bearer())
+    answer = gateway.http.get("/v1/models/a%00b", headers=bearer())
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request_error")
 
 
