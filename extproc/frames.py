@@ -28,8 +28,6 @@ _REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY, _RESPONSE_BODY, _IMMEDIATE =
 _METADATA: Final = 8
 _COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
 _MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
-# ProcessingRequest's first byte, where it has a body.
-_BODY_KINDS: Final = {4 << 3 | 2: "request_body", 5 << 3 | 2: "response_body"}
 _BODY_TAG, _END = b"\x0a", b"\x10\x01"  # HttpBody: the body's tag; end_of_stream is true
 
 
@@ -41,6 +39,12 @@ class Kind(Enum):
     RESPONSE_HEADERS = "response_headers"
     RESPONSE_BODY = "response_body"
     TRAILERS = "trailers"
+
+    __hash__ = object.__hash__  # members are looked up for every message; Enum's own hash runs Python
+
+
+# ProcessingRequest's first byte, where it has a body.
+_BODY_KINDS: Final = {4 << 3 | 2: Kind.REQUEST_BODY, 5 << 3 | 2: Kind.RESPONSE_BODY}
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -77,8 +81,8 @@ def parse(data: bytes) -> Event:
 
 def _parse_body(data: bytes) -> Event | None:
     """A message that is one body and nothing else, as Envoy sends them; None for any other, to be parsed in full."""
-    which = _BODY_KINDS.get(data[0]) if data else None
-    if which is None:
+    kind = _BODY_KINDS.get(data[0]) if data else None
+    if kind is None:
         return None
     try:
         size, at = protowire.take_varint(data, 1)
@@ -90,7 +94,7 @@ def _parse_body(data: bytes) -> Event | None:
     rest = data[at + length :]
     if at + length > len(data) or rest not in (b"", _END):
         return None
-    return Event(Kind(which), body=data[at : at + length], end=rest == _END)
+    return Event(kind, body=data[at : at + length], end=rest == _END)
 
 
 def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:

@@ -15,6 +15,8 @@ class State(Enum):
     STREAMING = "streaming"  # the answer comes piece by piece
     DONE = "done"  # nothing more to say: answered here, or the rest passes by Envoy alone
 
+    __hash__ = object.__hash__
+
 
 TRANSITIONS: dict[tuple[State, Kind], tuple[State, ...]] = {
     (State.START, Kind.REQUEST_HEADERS): (State.READING, State.DONE),
