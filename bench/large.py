@@ -21,7 +21,7 @@ from bench.client import Call
 from bench.closed import Telling, connect
 from bench.load import Load, Result
 from bench.scenarios import SCENARIOS, TargetName
-from bench.stack import HOST, Running, envoy_at, gateway_at, provider_at
+from bench.stack import HOST, Running, envoy_at, gateway_at, provider_at, sink_at
 
 LARGE_BYTES = 10 * 1024 * 1024
 TURNS = 101
@@ -49,7 +49,7 @@ def measure(seconds: float) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as ending:
         folder = Path(name)
         small = ending.enter_context(provider_at(folder, 0, "small"))
-        large = ending.enter_context(provider_at(folder, 0, "large"))
+        large = ending.enter_context(sink_at(folder))
         document = _document(small.port, large.port)
         alone = ending.enter_context(envoy_at(folder, scenarios.config(1, small.port, str(folder)) | document))
         gateway = ending.enter_context(gateway_at(folder, small.port, name="gateway", workers=1, **document))

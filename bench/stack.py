@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,15 @@ def provider_at(folder: Path, gap_ms: float, name: str = "provider") -> Iterator
     with child(log, _provider(port, gap_ms)) as provider:
         await_ready(log, provider, lambda: connects(port))
         yield Running(port, {"provider": psutil.Process(provider.pid)})
+
+
+@contextlib.contextmanager
+def sink_at(folder: Path) -> Iterator[Running]:
+    """A provider that reads nothing of what it is asked. Raises StackError."""
+    (port,) = free_ports(1)
+    with child(folder / "sink.log", (sys.executable, "-m", "bench.sink", str(port))) as sink:
+        await_ready(folder / "sink.log", sink, lambda: connects(port))
+        yield Running(port, {"sink": psutil.Process(sink.pid)})
 
 
 @contextlib.contextmanager
