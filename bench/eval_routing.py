@@ -2,9 +2,10 @@
 
 In: the routing data (`train.outcomes`), the shipped weights. Out: tables on standard output: APGR and CPT with 95 %
 bootstrap intervals on both held-out sides, the paired difference to prompt length, what is saved at 95 % of the strong
-model's quality, time and memory. Without the data it says what it lacks and stops. Reported as measured.
+model's quality, time in many scripts, memory. Without the data it says what it lacks and stops. Reported as measured.
 """
 
+import random
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.texts import KINDS
 from extproc.records import ChatRequest
 from extproc.routing.classify import classify
 from extproc.routing.policy import Policy
@@ -22,7 +24,7 @@ from train.outcomes import DEFAULT, STRONG, STRONG_MMLU, WEAK, WEAK_MMLU, llmrou
 
 PRICES = {"gpt-4o-mini": 0.15, "gpt-4o": 2.5, "Claude Opus": 15.0}  # USD per 1M input tokens
 QUALITY = 0.95
-CHARS = 4_000
+CHARS, TEXTS, WARM_UP = 4_000, 500, 20
 Measure = Callable[[Floats, Floats, Floats], float]
 PUBLISHED = """Published for MMLU (RouteLLM, arXiv 2406.18665, all subjects), CPT(50 %) / CPT(80 %) / APGR:
   random 50.07 / 79.93 / .500, matrix factorisation 45.00 / 76.86 / .524 (with gold labels 35.46 / 71.40 / .597),
@@ -62,7 +64,8 @@ def table(title: str, prompts: list[str], weak: Floats, strong: Floats) -> None:
     ours = np.array([score(prompt) for prompt in prompts])
     print(f"\n{title} (n = {len(prompts)}; right {weak.mean():.3f} -> {strong.mean():.3f})")
     print(
-        f"  {'':14} {'CPT(50 %)':>20} {'CPT(80 %)':>20} {'APGR':>20}  to weak at 95 %   saved on {', '.join(pairs())}"
+        f"  {'':14} {'CPT(50 %)':>20} {'CPT(80 %)':>20} {'APGR':>20} {'to weak at 95 %, %':>20}   saved on "
+        + ", ".join(pairs())
     )
     rows = {
         "random": np.random.default_rng(0).random(len(prompts)),
@@ -82,16 +85,17 @@ def table(title: str, prompts: list[str], weak: Floats, strong: Floats) -> None:
 
 
 def row(order: Floats, weak: Floats, strong: Floats) -> str:
-    """CPT(50 %), CPT(80 %), APGR with their intervals; the weak share at the quality, and what that saves."""
+    """CPT(50 %), CPT(80 %), APGR, the weak share at the quality, with their intervals; and what that share saves."""
     measures: tuple[tuple[int, Measure], ...] = (
         (1, lambda score, weak, strong: cpt(score, weak, strong, 0.5)),
         (1, lambda score, weak, strong: cpt(score, weak, strong, 0.8)),
         (3, apgr),
+        (0, lambda score, weak, strong: 100 * weak_share(score, weak, strong, QUALITY)),
     )
     cells = [cell(measure, digits, order, weak, strong) for digits, measure in measures]
     share = weak_share(order, weak, strong, QUALITY)
     saved = ", ".join(f"{100 * share * (1 - cheap / dear):.0f} %" for cheap, dear in pairs().values())
-    return f"{' '.join(cells)}  {100 * share:13.0f} %   {saved}"
+    return f"{' '.join(cells)}   {saved}"
 
 
 def cell(measure: Measure, digits: int, order: Floats, weak: Floats, strong: Floats) -> str:
@@ -108,21 +112,26 @@ def pairs() -> dict[str, tuple[float, float]]:
 
 def cost(prompts: list[str]) -> None:
     """Time of `classify` for 4,000 characters, every text new to it, and what having it adds to a process."""
-    everything = "\n\n".join(prompts)
-    texts = [asked(everything[at : at + CHARS]) for at in range(0, len(everything) - CHARS, CHARS // 10)]
-    clocks = {"CPU": time.thread_time, "wall": time.perf_counter}
-    took: dict[str, list[float]] = {name: [] for name in clocks}
-    for text in texts:
-        began = {name: clock() for name, clock in clocks.items()}
-        classify(text, Policy())
-        for name, clock in clocks.items():
-            took[name].append(1000 * (clock() - began[name]))
-    print(f"\nclassify, {CHARS} characters of LLMRouter's held-out prompts, {len(texts)} texts:")
-    for name, times in took.items():
-        middle, worst = np.percentile(times[20:], [50, 99])
-        print(f"  {name}: p50 {middle:.2f} ms, p99 {worst:.2f} ms")
+    english = "\n\n".join(prompts)
+    starts = range(0, len(english) - CHARS, CHARS // 10)
+    draw = random.Random(0)
+    texts = {"LLMRouter's held-out prompts": [english[at : at + CHARS] for at in starts]}
+    texts |= {name: [kind(draw, CHARS) for _ in range(TEXTS)] for name, kind in KINDS.items()}
+    print(f"\nclassify, {CHARS} characters, ms:  CPU p50   p99    wall p50   p99   texts")
+    for name, each in texts.items():
+        took = np.array([timed(text) for text in each])[WARM_UP:]
+        cells = (f"{value:6.2f}" for clock in range(2) for value in np.percentile(took[:, clock], [50, 99]))
+        print(f"  {name:30} {'    '.join(cells)} {len(took):6}")
     done = subprocess.run([sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True)
     print(f"resident memory it adds to a process, numpy and the mapped table included: {done.stdout.strip()} MB")
+
+
+def timed(text: str) -> tuple[float, float]:
+    """Milliseconds of CPU, and by the clock."""
+    request = asked(text)
+    wall_s, cpu_s = time.perf_counter(), time.thread_time()
+    classify(request, Policy())
+    return 1000 * (time.thread_time() - cpu_s), 1000 * (time.perf_counter() - wall_s)
 
 
 _MEMORY = """

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from extproc.embedding.limits import bounded
 from extproc.embedding.static import DATA, DIMENSIONS, StaticEmbedder
-from extproc.routing.features import features
+from extproc.routing.features import READ_CHARS, features
 from extproc.routing.model import EMBEDDING_SCALE
 from train.everyday import prompts
 from train.metrics import apgr
@@ -94,8 +94,9 @@ def inputs(texts: list[str]) -> Floats:
     embedder = StaticEmbedder.load()
     rows = []
     for text in texts:
-        ids = embedder.ids(text)
-        rows.append(np.concatenate([features(bounded(text), len(text), ids), EMBEDDING_SCALE * embedder.mean(ids)]))
+        read = bounded(text, READ_CHARS)
+        pieces = embedder.pieces(read)
+        rows.append(np.concatenate([features(read, len(text), pieces), EMBEDDING_SCALE * embedder.mean(pieces)]))
     return np.array(rows, float)
 
 

@@ -8,7 +8,7 @@ cache.
 
 from functools import cache
 from pathlib import Path
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,13 @@ DIMENSIONS = 256
 ROW = np.dtype([("scale", "<f4"), ("parts", "i1", DIMENSIONS)])  # a word piece: scale · parts
 
 Vector = NDArray[np.float32]
+
+
+class Pieces(NamedTuple):
+    """Word pieces of a text, without their order."""
+
+    each: NDArray[np.int32]  # their ids, ascending: an id is a rank by frequency
+    times: NDArray[np.intp]
 
 
 class StaticEmbedder:
@@ -43,17 +50,16 @@ class StaticEmbedder:
 
     def embed(self, text: str) -> Vector:
         """The vector of `text`, shape (256,), length 1; all zeros when there is nothing to read in it."""
-        return self.mean(self.ids(text))
+        return self.mean(self.pieces(text))
 
-    def ids(self, text: str) -> list[int]:
+    def pieces(self, text: str) -> Pieces:
         """The word pieces that `embed` reads in `text`."""
-        return self._pieces.ids(bounded(text))
+        return Pieces(*np.unique(np.fromiter(self._pieces.ids(bounded(text)), np.int32), return_counts=True))
 
-    def mean(self, ids: list[int]) -> Vector:
+    def mean(self, pieces: Pieces) -> Vector:
         """The vector of word pieces, as `embed` returns it."""
-        if not ids:
-            return np.zeros(DIMENSIONS, np.float32)
+        each, times = pieces
         # einsum, not @: BLAS would wake threads for it, and its sums differ from machine to machine.
-        total = np.einsum("i,ij->j", self._scale[ids], self._parts[ids].astype(np.float32))
+        total = np.einsum("i,ij->j", self._scale[each] * times.astype(np.float32), self._parts[each].astype(np.float32))
         length = np.sqrt(np.einsum("i,i->", total, total))
         return cast("Vector", total / length if length > 0 else total)

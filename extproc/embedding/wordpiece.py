@@ -7,11 +7,12 @@ Called by `extproc.embedding.static`. Source: google-research/bert `tokenization
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import chain
 
-UNKNOWN = 100  # [UNK]
+UNKNOWN = (100,)  # [UNK]
 MAX_WORD_CHARS = 100  # a longer word is unknown, as in BERT
-_REMEMBERED = 16_384  # words that had to be cut, about 4 MB; in languages other than English that is most of them
+_SHORT = (2, 1)  # the lengths of pieces that are looked for whatever follows
 
 _DROPPED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]")
 _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ceaf\U0002f800-\U0002fa1f"
@@ -36,56 +37,45 @@ class WordPiece:
 
     def __init__(self, pieces: Iterable[str]) -> None:
         """`pieces` in the order of their ids; one that goes on a word begins with ##."""
-        listed = [(piece, at) for at, piece in enumerate(pieces)]
+        listed = [(piece, (at,)) for at, piece in enumerate(pieces)]
         self._first = {piece: at for piece, at in listed if not piece.startswith("##")}
         self._next = {piece[2:]: at for piece, at in listed if piece.startswith("##")}
-        self._first_reach, self._next_reach = _reach(self._first), _reach(self._next)
+        self._first_lengths, self._next_lengths = _lengths(self._first), _lengths(self._next)
         single = rf"{_ASCII_PUNCTUATION}{_class_of('P')}{_IDEOGRAPHS}"
         self._words = re.compile(rf"[{single}]|[^\s{single}]+")
-        self._cut: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text`, in order."""
-        cut = _ASCII_WORDS if text.isascii() else self._words
-        out: list[int] = []
-        for word in cut.findall(_normal(text)):
-            whole = self._first.get(word)
-            if whole is None:
-                out += self._cut.get(word) or self._remember(word)
-            else:
-                out.append(whole)
-        return out
+        words = (_ASCII_WORDS if text.isascii() else self._words).findall(_normal(text))
+        whole = map(self._first.get, words)
+        return list(chain.from_iterable(ids or self._cut(word) for word, ids in zip(words, whole, strict=True)))
 
-    def _remember(self, word: str) -> list[int]:
-        if len(self._cut) >= _REMEMBERED:
-            self._cut.clear()  # texts repeat their own words: a fresh start costs little
-        cut = self._cut[word] = self._pieces(word)
-        return cut
-
-    def _pieces(self, word: str) -> list[int]:
+    def _cut(self, word: str) -> tuple[int, ...]:
         """The longest piece from the left, again and again; [UNK] when a rest is in no vocabulary."""
-        if len(word) > MAX_WORD_CHARS:
-            return [UNKNOWN]
+        if len(word) == 1 or len(word) > MAX_WORD_CHARS:
+            return UNKNOWN
         out: list[int] = []
-        known, reach, at = self._first, self._first_reach, 0
+        known, lengths, at = self._first, self._first_lengths, 0
         while at < len(word):
-            for end in range(min(len(word), at + reach.get(word[at : at + 2], 1)), at, -1):
-                found = known.get(word[at:end])
+            for length in lengths.get(word[at : at + 3], _SHORT):
+                found = known.get(word[at : at + length])
                 if found is not None:
                     break
             else:
-                return [UNKNOWN]
-            out.append(found)
-            known, reach, at = self._next, self._next_reach, end
-        return out
+                return UNKNOWN
+            out += found
+            at += length
+            known, lengths = self._next, self._next_lengths
+        return tuple(out)
 
 
-def _reach(pieces: Mapping[str, int]) -> dict[str, int]:
-    """The length of the longest piece that begins with these two characters: no longer one needs to be looked for."""
-    out: dict[str, int] = {}
+def _lengths(pieces: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The lengths, from the longest, of what may begin with these three characters: others need not be looked for."""
+    out: dict[str, set[int]] = {}
     for piece in pieces:
-        out[piece[:2]] = max(out.get(piece[:2], 1), len(piece))
-    return out
+        if len(piece) > max(_SHORT):
+            out.setdefault(piece[:3], set(_SHORT)).add(len(piece))
+    return {start: tuple(sorted(found, reverse=True)) for start, found in out.items()}
 
 
 def _normal(text: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from extproc.embedding.limits import bounded
 from extproc.embedding.static import DATA, StaticEmbedder
-from extproc.routing.features import NAMES, features
+from extproc.routing.features import NAMES, READ_CHARS, features
 
 Floats = NDArray[np.float32]
 
@@ -77,6 +77,7 @@ class RoutingModel:
     def __init__(self, arrays: dict[str, NDArray[Any]], embedder: StaticEmbedder) -> None:
         self._embedder = embedder
         self._task, self._bias, self._centre = arrays["task"], arrays["task_bias"], arrays["task_centre"]
+        self._towards = self._task - self._task.mean(axis=0)
         tree: dict[str, Any] = {name: arrays[f"tree_{name}"] for name in Forest.__struct_fields__[:-1]}
         self._forest = Forest(**tree, depth=int(arrays["tree_depth"]))
         self._gain_mean, self._gain_scale, self._length_mean, self._length_weight = arrays["gain"]
@@ -92,9 +93,10 @@ class RoutingModel:
 
     def read(self, text: str, chars: int) -> Reading:
         """How hard `text` looks; `chars` is the length that it counts as."""
-        ids = self._embedder.ids(text)
-        row = features(bounded(text), chars, ids)
-        task, reason = self._task_of(row, self._embedder.mean(ids))
+        text = bounded(text, READ_CHARS)
+        pieces = self._embedder.pieces(text)
+        row = features(text, chars, pieces)
+        task, reason = self._task_of(row, self._embedder.mean(pieces))
         gain = (self._forest(row) - self._gain_mean) / self._gain_scale
         length = (float(row[0]) - self._length_mean) * self._length_weight
         return Reading(task + self.gain_weight * float(gain + length), reason)
@@ -106,8 +108,7 @@ class RoutingModel:
         odds = np.exp(logits - logits.max())
         _, medium, hard = odds / odds.sum()
         most = int(odds.argmax())
-        towards = self._task[most] - self._task.mean(axis=0)
-        reason = _reason(towards * (inputs - self._centre))
+        reason = _reason(self._towards[most] * (inputs - self._centre))
         if reason == "length":
             reason = "long_text" if most else "short_text"
         return logit(float(hard + medium / 2)), reason
