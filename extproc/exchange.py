@@ -207,13 +207,15 @@ class Exchange:
         ]
         keep = {name for name, _ in headers} | TO_PROVIDER
         self.state = State.WAITING
-        return frames.replace(
+        said = frames.replace(
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
             body=attempt.request.body,
             metadata={M_TEAM: plan.decision.team_id, M_DECISION: as_json(plan.decision), **self._input(plan.chat)}
             | ({M_ROOMIER: True} if plan.roomier else {}),
         )
+        plan.keep_little()
+        return said
 
     def _input(self, chat: ChatRequest) -> Metadata:
         """What was asked, if traces are to have it."""
@@ -249,12 +251,14 @@ class Exchange:
             (H_CLUSTER, endpoint.cluster),
         ]
         stale = {name for tried in plan.attempts for name, _ in tried.request.headers}
-        return frames.replace(
+        said = frames.replace(
             headers=wanted,
             remove=sorted(stale - {name for name, _ in wanted}),
             body=attempt.request.body,
             metadata={M_TARGET: str(attempt.index)},
         )
+        plan.keep_little()
+        return said
 
     def _native(self, attempt: Attempt) -> bool:
         return self._options.native_streams and attempt.target.format in ("openai", "azure")

@@ -7,6 +7,8 @@ client's original body (never from another provider's translation of it). Used b
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from extproc.adapters.base import Adapter
 from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED
 from extproc.adapters.registry import adapter_for
@@ -94,6 +96,17 @@ class Plan:
         self.attempts.append(attempt)
         return attempt
 
+    def keep_little(self) -> None:
+        """What the last attempt was made of is on its way: keep of it what cannot be made again."""
+        last = self.attempts[-1]
+        last.request = msgspec.structs.replace(last.request, body=b"")
+        if self.chat.large is not None:
+            self.chat = msgspec.structs.replace(self.chat, body={})
+
+    def keep_nothing(self) -> None:
+        """There will be no further attempt."""
+        self.chat = msgspec.structs.replace(self.chat, body={}, text=b"", large=None)
+
     @property
     def retries(self) -> int:
         """How many attempts may follow the first."""
@@ -142,5 +155,8 @@ class Plan:
 
     def _attempt(self, index: int, target: Target, now_ns: int) -> Attempt:
         adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
-        request = adapter.request(rewritten(self.chat, self.rewrites.get(target.model, "")))
+        chat = self.chat
+        if not chat.body:
+            chat = msgspec.structs.replace(chat, body=msgspec.json.decode(chat.text))
+        request = adapter.request(rewritten(chat, self.rewrites.get(target.model, "")))
         return Attempt(index, target, adapter, request, now_ns)

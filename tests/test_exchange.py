@@ -147,6 +147,18 @@ def test_an_error_is_said_once_whole(cuts: list[int]) -> None:
     assert reply.immediate_response.status.code == 502
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_request_is_kept_until_its_answer_or_its_end(answered: bool) -> None:
+    to = exchange()
+    asked(to)
+    assert len(to._live) == 1
+    if answered:
+        say(to, response_headers=headers({":status": "200", "content-type": "application/json"}))
+    else:
+        to.close()
+    assert len(to._live) == 0
+
+
 def test_a_stranger_is_refused_before_the_body() -> None:
     (reply,) = say(exchange(), request_headers=headers(HEADERS | {"authorization": "Bearer sk-other"}))
     assert reply.immediate_response.status.code == 401

@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from extproc.chat import LARGE_BYTES
 from tests.envoy.harness import (
     ADMIN_KEY,
     FORMATS,
@@ -74,6 +75,17 @@ def test_the_next_equivalent_answers(
     assert (row["status"], row["model_used"], row["attempts"]) == ("fallback", STAND_IN[model], 2)
     assert row["model_requested"] == model
     assert row["output_tokens"] > 0
+
+
+@pytest.mark.parametrize("model", ["gpt-ha", "claude-ha"])
+def test_a_large_request_fails_over_whole(gateway: Gateway, second: Simulator, model: str) -> None:
+    """Of its body the worker keeps the text alone, and reads it again."""
+    wire_format = "openai" if model == "gpt-ha" else "anthropic"
+    text = f"{failing(wire_format, status=503)} " + "Once more. " * (LARGE_BYTES // 11 + 1)
+    answer = gateway.client().chat.completions.create(**ask(text, model))
+    assert answer.model == STAND_IN[model]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens > LARGE_BYTES / 6, "all of it came"
 
 
 def test_a_dead_port_fails_over(gateway: Gateway, second: Simulator) -> None:
