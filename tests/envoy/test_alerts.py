@@ -50,6 +50,8 @@ def seen(gateway: Gateway, simulators: tuple[Simulator, Simulator]) -> tuple[See
     sent = send(gateway, simulators[0])
     wait_until(lambda: len(gateway.rows(ADMIN_KEY)) == sent, 30, "the rows")
     wait_until(lambda: 'gateway_provider_error_ratio{provider="openai",model=""' in metrics(gateway), 30, "figures")
+    # Each worker adds what its cache did to the shared state's counts, by and by.
+    wait_until(lambda: "gateway_cache_saved_cost_usd_total{" in metrics(gateway), 30, "what the cache has saved")
     text = metrics(gateway)
     samples: Seen = defaultdict(list)
     for name, labels in _SAMPLE.findall(text):
