@@ -23,7 +23,8 @@ from extproc.settings import Settings
 _ENVOY_LOG = '{"at":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","process":"envoy","event":"%j","logger":"%n"}'
 ENVOY_OPTIONS = (
     *("--log-level", "warning"),
-    *("--component-log-level", "misc:error"),  # else every use of a young filter is told at length
+    # Else every use of a young filter is told at length, and every start and stop as a warning.
+    *("--component-log-level", "misc:error,main:error"),
     *("--log-format", _ENVOY_LOG),
     *("--file-flush-interval-msec", "100"),  # of the request log
     "--disable-hot-restart",  # no shared memory, so that several Envoys can run on one machine

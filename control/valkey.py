@@ -13,9 +13,12 @@ from control.supervise import Process
 from extproc.logs import line
 from extproc.paths import Paths
 
-# `22697:M 24 Nov 2026 13:59:19.579 # Server initialized`: process, role, date, level, text.
-_LINE = re.compile(rb"\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.*#-]) (.*)")
+# `22697:M 24 Nov 2026 13:59:19.579 # Server initialized`: process, role, date, level, text. Of a signal's handler:
+# `22697:signal-handler (1795997560) Received SIGTERM scheduling shutdown...`.
+_LINE = re.compile(rb"\d+:(?:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.*#-])|signal-handler \(\d+\)) (.*)")
 _LEVEL = {b"#": "warning"}
+# What it calls a warning at every start (it never forks for a snapshot here) and every end.
+_USUAL = re.compile(rb"WARNING Memory overcommit must be enabled|Valkey is now ready to exit|User requested shutdown")
 
 
 def embedded(paths: Paths) -> Process:
@@ -41,4 +44,6 @@ def as_json(text: bytes) -> bytes:
     """One line of Valkey's, without its end -> a line of JSON; `at` is now."""
     match = _LINE.fullmatch(text)
     level, event = (_LEVEL.get(match[1], "info"), match[2]) if match else ("info", text)
+    if _USUAL.match(event):
+        level = "info"
     return line(time.time(), level, "valkey", event.decode(errors="replace")).encode()

@@ -4,6 +4,7 @@ In: the data directory and the worker's index. Out: nothing but replies to Envoy
 """
 
 import asyncio
+import logging
 import signal
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.tokens import Estimator
 from extproc.transport import server as make_server
+
+log = logging.getLogger(__name__)
 
 LEASE_MARGIN_S = 30.0
 
@@ -89,6 +92,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
             *cache.of_worker(),
         )
     ]
+    log.info("serving")
     await stop.wait()
     await server.stop(current.snapshot.settings.timeouts.drain)
     await fallbacks.stop(0)  # not before: what is still open may need its next attempt, and only we know of it
@@ -97,6 +101,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     bell.close()
     await cache.close()
     await client.aclose()
+    log.info("stopped")
 
 
 def _reserver(settings: Settings, client: State, outputs: OutputEstimates) -> Reserver:

@@ -53,7 +53,7 @@ def tell_of_refusal(outbox: Outbox, provider: str, status: int, circuit: Circuit
     try:
         outbox.alert(alert, now_s)
     except NOT_NOW as error:
-        log.error("alert not kept", extra={"alert": alert.body, "reason": str(error)})
+        log.error("alert not kept", extra={"alert": msgspec.Raw(alert.body.encode()), "reason": str(error)})
 
 
 class Alerts:
@@ -76,7 +76,7 @@ class Alerts:
 
     async def _deliver(self, session: aiohttp.ClientSession, alert: Alert) -> None:
         if alert.tries == 0:
-            log.warning(_event(alert), extra={"team": alert.team_id, "alert": alert.body})
+            log.warning(_event(alert), extra={"alert": msgspec.Raw(alert.body.encode())})
         receiver = self._receiver_of(alert.team_id)
         problem = await _post(session, receiver.webhook, receiver.secret, alert) if receiver else None
         if problem is None:

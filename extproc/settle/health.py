@@ -141,8 +141,11 @@ class Keeper:
     def _tell(self, keys: Iterable[str]) -> None:
         for key in keys:
             circuit = self._health.circuits()[key]
-            told = {"provider": key, "circuit": circuit.state, "reason": circuit.reason}
-            (log.info if circuit.state == "closed" else log.warning)("circuit changed", extra=told)
+            told = {"provider": key, "circuit": circuit.state}
+            if circuit.state == "closed":
+                log.info("circuit changed", extra=told)
+            else:
+                log.warning("circuit changed", extra=told | {"reason": circuit.reason})
             self._untold.add(key)
             self._news.set()
 

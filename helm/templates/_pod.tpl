@@ -132,7 +132,7 @@ command:
   - --log-level
   - warning
   - --component-log-level
-  - misc:error
+  - misc:error,main:error
   - --log-format
   - '{"at":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","process":"envoy","event":"%j","logger":"%n"}'
   - --file-flush-interval-msec
