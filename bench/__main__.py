@@ -17,8 +17,9 @@ import msgspec
 import psutil
 
 from bench import exchange as own_code
+from bench import large as large_ones
 from bench import report, runs, scenarios
-from bench import transports as side_by_side
+from bench import stages as by_stage
 from bench.runs import Pace, Run
 from bench.stack import StackError, running
 
@@ -30,10 +31,12 @@ _QUICK = Pace(rounds=1, seconds=1.0, warm_up_s=0.5, sustained_s=0)
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="A smoke test of under a minute; its numbers mean little.")
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.5, 300), default=10.0, show_default=True, help="Of each run.")
+@click.option("--seconds", type=click.FloatRange(0.5, 300), default=5.0, show_default=True, help="Of each run.")
 @click.option("--sustained", type=click.FloatRange(0, 600), default=60.0, show_default=True, help="Of the long run.")
 @click.option("--gap", type=click.FloatRange(0, 1000), default=5.0, show_default=True, help="Ms between chunks.")
 @click.option("--only", "only", multiple=True, type=click.Choice([item.name for item in scenarios.SCENARIOS]))
+@click.option("--all", "everything", is_flag=True, help="Every scenario: about 40 minutes.")
+@click.option("--tensorzero", default=sys.executable, help="A Python that has TensorZero's package.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Default: bench/results/<time>.json")
 @click.pass_context
 def main(
@@ -44,18 +47,20 @@ def main(
     sustained: float,
     gap: float,
     only: tuple[str, ...],
+    everything: bool,
+    tensorzero: str,
     file: Path | None,
 ) -> None:
     """Compare the provider alone, Envoy alone and the gateway: latency, CPU, memory, errors."""
     if context.invoked_subcommand is not None:
         return
-    wanted = only or (scenarios.QUICK if quick else tuple(item.name for item in scenarios.SCENARIOS))
+    wanted = only or (tuple(item.name for item in scenarios.SCENARIOS) if everything else scenarios.USUAL)
     chosen = [item for item in scenarios.SCENARIOS if item.name in wanted]
     long_s = sustained if scenarios.SUSTAINED in wanted else 0
     pace = _QUICK if quick else Pace(rounds=rounds, seconds=seconds, warm_up_s=1.0, sustained_s=long_s)
     began = datetime.now(UTC)
     try:
-        found, idle = _measure(chosen, pace, gap)
+        found, idle = _measure(chosen, pace, gap, tensorzero)
     except (StackError, subprocess.SubprocessError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(report.text(found, idle))
@@ -74,22 +79,48 @@ def exchange(calls: int, profile: bool) -> None:
 
 
 @main.command()
-@click.option("--seconds", type=click.FloatRange(0.5, 60), default=3.0, show_default=True, help="Of each run.")
-@click.option("--rounds", type=click.IntRange(1, 20), default=2, show_default=True)
-def transports(seconds: float, rounds: int) -> None:
-    """Our own gRPC transport and grpcio's: CPU per request at 1, 16 and 64 connections."""
-    for line in side_by_side.measure(seconds, rounds):
+@click.option("--seconds", type=click.FloatRange(1, 60), default=5.0, show_default=True, help="Of each run.")
+def large(seconds: float) -> None:
+    """What a request of 10 MiB costs, and how long small ones beside it wait."""
+    for line in large_ones.measure(seconds):
         click.echo(line)
 
 
-def _measure(chosen: Sequence[scenarios.Scenario], pace: Pace, gap: float) -> tuple[list[Run], dict[str, float]]:
+@main.command()
+@click.option("--py-spy", "sampler", default="py-spy", show_default=True, help="The program.")
+@click.option("--seconds", type=click.FloatRange(1, 60), default=10.0, show_default=True)
+@click.option("--only", "name", default="closed-16", type=click.Choice([item.name for item in scenarios.SCENARIOS]))
+def stages(sampler: str, seconds: float, name: str) -> None:
+    """Where a worker's time goes, by stage, sampled from outside."""
+    try:
+        for line in by_stage.measure(sampler, name, seconds):
+            click.echo(line)
+    except (StackError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _measure(
+    chosen: Sequence[scenarios.Scenario], pace: Pace, gap: float, interpreter: str
+) -> tuple[list[Run], dict[str, float]]:
     def say(line: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
-    say("starting the provider, Envoy alone and the gateway")
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, running(Path(folder), gap) as stack:
+    targets: set[scenarios.TargetName] = {"gateway"}
+    targets.update(*(item.targets for item in chosen))
+    tensorzero = interpreter if "tensorzero" in targets and _has_tensorzero(interpreter) else None
+    if "tensorzero" in targets and tensorzero is None:
+        say(f"tensorzero is left out: {interpreter} has no such package (see --tensorzero)")
+    say(f"starting {', '.join(name for name in scenarios.TARGETS if name in targets)}")
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        running(Path(folder), gap, targets, tensorzero) as stack,
+    ):
         idle = runs.idle_cores(stack, _IDLE_S)
         return runs.measure(stack, chosen, pace, say), idle
+
+
+def _has_tensorzero(interpreter: str) -> bool:
+    return subprocess.run([interpreter, "-c", "import tensorzero"], capture_output=True, check=False).returncode == 0
 
 
 def _document(began: datetime, pace: Pace, gap: float, found: Sequence[Run], idle: dict[str, float]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections import Counter
 import msgspec
 
 from bench.client import Call, Connection
-from bench.scenarios import Scenario, last, request
+from bench.scenarios import Scenario, TargetName, last, request
 
 _TIMEOUT_S = 60.0
 
@@ -33,16 +33,27 @@ class Pace(msgspec.Struct, frozen=True):
     leave_every: int = 0  # n: every n-th request's client leaves before its answer is whole
 
 
-async def run(port: int, scenario: Scenario, tally: Tally, pace: Pace, *, connections: int, start: int = 0) -> None:
+async def run(
+    port: int,
+    scenario: Scenario,
+    tally: Tally,
+    pace: Pace,
+    *,
+    connections: int,
+    start: int = 0,
+    target: TargetName = "gateway",
+) -> None:
     """Ask, on so many connections; requests are numbered from `start`."""
     end_s = time.monotonic() + pace.seconds
-    loops = (_loop(port, scenario, tally, pace, end_s, start + at * 1_000_000) for at in range(connections))
+    asked, wanted = request(scenario, target), last(scenario, target)
+    loops = (_loop(port, asked, wanted, tally, pace, end_s, start + at * 1_000_000) for at in range(connections))
     await asyncio.gather(*loops)
 
 
-async def _loop(port: int, scenario: Scenario, tally: Tally, pace: Pace, end_s: float, number: int) -> None:
-    before, after = request(scenario, "gateway")
-    wanted = last(scenario, "gateway")
+async def _loop(
+    port: int, asked: tuple[bytes, bytes], wanted: bytes, tally: Tally, pace: Pace, end_s: float, number: int
+) -> None:
+    before, after = asked
     connection: Telling | None = None
     while time.monotonic() < end_s:
         number += 1

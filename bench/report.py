@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from bench.runs import Latency, Run
-from bench.scenarios import SCENARIOS, TARGETS, Scenario, TargetName
+from bench.scenarios import CHUNKS, SCENARIOS, TARGETS, Scenario, TargetName
 
 NOT_THE_GATEWAY = ("provider", "envoy")
 _KINDS = ("p50", "p90", "p99")
@@ -42,6 +42,7 @@ def text(runs: Sequence[Run], idle_cores: Mapping[str, float]) -> str:
 def targets(runs: Sequence[Run]) -> list[Target]:
     """The figures to reach, with what this run found."""
     plain, stream = _of(runs, "plain-167"), _of(runs, "stream-167") or _of(runs, "stream-20")
+    translated = _of(runs, "translated-stream-20")
     added = added_ms(plain, "gateway", "total_ms")
     long = [run for run in runs if run.round == 0]
     whole = "whole answers at 167/s, added to Envoy alone"
@@ -50,6 +51,8 @@ def targets(runs: Sequence[Run]) -> list[Target]:
         Target(f"{whole}, p99", _middle(added, "p99") if added else None, 10, "ms", exclusive=True),
         Target("CPU of the gateway without Envoy, per whole answer", _own_cpu_us(plain), 800, "µs"),
         Target("CPU of the gateway without Envoy, per stream of 200 chunks", _own_cpu_us(stream), 1000, "µs"),
+        Target("CPU of the workers, per chunk of a translated stream", _per_chunk(translated), 60, "µs"),
+        Target("CPU of the workers, per request of 10 MiB", _of_workers(_of(runs, "body-10m")), 30_000, "µs"),
         Target(
             f"errors in {long[0].seconds if long else 60:g} s of 167 streams/s of 200 chunks",
             float(sum(sum(run.errors.values()) for run in long)) if long else None,
@@ -92,6 +95,20 @@ def _own_cpu_us(runs: Iterable[Run]) -> float | None:
     return statistics.median(sums) if sums else None
 
 
+def _of_workers(runs: Iterable[Run]) -> float | None:
+    sums = [
+        sum(value for role, value in run.cpu_us.items() if role.startswith("worker"))
+        for run in runs
+        if run.target == "gateway" and run.round
+    ]
+    return statistics.median(sums) if sums else None
+
+
+def _per_chunk(runs: Iterable[Run]) -> float | None:
+    each = _of_workers(runs)
+    return None if each is None else each / CHUNKS
+
+
 def _scenario(scenario: Scenario, runs: Sequence[Run]) -> str:
     rounds = max(run.round for run in runs)
     lines = [f"{scenario.name}: {scenario.title} ({rounds} rounds of {runs[0].seconds:g} s)"]
@@ -113,7 +130,7 @@ def _scenario(scenario: Scenario, runs: Sequence[Run]) -> str:
 
 
 def _row(target: TargetName, of: Sequence[Run], runs: Sequence[Run]) -> str:
-    added = "" if target != "gateway" else _latencies(added_ms(runs, target, "total_ms") or [])
+    added = "" if target in ("direct", "envoy") else _latencies(added_ms(runs, target, "total_ms") or [])
     total, first = _latencies([run.total_ms for run in of]), _latencies([run.first_byte_ms for run in of])
     return f"{target:9}{_counts(of)}  {total}{first}{added}"
 

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+import uvloop
 
-from bench import scenarios, usage
+from bench import closed, scenarios, usage
 from bench.load import Load, Result
-from bench.scenarios import TARGETS, Scenario, TargetName
+from bench.scenarios import Scenario, TargetName
 from bench.stack import HOST, Stack
 
 _LOG_FLUSH_S = 0.6  # Envoy hands its access log entries over every 0.25 s
@@ -67,8 +68,9 @@ def measure(stack: Stack, chosen: Sequence[Scenario], pace: Pace, say: Say) -> l
     """All runs, in the order they were made."""
     found = []
     for number, scenario in itertools.product(range(1, pace.rounds + 1), chosen):
-        turn = number % len(TARGETS)
-        for target in (*TARGETS[turn:], *TARGETS[:turn]):
+        targets = [target for target in scenario.targets if target in stack.ports]
+        turn = number % len(targets)
+        for target in (*targets[turn:], *targets[:turn]):
             say(f"round {number}/{pace.rounds}: {scenario.name} at {target}")
             found.append(_run(stack, scenario, target, number, pace.seconds, pace.warm_up_s))
     if pace.sustained_s:
@@ -87,6 +89,8 @@ def idle_cores(stack: Stack, seconds: float) -> dict[str, float]:
 
 
 def _run(stack: Stack, scenario: Scenario, target: TargetName, number: int, seconds: float, warm_up_s: float) -> Run:
+    if scenario.connections:
+        return _closed(stack, scenario, target, number, seconds, warm_up_s)
     load = Load(
         host=HOST,
         port=stack.ports[target],
@@ -120,6 +124,45 @@ def _run(stack: Stack, scenario: Scenario, target: TargetName, number: int, seco
         cpu_us={role: item.cpu_s / max(1, result.sent) * 1e6 for role, item in used.items()},
         rss_bytes={role: item.rss_bytes for role, item in used.items()},
         client_cpu_us=result.client_cpu_s / max(1, result.sent) * 1e6,
+        others_cores=usage.others_cores(before, usage.snapshot({}), own_cpu_s),
+    )
+
+
+def _closed(stack: Stack, scenario: Scenario, target: TargetName, number: int, seconds: float, warm_up_s: float) -> Run:
+    """By connections: latencies flatter whoever stalls, and are there to be compared within a run."""
+    port, processes, tally = stack.ports[target], stack.processes[target], closed.Tally()
+
+    def ask(tally: closed.Tally, seconds: float, start: int) -> None:
+        pace = closed.Pace(seconds)
+        uvloop.run(
+            closed.run(port, scenario, tally, pace, connections=scenario.connections, start=start, target=target)
+        )
+
+    ask(closed.Tally(), warm_up_s, 500_000)
+    time.sleep(_LOG_FLUSH_S)
+    usage.wait_until_quiet(processes.values(), _SETTLE_S)
+    before, client_s = usage.snapshot(processes), time.process_time()
+    ask(tally, seconds, 0)
+    time.sleep(_LOG_FLUSH_S)
+    usage.wait_until_quiet(processes.values(), _SETTLE_S)
+    used, client_s = usage.since(before, processes), time.process_time() - client_s
+    own_cpu_s = sum(item.cpu_s for item in used.values()) + client_s
+    return Run(
+        scenario=scenario.name,
+        target=target,
+        round=number,
+        seconds=seconds,
+        sent=tally.sent,
+        errors=dict(tally.errors),
+        total_ms=latency([round(1000 * took_ms) for took_ms in tally.took_ms]),
+        first_byte_ms=None,
+        late_ms=None,
+        events=0,
+        body_bytes=0,
+        connections=scenario.connections,
+        cpu_us={role: item.cpu_s / max(1, tally.sent) * 1e6 for role, item in used.items()},
+        rss_bytes={role: item.rss_bytes for role, item in used.items()},
+        client_cpu_us=client_s / max(1, tally.sent) * 1e6,
         others_cores=usage.others_cores(before, usage.snapshot({}), own_cpu_s),
     )
 

@@ -7,11 +7,12 @@ In: nothing but a folder for their files. Out: a `Stack`: the port of each targe
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ HOST = "127.0.0.1"
 READY_S = 90.0
 _END_S = 30.0
 _POLL_S = 0.05
+# The wheel has no program, but its client can start the gateway in a process of its own.
+_TENSORZERO = """
+import signal, sys
+from tensorzero.tensorzero import _start_http_gateway
+gateway = _start_http_gateway(
+    config_file=sys.argv[1], clickhouse_url=None, postgres_url=None, valkey_url=None, async_setup=False
+)
+print("serves", gateway.base_url, flush=True)
+signal.pause()
+"""
+_TENSORZERO_READY = re.compile(r"serves http://127\.0\.0\.1:(\d+)/openai")
 
 
 class StackError(Exception):
@@ -51,16 +63,24 @@ class Stack(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def running(folder: Path, gap_ms: float) -> Iterator[Stack]:
-    """Start everything in `folder`; end everything. `gap_ms` is the time between two chunks of a stream.
+def running(folder: Path, gap_ms: float, targets: Collection[TargetName], tensorzero: str | None) -> Iterator[Stack]:
+    """Start the `targets` in `folder`; end everything. `gap_ms` is the time between two chunks of a stream,
+    `tensorzero` an interpreter that has that package.
 
     Raises StackError.
     """
     with contextlib.ExitStack() as ending:
         provider = ending.enter_context(provider_at(folder, gap_ms))
-        alone = ending.enter_context(envoy_at(folder, scenarios.config(1, provider.port, str(folder))))
-        whole = ending.enter_context(gateway_at(folder, provider.port, name="gateway"))
-        found: dict[TargetName, Running] = {"direct": provider, "envoy": alone, "gateway": whole}
+        document = scenarios.config(1, provider.port, str(folder))
+        makers: dict[TargetName, Callable[[], contextlib.AbstractContextManager[Running]]] = {
+            "direct": lambda: contextlib.nullcontext(provider),
+            "envoy": lambda: envoy_at(folder, document),
+            "gateway": lambda: gateway_at(folder, provider.port, name="gateway"),
+            "grpcio": lambda: gateway_at(folder, provider.port, name="grpcio", transport="grpcio"),
+        }
+        if tensorzero is not None:
+            makers["tensorzero"] = lambda: tensorzero_at(folder, provider.port, tensorzero)
+        found = {target: ending.enter_context(make()) for target, make in makers.items() if target in targets}
         yield Stack(
             ports={target: each.port for target, each in found.items()},
             processes={target: provider.processes | each.processes for target, each in found.items()},
@@ -84,6 +104,18 @@ def sink_at(folder: Path) -> Iterator[Running]:
     with child(folder / "sink.log", (sys.executable, "-m", "bench.sink", str(port))) as sink:
         await_ready(folder / "sink.log", sink, lambda: connects(port))
         yield Running(port, {"sink": psutil.Process(sink.pid)})
+
+
+@contextlib.contextmanager
+def tensorzero_at(folder: Path, provider_port: int, interpreter: str) -> Iterator[Running]:
+    """TensorZero's gateway, as its wheel starts it for OpenAI's client. Raises StackError."""
+    config, log = folder / "tensorzero.toml", folder / "tensorzero.log"
+    config.write_text(scenarios.tensorzero(provider_port))
+    env = {**os.environ, "BENCH_PROVIDER_KEY": scenarios.PROVIDER_KEY}
+    with child(log, (interpreter, "-c", _TENSORZERO, str(config)), env) as process:
+        await_ready(log, process, lambda: _TENSORZERO_READY.search(log.read_text()) is not None)
+        found = _TENSORZERO_READY.search(log.read_text())
+        yield Running(int(found[1]) if found else 0, {"tensorzero": psutil.Process(process.pid)})
 
 
 @contextlib.contextmanager
@@ -142,9 +174,13 @@ def _role(process: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def child(log: Path, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+def child(
+    log: Path, arguments: tuple[str, ...], env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env
+        )
     try:
         yield process
     finally:

@@ -58,8 +58,23 @@ def test_what_was_added_is_the_median_of_differences_within_a_round() -> None:
     assert (cpu.value, cpu.met) == (350.0, True)  # neither Envoy nor the provider
 
 
+def test_the_workers_alone_count_for_what_only_they_do() -> None:
+    cpu = {"envoy": 5_000.0, "settler": 50.0, "worker 0": 7_000.0, "worker 1": 5_000.0}
+    found = {
+        item.text: item.value
+        for item in report.targets(
+            [
+                run("gateway", 1, 1.0, scenario="translated-stream-20", cpu_us=cpu),
+                run("gateway", 1, 1.0, scenario="body-10m", cpu_us=cpu),
+            ]
+        )
+    }
+    assert found["CPU of the workers, per chunk of a translated stream"] == 60
+    assert found["CPU of the workers, per request of 10 MiB"] == 12_000
+
+
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    assert [item.met for item in report.targets([run("direct", 1, 1.0)])] == [None] * 5
+    assert [item.met for item in report.targets([run("direct", 1, 1.0)])] == [None] * 7
     assert "not measured" in report.text([run("direct", 1, 1.0)], {})
 
 
