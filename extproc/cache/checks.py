@@ -1,7 +1,7 @@
 """Beside the walk: learns of new entries, compares answers, and shares what came of it.
 
-In: the store's news. Out: an index that is up to date (after a restart too, from the news that are kept), and tallies
-that all workers share. A store that is away is tried again; nothing waits for it.
+In: the store's news. Out: an index that is up to date (after a restart too, from the news and the vectors that are
+kept), and tallies that all workers share. A store that is away is tried again; nothing waits for it.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from extproc.cache.entry import Entry, Stored
 from extproc.cache.key import Key
 from extproc.cache.ports import StoreUnavailable
 from extproc.cache.semantic import Pending, Semantic
+from extproc.cache.vectors import Reader
+from extproc.cache.vectors import Store as Vectors
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +26,10 @@ NEWS_S: Final = 0.2
 TALLIES_S: Final = 2.0
 EXPIRE_S: Final = 60.0
 RELOAD_S: Final = 30.0
-_AT_ONCE: Final = 50  # news between two turns of the loop: about 8 ms
+_AT_ONCE: Final = 50  # news between two turns of the loop: about 6 ms
 
 
-class Store(Protocol):
+class Store(Vectors, Protocol):
     """What of the store is needed here. All raise StoreUnavailable."""
 
     async def stored_after(self, place: str, most: int) -> list[tuple[str, Stored]]:
@@ -57,12 +59,14 @@ class Follower:
         """Until cancelled."""
         while not self._semantic.settings().enabled:  # noqa: ASYNC110 - switched on by a reload, if ever
             await asyncio.sleep(TALLIES_S)
-        self._semantic.cascade.models = await self._loaded()
+        models = self._semantic.cascade.models = await self._loaded()
+        reader = Reader(self._store, models)
         tallies_at = expire_at = time.monotonic()
         while True:
             try:
-                while await self.catch_up():  # noqa: ASYNC110 - lets requests through between two batches
+                while await self.catch_up(reader):  # noqa: ASYNC110 - lets requests through between two batches
                     await asyncio.sleep(0)
+                await reader.read()
                 if time.monotonic() >= tallies_at:
                     tallies_at = time.monotonic() + TALLIES_S
                     await self.refresh()
@@ -82,15 +86,16 @@ class Follower:
                 log.exception("models of the semantic cache cannot be loaded; it stays off, tried again")
                 await asyncio.sleep(RELOAD_S)
 
-    async def catch_up(self) -> bool:
+    async def catch_up(self, reader: Reader) -> bool:
         """Read some news; whether there may be more."""
-        models = self._semantic.cascade.models
         news = await self._store.stored_after(self._place, _AT_ONCE)
+        known = await reader.known([stored.key for _, stored in news])
         for place, stored in news:
             self._place = place
-            pending = self._semantic.learn(stored)
-            if models is not None and stored.key.text is not None and len(news) < _AT_ONCE:
-                models.judge.expect(stored.key.text)
+            if stored.key.text is not None and stored.key.digest not in known:
+                continue  # gone meanwhile
+            vectors = known.get(stored.key.digest)
+            pending = self._semantic.learn(stored, vectors and vectors.static)
             if pending is not None:
                 task = asyncio.create_task(self._compare(stored.key, pending))
                 self._comparing.add(task)

@@ -8,7 +8,7 @@ read may differ. Needs onnxruntime; its model comes with the gateway, nothing is
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Self
@@ -65,15 +65,13 @@ class Confirmer:
         except TimeoutError:
             return None
 
-    def expect(self, text: str) -> None:
-        """Read a text soon, if there is time, so that it need not be when it is a candidate."""
-        if not self._waiting:
-            self._waiting += 1
-            asyncio.get_running_loop().run_in_executor(self._thread, self._read, text).add_done_callback(self._done)
+    async def read(self, text: str) -> Vector:
+        """The sentence vector; remembered, so that it need not be made when the text is a candidate."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.vector, text)
 
-    def _read(self, text: str) -> list[float]:
-        self.vector(text)
-        return []
+    def know(self, vectors: Mapping[str, Vector]) -> None:
+        """Sentence vectors that were made before, by text."""
+        self._thread.submit(self._remember, vectors)
 
     def compare(self, text: str, others: Sequence[str]) -> list[float]:
         """The same, here and now."""
@@ -86,12 +84,16 @@ class Confirmer:
         if vector is None:
             ids = np.array([[CLS, *self._pieces.ids(text)[: POSITIONS - 2], SEP]], np.int64)
             found = self._session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-            vector = self._known[text] = found[0][0]
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            vector = found[0][0]
+            self._remember({text: vector})
         else:
             self._known.move_to_end(text)
         return vector
+
+    def _remember(self, vectors: Mapping[str, Vector]) -> None:
+        self._known.update(vectors)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
     def close(self) -> None:
         """End the thread; what waits is dropped."""

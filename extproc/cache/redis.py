@@ -10,7 +10,7 @@ store is left alone for a second (`answers`).
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -43,8 +43,8 @@ class _Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
 
-_LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE = (
-    _Script(name) for name in ("look_up", "store", "land", "forget", "purge", "size")
+_LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE, _VECTORS, _ADD_VECTORS = (
+    _Script(name) for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors")
 )
 
 
@@ -108,6 +108,15 @@ class RedisStore:
         """News of entries kept after `place` ("0": all that are still told of), oldest first, each with its place."""
         rows = await self._command("XRANGE", f"{self._prefix}:stored", f"({place}", "+", "COUNT", most)
         return [(at.decode(), msgspec.msgpack.decode(_mapping(row)[b"entry"], type=Stored)) for at, row in rows]
+
+    async def vectors(self, partition: str, digests: Sequence[str]) -> list[bytes | None]:
+        """The vectors of entries' texts, as `add_vectors` got them; b"" where nobody has made them yet, None where the
+        entry is gone."""
+        return list(await self._run(_VECTORS, partition, *digests))
+
+    async def add_vectors(self, partition: str, digest: str, vectors: bytes) -> None:
+        """Keep the vectors of an entry's text with it. Nothing happens if it is gone."""
+        await self._run(_ADD_VECTORS, partition, digest, vectors)
 
     # --- the control API ---------------------------------------------------------------------------------------------
 

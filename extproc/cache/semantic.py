@@ -15,6 +15,7 @@ from extproc.cache.calibrate import FLOOR, Estimate, Tally, bucket, estimate
 from extproc.cache.cascade import Candidate, Cascade
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Stored
+from extproc.cache.index import Vector
 from extproc.cache.key import Key
 from extproc.settings import Semantic as Settings
 
@@ -77,11 +78,12 @@ class Semantic:
         """The store does not have it any more."""
         self.cascade.index.forget(digest)
 
-    def learn(self, news: Stored) -> Pending | None:
-        """An entry was kept: it can be found from now on. Returns what it is to be compared with, if anything."""
+    def learn(self, news: Stored, static: Vector | None = None) -> Pending | None:
+        """An entry was kept: it can be found from now on. Returns what it is to be compared with, if anything.
+        `static`: its text's static vector, where that is known."""
         key = news.key
         if key.text is not None:
-            self.cascade.learn(key.context, key.digest, key.text, news.until_ms)
+            self.cascade.learn(key.context, key.digest, key.text, news.until_ms, static)
         return self._pending.pop(key.digest, None)
 
     def estimate(self, partition: str) -> Estimate:

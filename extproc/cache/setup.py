@@ -22,6 +22,7 @@ from extproc.cache.redis import LOOK_UP_S, WRITE_S, RedisStore
 from extproc.cache.sampler import Sampler
 from extproc.cache.semantic import Semantic
 from extproc.cache.step import CacheStep
+from extproc.embedding.installed import fingerprint
 from extproc.embedding.static import StaticEmbedder
 from extproc.paths import Paths
 from extproc.pipe import open_state
@@ -35,7 +36,7 @@ def replica_of(paths: Paths) -> str:
 
 def models() -> Models:
     """What the semantic step reads texts with: 0.3 s, 80 MB."""
-    return Models(StaticEmbedder.load(), Confirmer.load())
+    return Models(StaticEmbedder.load(), Confirmer.load(), fingerprint())
 
 
 class CacheParts:

@@ -6,11 +6,13 @@
 --   :flight:<key>   string, who answers this request now: others with the same one wait
 --   :used, :ends    zsets, keys of entries by when they were last used and by when they end
 --   :about          hash, key of an entry -> "<bytes> <stored at> <team> <model>"
+--   :vectors        hash, key of an entry -> the vectors of its text, once somebody has made them; within its bytes
 --   :bytes          string, the sum of those bytes
 --   :purged         hash, "*", "model:<name>" or "key:<key>" -> when that was deleted
 local base = KEYS[1]
 local used, ends, about, bytes, purged = base .. ':used', base .. ':ends', base .. ':about', base .. ':bytes',
                                          base .. ':purged'
+local vectors = base .. ':vectors'
 
 local function entry(key) return base .. ':entry:' .. key end
 local function flight(key) return base .. ':flight:' .. key end
@@ -23,6 +25,7 @@ local function forget(key)
   redis.call('ZREM', used, key)
   redis.call('ZREM', ends, key)
   redis.call('HDEL', about, key)
+  redis.call('HDEL', vectors, key)
   redis.call('DECRBY', bytes, string.match(known, '^%d+'))
   return 1
 end

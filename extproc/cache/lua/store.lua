@@ -35,6 +35,6 @@ redis.call('HSET', about, key, size .. ' ' .. now_ms .. ' ' .. team .. ' ' .. mo
 redis.call('INCRBY', bytes, size)
 -- The lists live a little longer than what they list.
 if redis.call('PTTL', about) < ttl_ms then
-  for _, list in ipairs({used, ends, about, bytes}) do redis.call('PEXPIRE', list, ttl_ms + 60000) end
+  for _, list in ipairs({used, ends, about, bytes, vectors}) do redis.call('PEXPIRE', list, ttl_ms + 60000) end
 end
 return answer('kept')
