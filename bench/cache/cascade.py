@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cache.data import Prompt
-from extproc.cache.cascade import SURVIVORS, allowed, hopeful
+from extproc.cache.cascade import SURVIVORS, allowed, hopeful, joined
 from extproc.cache.confirm import Confirmer
 from extproc.cache.index import Index
 from extproc.embedding.static import StaticEmbedder
@@ -57,7 +57,7 @@ def run(cached: list[Prompt], asked: list[Prompt], steps: Steps) -> list[Scored]
         near = allowed(prompt.text, near) if steps.guards else near
         if steps.network:
             near = [one for one in near[:SURVIVORS] if judge.fits(one.text) and judge.fits(prompt.text)]
-            scores = judge.compare(prompt.text, [one.text for one in near])
+            scores = list(map(joined, judge.compare(prompt.text, [one.text for one in near]), near))
         else:
             scores = [one.cosine for one in near]
         score, best = max(zip(scores, near, strict=True), default=(0.0, None))

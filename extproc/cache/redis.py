@@ -18,7 +18,7 @@ import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from extproc.budget.redis import Argument, State
-from extproc.cache.calibrate import Tally
+from extproc.cache.calibrate import SCALE, Tally
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry, Stored, dump, load
 from extproc.cache.key import Key
@@ -173,7 +173,7 @@ class RedisStore:
 
     async def add_check(self, partition: str, bucket: int, *, wrong: bool) -> None:
         """One more check of a partition; what nobody adds to for a month is forgotten."""
-        name = f"{self._prefix}:checks:{partition}"
+        name = self._checks(partition)
         await self._command("HINCRBY", name, f"checked:{bucket}", 1)
         if wrong:
             await self._command("HINCRBY", name, f"wrong:{bucket}", 1)
@@ -182,7 +182,7 @@ class RedisStore:
     async def tally(self, partition: str) -> Tally:
         """The checks of a partition, by all workers of all replicas."""
         tally = Tally()
-        for field, number in _mapping(await self._command("HGETALL", f"{self._prefix}:checks:{partition}")).items():
+        for field, number in _mapping(await self._command("HGETALL", self._checks(partition))).items():
             kind, at = field.decode().split(":")
             (tally.wrong if kind == "wrong" else tally.checked)[int(at)] = int(number)
         return tally
@@ -201,6 +201,9 @@ class RedisStore:
 
     def _base(self, partition: str) -> str:
         return f"{self._prefix}:{{{partition}}}"
+
+    def _checks(self, partition: str) -> str:
+        return f"{self._prefix}:checks:{SCALE}:{partition}"
 
     async def _look(self, partition: str, *arguments: Argument) -> Any:
         return await self._run(_LOOK_UP, partition, *arguments, client=self._quick, limit_s=self._look_up_s)

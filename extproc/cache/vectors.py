@@ -1,8 +1,8 @@
 """A kept text's vectors, beside its entry in the store: made once, by whichever worker is first, and never anew.
 
-In: keys of kept texts, from the store's news. Out: their vectors; those that nobody has made yet are made here, a few at
-a time, and kept for all workers and for the next start. What is kept begins with a mark of the models that made it, so
-that vectors of other models are none. It is halves of floats: a cosine is off by 0.0005 at most. Called by `checks`.
+In: keys of kept texts, from the store's news. Out: their vectors; those that nobody has made yet are made here, a few
+at a time, and kept for all workers and for the next start. What is kept begins with a mark of the models that made it,
+so that vectors of other models are none. It is halves of floats: a cosine is off by 0.0005 at most. Called by `checks`.
 """
 
 from collections import deque
@@ -58,6 +58,11 @@ class Reader:
         self._store = store
         self._models = models
         self._unread: deque[Key] = deque(maxlen=_UNREAD)
+
+    @property
+    def unread(self) -> int:
+        """Texts that `read` is still to read."""
+        return len(self._unread)
 
     async def known(self, keys: Sequence[Key]) -> dict[str, Vectors | None]:
         """By digest, of the texts that are still kept. None: nobody has read it yet, `read` will."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from extproc.cache.calibrate import START
-from extproc.cache.cascade import Candidate, Cascade, Models
+from extproc.cache.cascade import Candidate, Cascade, Models, joined
 from extproc.cache.confirm import Confirmer
-from extproc.cache.index import Index
+from extproc.cache.index import Index, Near
 from extproc.embedding.static import StaticEmbedder
 
 from .tables import pairs
@@ -98,3 +98,10 @@ class Slow:
 
         time.sleep(0.05)
         return self._real._session.run(names, inputs)
+
+
+def test_the_network_has_most_of_the_say() -> None:
+    same_words, none = Near("d", "text", 1.0), Near("d", "text", 0.0)
+    assert joined(1.0, same_words) == pytest.approx(1)
+    assert joined(0.0, none) == 0
+    assert joined(1.0, none) > 3 * joined(0.0, same_words) > 0

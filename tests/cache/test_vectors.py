@@ -69,7 +69,7 @@ class Worker:
 
     async def read(self) -> None:
         """All that nobody has read."""
-        while self.reader._unread:
+        while self.reader.unread:
             await self.reader.read()
 
     @property
