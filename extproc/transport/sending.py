@@ -37,7 +37,7 @@ class Sender:
         self.resize_table = True  # the next block has to begin with our table size
         self._out: list[bytes | memoryview] = []
         self._blocked: dict[int, Stream] = {}  # streams with a queue, the longest waiting first
-        self._turn = TURN_BYTES  # left of it
+        self.turn_bytes = self._turn = TURN_BYTES  # and what is left of it
 
     def take(self) -> list[bytes | memoryview]:
         """What is to be written now."""
@@ -51,7 +51,7 @@ class Sender:
 
     def go_on(self) -> list[Stream]:
         """Send more of what waits. Returns streams that sent all."""
-        self._turn = TURN_BYTES
+        self._turn = self.turn_bytes
         return self._send_queues()
 
     def raw(self, data: bytes) -> None:
@@ -141,7 +141,7 @@ class Sender:
                 queue[0] = whole[size:]
         del self._blocked[stream.id]
         if not self._blocked:
-            self._turn = TURN_BYTES
+            self._turn = self.turn_bytes
         if stream.last_block is not None:
             self.headers(stream, stream.last_block, end=True)
         return True

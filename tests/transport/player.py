@@ -14,6 +14,7 @@ from extproc.transport import frame
 from extproc.transport.calls import Call, Calls
 from extproc.transport.connection import Connection
 from extproc.transport.credit import Budget
+from extproc.transport.sending import TURN_BYTES
 from extproc.transport.session import Service
 from tests.transport.peer import HEADERS, Scheduler, Session
 
@@ -57,6 +58,7 @@ def play(data: bytes) -> None:
     }
     connection, budget = Connection(lambda: now[0]), Budget(BUDGET)
     calls = Calls(connection, services, scheduler, budget)
+    connection.sender.turn_bytes = (200, TURN_BYTES)[script.number(2)]
     out = b""
     for piece in Peer(script).pieces():
         calls.receive(piece)

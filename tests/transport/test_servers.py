@@ -137,7 +137,7 @@ async def test_a_caller_that_leaves(running: Running) -> None:
 
 async def test_a_deadline(running: Running) -> None:
     async with running.channel() as channel:
-        echo = call(channel)(timeout=0.2)
+        echo = call(channel)(timeout=1)
         await echo.write(b"wait")
         assert await echo.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await eventually(lambda: running.sessions[0].closed == 1)
