@@ -30,7 +30,7 @@ _HANG_TIMEOUT = click.option(
     default=SILENT_S,
     show_default=True,
     envvar="GATEWAY_HANG_TIMEOUT",
-    help="Seconds after which a worker or the settler that answers nothing is killed and started again.",
+    help="Seconds after which a worker, the settler or control that answers nothing is killed and started again.",
 )
 _DATA_DIR = click.option("--data-dir", type=_CONFIG, required=True, help="The gateway's data directory.")
 

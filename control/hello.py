@@ -9,6 +9,7 @@ from pathlib import Path
 # The client's preface and an empty SETTINGS frame; a server answers with its own SETTINGS (RFC 9113, 3.4).
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS_FRAME = 4
+_HTTP1 = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n"
 _SOON_S = 1.0
 
 
@@ -17,6 +18,11 @@ async def speaks_http2(path: Path, within_s: float = _SOON_S) -> bool:
     listens), TimeoutError."""
     frame = await exchange(path, _HTTP2, 9, within_s)
     return len(frame) == 9 and frame[3] == _SETTINGS_FRAME
+
+
+async def is_healthy(path: Path, within_s: float = _SOON_S) -> bool:
+    """As control is: 200 for /healthz. Raises the same."""
+    return (await exchange(path, _HTTP1, 12, within_s)).endswith(b" 200")
 
 
 async def exchange(path: Path, data: bytes, answer_bytes: int, within_s: float = _SOON_S) -> bytes:

@@ -6,15 +6,14 @@ In: the settings and the data directory's layout. Out: `Process`es in the order 
 import os
 import sys
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
 from control import valkey
 from control.binaries import envoy
 from control.command import gateway
-from control.hello import speaks_http2
-from control.silence import SILENT_S
+from control.hello import is_healthy, speaks_http2
+from control.silence import SILENT_S, Ask
 from control.supervise import Process
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -33,7 +32,8 @@ ENVOY_OPTIONS = (
 
 def everything(settings: Settings, paths: Paths, silent_s: float = SILENT_S) -> list[Process]:
     """A whole gateway. Raises FileNotFoundError where Envoy is not installed."""
-    return [*extproc(settings, paths, silent_s), _own(paths, "control"), _envoy(paths)]
+    control = _asked(_own(paths, "control"), partial(is_healthy, paths.control_socket), silent_s)
+    return [*extproc(settings, paths, silent_s), control, _envoy(paths)]
 
 
 def extproc(settings: Settings, paths: Paths, silent_s: float = SILENT_S) -> list[Process]:
@@ -43,9 +43,9 @@ def extproc(settings: Settings, paths: Paths, silent_s: float = SILENT_S) -> lis
     return [
         *embedded,
         *simulators(settings, paths),
-        _asked(_own(paths, "settler", grace_s=10.0), paths.settler_socket, silent_s),
+        _asked(_own(paths, "settler", grace_s=10.0), partial(speaks_http2, paths.settler_socket), silent_s),
         *(
-            _asked(_own(paths, "worker", str(index)), paths.worker_socket(index), silent_s)
+            _asked(_own(paths, "worker", str(index)), partial(speaks_http2, paths.worker_socket(index)), silent_s)
             for index in range(settings.workers)
         ),
     ]
@@ -67,8 +67,8 @@ def _own(paths: Paths, *arguments: str, grace_s: float = 5.0) -> Process:
     )
 
 
-def _asked(process: Process, socket: Path, silent_s: float) -> Process:
-    return msgspec.structs.replace(process, ask=partial(speaks_http2, socket), silent_s=silent_s)
+def _asked(process: Process, ask: Ask, silent_s: float) -> Process:
+    return msgspec.structs.replace(process, ask=ask, silent_s=silent_s)
 
 
 def _envoy(paths: Paths) -> Process:

@@ -151,14 +151,15 @@ def test_a_worker_that_hangs_is_found_by_its_ping(gateway: Gateway, primary: Sim
 
 
 def test_what_hangs_for_good_is_replaced(new_config: Callable[[], Config]) -> None:
-    """Stopped, a worker and the settler accept connections and say nothing, for longer than they are given."""
+    """Stopped, they accept connections and say nothing, for longer than they are given."""
     with running(new_config(), {"GATEWAY_HANG_TIMEOUT": "4"}) as gateway:
-        for title in ("gateway worker 0", "gateway settler"):
+        for title in ("gateway worker 0", "gateway settler", "gateway control"):
             hung = one(gateway, title)
             hung.suspend()
             back(gateway, title, hung.pid, 30)
             told = [json.loads(line) for line in gateway.log().splitlines() if "answers no more" in line]
             assert [line["child"] for line in told].count(title.removeprefix("gateway ")) == 1
+        wait_until(lambda: gateway.http.get("/readyz").status_code == 200, 20, "control to serve again")
         wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
         raw = gateway.client().chat.completions.with_raw_response.create(**ask("after"))
         assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "success"
