@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from extproc.logs import Trouble
 from extproc.settle.journal import NEVER_TAKEN, NOT_NOW, Batch, Connection, write
 from extproc.settle.retention import Retention, delete_before
 from extproc.settle.rows import AttemptRow, AuditRow
@@ -58,6 +59,7 @@ class Writer:
         self._closed = threading.Event()
         self._give_up_at = math.inf  # monotonic; set by `close`
         self._trim_at = 0.0
+        self._untrimmed = Trouble(log, "old rows cannot be deleted", "old rows are deleted again")
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
     def keep(self, retention: Retention) -> None:
@@ -185,8 +187,9 @@ class Writer:
         try:
             self._connection = self._connection or self._connect()
             deleted = delete_before(self._connection, self._wall_s(), self._retention, _TRIM_ROWS)
+            self._untrimmed.over()
         except NOT_NOW as error:
-            log.warning("old rows cannot be deleted", extra={"reason": str(error)})
+            self._untrimmed.seen(error)
             deleted = 0
         self._trim_at = now + (0.0 if deleted >= _TRIM_ROWS else _TRIM_EVERY_S)
 
