@@ -12,9 +12,10 @@ import io
 import pstats
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from itertools import chain
 from types import CoroutineType
+from typing import Any
 
 import msgspec
 import yaml
@@ -35,6 +36,7 @@ from extproc.budget.windows import Windows
 from extproc.catalog import compile_catalog
 from extproc.exchange import Exchange, Options
 from extproc.live import Live
+from extproc.memory import keep_memory
 from extproc.pipeline import Pipeline
 from extproc.routing.standing import View
 from extproc.settings import parse
@@ -54,7 +56,7 @@ _CASES: tuple[tuple[str, int | None, int], ...] = (
 )
 _LONG_BYTES = 1024 * 1024  # such prompts are measured a hundredth as often
 _FORMATS: dict[str, Format] = {"openai": OpenAI(), "anthropic": Anthropic()}
-_PHASES = ("request headers", "request body", "answer headers", "answer body", "each chunk", "all")
+_PHASES = ("request headers", "request body", "answer headers", "answer body", "each chunk", "all", "longest step")
 _WARM_UP_CALLS = 50
 _PROFILE_LINES = 30
 # As the official SDK and Envoy send them.
@@ -102,6 +104,26 @@ class _Yes:
         return "held"
 
 
+class _Timed:
+    """A coroutine, and how long it ran at a stretch, in microseconds: for so long no other request has its turn."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._work = work
+        self.steps: list[float] = []
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        sent = None
+        while True:
+            began = time.perf_counter_ns()
+            try:
+                waits_for = self._work.send(sent)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self.steps.append((time.perf_counter_ns() - began) / 1000)
+            sent = yield waits_for
+
+
 class _Clock:
     wall_s = staticmethod(time.time)
     mono_ns = staticmethod(time.monotonic_ns)
@@ -109,6 +131,7 @@ class _Clock:
 
 def measure(calls: int, *, profile: bool) -> str:
     """The table, or with `profile` what cProfile says of the same work."""
+    keep_memory()  # as a worker does
     profiler = cProfile.Profile() if profile else None
     by_name = {item.name: item for item in SCENARIOS}
     rows = [_case(by_name[name], size, chunks, calls, profiler) for name, size, chunks in _CASES]
@@ -126,16 +149,18 @@ def _case(scenario: Scenario, size: int | None, chunks: int, calls: int, profile
         calls = max(5, calls * 20 // (10 * chunks))
     elif size is not None and size > _LONG_BYTES:
         calls = max(5, calls // 100)
-    asyncio.run(_time(messages, min(calls, _WARM_UP_CALLS)))
+    asyncio.run(_time(messages, min(calls, _WARM_UP_CALLS), []))
     if profiler is not None:
         profiler.enable()
-    took = asyncio.run(_time(messages, calls))
+    longest: list[float] = []
+    took = asyncio.run(_time(messages, calls, longest))
     if profiler is not None:
         profiler.disable()
     heads = [_median(column) for column in zip(*(item[:3] for item in took), strict=True)]
     bodies = [item[3:] for item in took]
     pieces = list(chain.from_iterable(bodies)) if scenario.stream else []
     cells = [*heads, _median([sum(item) for item in bodies if item]), _median(pieces), _median([*map(sum, took)])]
+    cells.append(_median(longest))
     name = f"{scenario.name}, {chunks} chunks" if scenario.stream else scenario.name
     name += f", {size:,} B asked" if size else ""
     return f"{name:42}" + "".join(f"{cell:>17}" for cell in cells)
@@ -145,8 +170,8 @@ def _median(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.1f}" if values else "-"
 
 
-async def _time(messages: Exchanged, calls: int) -> list[list[float]]:
-    """Microseconds of every message of every call."""
+async def _time(messages: Exchanged, calls: int, longest: list[float]) -> list[list[float]]:
+    """Microseconds of every message of every call; to `longest`, of each call's longest step."""
     settings = parse(yaml.safe_dump(scenarios.config(8080, 9000, "unused")), {})
     pipeline = Pipeline(
         compile_catalog(settings),
@@ -158,17 +183,19 @@ async def _time(messages: Exchanged, calls: int) -> list[list[float]]:
     took = []
     for _ in range(calls):
         exchange = Exchange(pipeline, live, options)
-        row = []
+        row, steps = [], [0.0]
         for message in (*messages.head, *messages.body):
             began = time.perf_counter_ns()
             said = exchange.receive(message)
             if isinstance(said, CoroutineType):
-                await said
+                await (timed := _Timed(said))
+                steps += timed.steps
             row.append((time.perf_counter_ns() - began) / 1000)
             if exchange.state is State.DONE:
                 break
         exchange.close()
         took.append(row)
+        longest.append(max(steps))
     return took
 
 
