@@ -1,7 +1,8 @@
 """A process that hangs: it lives, and yet it answers nothing any more (stopped, or its event loop is blocked).
 
 In: how to ask it. Out: returns when it is to be replaced. Called by the supervisor for each life of a child that can be
-asked. One that does not listen is starting (our sockets are bound last) or ending, and is left alone.
+asked. One that does not listen is starting (our sockets are bound last) or ending, and is left alone. By our own
+transport the event loop itself answers; grpcio answers from a thread, so of its users only a stopped one is silent.
 """
 
 import asyncio
