@@ -30,7 +30,7 @@ from control.demo.openai import OpenAI
 from control.demo.text import PromptCache, compose
 from control.demo.wire import parse_head
 from extproc.budget.estimate import OutputEstimates
-from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Standing
+from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Rider, Standing
 from extproc.budget.reserve import Reserver
 from extproc.budget.windows import Windows
 from extproc.catalog import compile_catalog
@@ -94,7 +94,10 @@ class _Yes:
 
     _standing = Standing(Account(), Account(), Minute())
 
-    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
+    def rider(self, reservation: Reservation) -> None:  # noqa: ARG002
+        return None
+
+    async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:  # noqa: ARG002
         return Admitted(reservation.output_tokens, self._standing)
 
     async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing:  # noqa: ARG002

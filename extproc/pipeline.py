@@ -1,4 +1,4 @@
-"""The walk of a request, on one screen: authenticate -> read -> cache -> route -> reserve -> deadline.
+"""The walk of a request, on one screen: authenticate -> read -> route -> cache -> reserve -> deadline.
 
 In: the headers, then the body of a client's request. Out: a `Plan`, from which attempts are shaped, an answer that is
 `Served` from the cache, or a GatewayError. The exchange calls it; it knows nothing of Envoy. Time comes in as a
@@ -14,8 +14,8 @@ from zlib import crc32
 import msgspec
 
 from extproc.auth import authenticate
-from extproc.budget.ledger import HoldClosed
-from extproc.budget.reserve import Reserver
+from extproc.budget.ledger import HoldClosed, Rider
+from extproc.budget.reserve import Prepared, Reserver
 from extproc.cache.hit import Hit
 from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
@@ -81,6 +81,15 @@ class _Asked(msgspec.Struct, frozen=True):
         return round(self.admission.received_at * 1000)
 
 
+class _Chosen(msgspec.Struct, frozen=True):
+    """Where a request may go, and what is to be held for it."""
+
+    needs: Needs
+    choice: Choice
+    cheaper: Choice | None  # what a strict team's request becomes near its limit
+    wanted: Prepared
+
+
 class Pipeline:
     """The walk, bound to a worker's catalog, ledger, clock, view of providers' health, and cache."""
 
@@ -125,12 +134,16 @@ class Pipeline:
         complexity = classify(chat, admission.team.policy, wishes.routing) if chat.model == AUTO else None
         asked = _Asked(admission, chat, len(body), wishes, complexity, steps)
         steps.done("read")
-        found = await self._look_up(asked)
+        chosen: _Chosen | None = None
+        with contextlib.suppress(GatewayError):  # of no account where the answer is kept, else raised below
+            chosen = await self._choose(asked)
+        steps.done("route")
+        found = await self._look_up(asked, chosen.wanted.rider if chosen else None)
         steps.done("cache")
         if found.hit is not None:
             return await self._serve(asked, found, found.hit)
         try:
-            return await self._plan(asked, found)
+            return await self._plan(asked, found, chosen or await self._choose(asked))
         except BaseException:
             found.tape.give_up()
             raise
@@ -145,7 +158,7 @@ class Pipeline:
             now_ms = round(admission.received_at * 1000)
             await self._reserver.sign(admission.team.settings, admission.request_id, now_ms)
 
-    async def _look_up(self, asked: _Asked) -> Looked:
+    async def _look_up(self, asked: _Asked, rider: Rider | None) -> Looked:
         if self._cache is None:
             return NOT_LOOKED
         admission = asked.admission
@@ -158,6 +171,7 @@ class Pipeline:
             traceparent=admission.traceparent,
             cache_control=admission.cache_control,
             now_ms=asked.now_ms,
+            rider=rider,
         )
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -189,26 +203,34 @@ class Pipeline:
         )
         return Served(chat, decision, hit, (*found.headers, *limit_headers))
 
-    async def _plan(self, asked: _Asked, found: Looked) -> Plan:
-        """Choose the targets, hold what the request may cost. Raises GatewayError."""
-        admission, chat, wishes = asked.admission, asked.chat, asked.wishes
+    async def _choose(self, asked: _Asked) -> _Chosen:
+        """Choose the targets, and what to hold for them. Raises GatewayError."""
+        admission = asked.admission
         settings = admission.team.settings
-        route = partial(self._route, asked, self._needs(asked))
-        choice = route()
+        needs = self._needs(asked)
+        choice = self._route(asked, needs)
         # A strict team's hold covers what the request may become, so that is chosen before.
-        cheaper = route(downgrade=True) if settings.auto_downgrade and settings.budget.strict else None
-        asked.steps.done("route")
-        hold = await self._reserver.reserve(
-            admission.team.settings,
-            chat,
+        strict = settings.auto_downgrade and settings.budget.strict
+        cheaper = self._route(asked, needs, downgrade=True) if strict else None
+        wanted = await self._reserver.prepare(
+            settings,
+            asked.chat,
             choice.targets,
             hold_id=admission.request_id,
-            priority=wishes.priority,
+            priority=asked.wishes.priority,
             now_ms=asked.now_ms,
             perhaps=cheaper.targets if cheaper else (),
         )
+        return _Chosen(needs, choice, cheaper, wanted)
+
+    async def _plan(self, asked: _Asked, found: Looked, chosen: _Chosen) -> Plan:
+        """Hold what the request may cost, unless that was done with the look-up. Raises GatewayError."""
+        admission, chat, wishes = asked.admission, asked.chat, asked.wishes
+        settings = admission.team.settings
+        choice = chosen.choice
+        hold = await self._reserver.reserve(chosen.wanted)
         if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
-            choice = cheaper or route(downgrade=True)
+            choice = chosen.cheaper or self._route(asked, chosen.needs, downgrade=True)
         if choice.reason in _NOT_KEPT:
             found.tape.give_up()
         asked.steps.done("reserve")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.budget.estimate import OutputEstimates
-from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Standing
+from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Rider, Standing
 from extproc.budget.reserve import Reserver
 from extproc.catalog import compile_catalog
 from extproc.exchange import Exchange, Options
@@ -48,7 +48,10 @@ ANSWERED = json.dumps(ANSWER).encode()
 
 
 class Yes:
-    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
+    def rider(self, reservation: Reservation) -> None:
+        return None
+
+    async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
         return Admitted(reservation.output_tokens, Standing(Account(), Account(), Minute()))
 
     async def release(self, team_id: str, hold_id: str) -> HoldState:

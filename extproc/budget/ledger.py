@@ -9,7 +9,7 @@ and however often each is repeated, a hold is charged once. It is charged to the
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -180,11 +180,28 @@ class TopUp(msgspec.Struct, frozen=True, kw_only=True):
     amount: int
 
 
+class Rider:
+    """A hold that may be taken within another call to the same server, so that both cost one round trip.
+
+    Whoever makes that call has the server reserve with `key` and `arguments`, and leaves what it said in `reply`.
+    """
+
+    __slots__ = ("arguments", "key", "reply")
+
+    def __init__(self, key: str, arguments: tuple[str | int, ...]) -> None:
+        self.key = key
+        self.arguments = arguments
+        self.reply: list[Any] | None = None  # None: it was not taken along, or nobody knows
+
+
 class Holds(Protocol):
     """What the walk awaits. All raise LedgerUnavailable."""
 
-    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
-        """Take a hold, or say which limits have no room. Raises HoldClosed if it is over already."""
+    def rider(self, reservation: Reservation) -> Rider | None:
+        """The hold, to be taken within another call; None where that cannot be."""
+
+    async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
+        """Take a hold, unless `rider` did, or say which limits have no room. Raises HoldClosed if it is over."""
 
     async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing | None:
         """How a team stands, for telling; None if nobody knows."""

@@ -25,6 +25,7 @@ from extproc.budget.ledger import (
     Minute,
     Refused,
     Reservation,
+    Rider,
     Standing,
 )
 from extproc.budget.plan import MINUTE_MS, fit
@@ -105,12 +106,16 @@ class GuardedHolds:
         self._away_until_ms = 0
         self._away = Trouble(log, "ledger unavailable; the outage policy decides", "ledger answers again")
 
-    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
+    def rider(self, reservation: Reservation) -> Rider | None:
+        """As the ledger; None while it is left alone."""
+        return None if reservation.now_ms < self._away_until_ms else self._holds.rider(reservation)
+
+    async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
         """As the ledger, else as the policy. Raises HoldClosed, LimitsUnavailable."""
         if reservation.now_ms < self._away_until_ms:
             return self._policy.reserve(reservation)
         try:
-            answer = await self._holds.reserve(reservation)
+            answer = await self._holds.reserve(reservation, rider)
         except LedgerUnavailable as error:
             self._away.seen(error)
             self._away_until_ms = reservation.now_ms + RETRY_AFTER_MS

@@ -32,6 +32,7 @@ from extproc.budget.ledger import (
     Minute,
     Refused,
     Reservation,
+    Rider,
     Settled,
     Settlement,
     Standing,
@@ -110,6 +111,9 @@ _RESERVE, _SETTLE, _RELEASE, _EXPIRE, _USAGE, _GRANT = (
 )
 
 
+RESERVE_TEXT = _RESERVE.text  # for who takes a `Rider` along
+
+
 class RedisLedger:
     """See the module. `client` is shared, not owned: close it where it was made."""
 
@@ -118,11 +122,22 @@ class RedisLedger:
         self._prefix = prefix
         self._closed_kept_ms = closed_kept_ms
 
-    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
-        """Take a hold. Raises HoldClosed, LedgerUnavailable, and ValueError for amounts out of range."""
-        answer, granted, limits, minute, daily, monthly = await self._run(
-            _RESERVE, reservation.team_id, *_reserve_arguments(reservation)
-        )
+    def rider(self, reservation: Reservation) -> Rider | None:
+        """The hold, to be taken within another script; None in a cluster, where a script's keys share one slot.
+
+        Raises ValueError for amounts out of range.
+        """
+        if isinstance(self._client, RedisCluster):
+            return None
+        return Rider(self._key(reservation.team_id), _reserve_arguments(reservation))
+
+    async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
+        """Take a hold, unless `rider` did. Raises HoldClosed, LedgerUnavailable, and ValueError for amounts out of
+        range."""
+        reply = rider.reply if rider else None
+        if reply is None:
+            reply = await self._run(_RESERVE, reservation.team_id, *_reserve_arguments(reservation))
+        answer, granted, limits, minute, daily, monthly = reply
         standing = Standing(_account(daily), _account(monthly), Minute(*minute))
         if answer == b"admitted":
             return Admitted(granted, standing)
@@ -161,7 +176,7 @@ class RedisLedger:
 
     async def held(self, team_id: str, hold_ids: list[str]) -> set[str]:
         """Which of these holds of a team are open. Raises LedgerUnavailable."""
-        key = f"{self._prefix}:{{{team_id}}}:leases"
+        key = f"{self._key(team_id)}:leases"
         try:
             scores = await self._client.execute_command("ZMSCORE", key, *hold_ids)
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
@@ -192,8 +207,11 @@ class RedisLedger:
         )
         return bool(made)
 
+    def _key(self, team_id: str) -> str:
+        return f"{self._prefix}:{{{team_id}}}"
+
     async def _run(self, script: _Script, team_id: str, *arguments: str | int) -> Any:
-        key = f"{self._prefix}:{{{team_id}}}"
+        key = self._key(team_id)
         try:
             try:
                 return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)

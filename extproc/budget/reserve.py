@@ -1,8 +1,8 @@
 """The walk's step `reserve`: what a request may cost is held before it is sent.
 
-In: a read request and its targets. Out: a `Hold`: the tokens held, the max_tokens to write, the `x-ratelimit-*`
-headers, how much of its budget the team has used; or a 429. One round trip to the ledger. Called by the pipeline; the
-settler gives back what was not used.
+In: a read request and its targets. Out: first what is to be held, then a `Hold`: the tokens held, the max_tokens to
+write, the `x-ratelimit-*` headers, how much of its budget the team has used; or a 429. One round trip to the ledger, or
+none where the look-up in the cache took it along. Called by the pipeline; the settler gives back what was not used.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import msgspec
 
 from extproc.bounds import most_input_tokens
 from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
-from extproc.budget.ledger import Caps, Holds, Refused, Reservation
+from extproc.budget.ledger import Caps, Holds, Refused, Reservation, Rider
 from extproc.budget.plan import (
     Estimate,
     Header,
@@ -30,6 +30,16 @@ from extproc.chat import rewritten, text_chars
 from extproc.records import ChatRequest, Priority, Target
 from extproc.settings import Team
 from extproc.tokens import EXACT_CHARS, Estimator
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What is to be held for one request. `rider`: by which another call may take it along."""
+
+    team: Team
+    estimate: Estimate
+    reservation: Reservation
+    counted_tokens: int  # the best estimate of the input
+    rider: Rider | None
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -56,7 +66,7 @@ class Reserver:
         """Hold for `lease_ms` from the next request on."""
         self._lease_ms = lease_ms
 
-    async def reserve(
+    async def prepare(
         self,
         team: Team,
         chat: ChatRequest,
@@ -66,10 +76,9 @@ class Reserver:
         priority: Priority,
         now_ms: int,
         perhaps: Sequence[Target] = (),
-    ) -> Hold:
-        """Take the hold. `perhaps`: what may be tried instead of `targets`, as a strict team's hold must cover it too.
-
-        Raises RateLimitExceeded, BudgetExceeded, ModelNotAllowed, LimitsUnavailable, InvalidRequest.
+    ) -> Prepared:
+        """What is to be held. `perhaps`: what may be tried instead of `targets`, as a strict team's hold must cover it
+        too. Raises ModelNotAllowed, InvalidRequest.
         """
         counted = self.input_tokens(chat, targets[0])
         looked_at = (*targets, *perhaps) if team.budget.strict else targets[:1]
@@ -78,16 +87,21 @@ class Reserver:
         reservation = reservation_for(
             team, estimate, hold_id=hold_id, priority=priority, now_ms=now_ms, lease_ms=self._lease_ms
         )
-        answer = await self._holds.reserve(reservation)
+        return Prepared(team, estimate, reservation, counted, self._holds.rider(reservation))
+
+    async def reserve(self, prepared: Prepared) -> Hold:
+        """Take the hold, unless its rider did. Raises RateLimitExceeded, BudgetExceeded, LimitsUnavailable."""
+        team, reservation = prepared.team, prepared.reservation
+        answer = await self._holds.reserve(reservation, prepared.rider)
         if isinstance(answer, Refused):
             error = refusal(reservation, answer)
             error.headers = tuple(rate_limit_headers(reservation, answer.standing))
             raise error
         return Hold(
-            input_tokens=held,
-            counted_tokens=counted,
+            input_tokens=reservation.input_tokens,
+            counted_tokens=prepared.counted_tokens,
             output_tokens=answer.output_tokens,
-            max_tokens=max_tokens_to_write(estimate, answer, strict=team.budget.strict),
+            max_tokens=max_tokens_to_write(prepared.estimate, answer, strict=team.budget.strict),
             headers=tuple(rate_limit_headers(reservation, answer.standing)),
             used_pct=used_pct(team, answer.standing),
         )

@@ -8,6 +8,7 @@ A store that fails or is slow is left alone for a second; requests go on without
 import logging
 from collections.abc import Callable
 
+from extproc.budget.ledger import Rider
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry
 from extproc.cache.flights import Flights
@@ -35,9 +36,12 @@ class Answers:
         self._flights = Flights(entries)
         self._away_until_ms = 0
 
-    async def look_up(self, question: Question) -> Hit | Miss:
-        """An answer, or how to go on. Waits at most for the store's deadline and `coalesce_wait`."""
-        outcome = await self._outcome(question)
+    async def look_up(self, question: Question, rider: Rider | None = None) -> Hit | Miss:
+        """An answer, or how to go on. Waits at most for the store's deadline and `coalesce_wait`.
+
+        `rider`: the request's hold, taken along where nothing but the store's answer decides that it is a miss.
+        """
+        outcome = await self._outcome(question, None if self._may_be_similar(question) else rider)
         team_id = question.team_id
         if isinstance(outcome, Miss):
             if outcome.status == "miss":
@@ -55,14 +59,14 @@ class Answers:
         if reason != "off":
             self._counts.add(team_id, "bypasses", detail=reason)
 
-    async def _outcome(self, question: Question) -> Hit | Miss:
+    async def _outcome(self, question: Question, rider: Rider | None) -> Hit | Miss:
         terms = question.terms
         if not terms.read:
             return Miss("bypass", terms.bypass, _ticket(question, "") if terms.write else None)
         if question.now_ms < self._away_until_ms:
             return Miss("bypass", "unavailable")
         try:
-            return await self._read(question)
+            return await self._read(question, rider)
         except StoreUnavailable as error:
             if question.now_ms >= self._away_until_ms:  # the first of those that were under way to find out
                 told = {"reason": str(error), "for_ms": AWAY_MS}
@@ -71,10 +75,10 @@ class Answers:
             self._counts.add(question.team_id, "errors", detail="look_up")
             return Miss("bypass", "unavailable")
 
-    async def _read(self, question: Question) -> Hit | Miss:
+    async def _read(self, question: Question, rider: Rider | None) -> Hit | Miss:
         wait_s = self.settings().coalesce_wait if question.terms.write else 0.0
         flight = question.request_id if wait_s else ""
-        found = await self._entries.look_up(question.key, question.now_ms, flight, round(wait_s * 1000))
+        found = await self._entries.look_up(question.key, question.now_ms, flight, round(wait_s * 1000), rider)
         if isinstance(found, Entry):
             if self._usable(found, question):
                 return Hit(found, "hit", _age_s(found, question))
@@ -93,7 +97,7 @@ class Answers:
         return _miss(question, flight)
 
     async def _look_for_similar(self, question: Question) -> Entry | None:
-        if self._similar is None or not question.terms.similar or question.key.text is None:
+        if self._similar is None or question.key.text is None or not self._may_be_similar(question):
             return None
         digest = await self._similar.find(question.key, question.team_id, question.now_ms)
         if digest is None:
@@ -102,6 +106,9 @@ class Answers:
         if entry is None:
             self._similar.gone(digest)
         return entry if entry is not None and self._usable(entry, question) else None
+
+    def _may_be_similar(self, question: Question) -> bool:
+        return self._similar is not None and question.terms.similar and question.key.text is not None
 
     def _to_check(self, question: Question) -> bool:
         return self._similar is not None and self._similar.to_check(question.key)

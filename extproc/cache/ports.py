@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from extproc.budget.ledger import Rider
 from extproc.cache.entry import Entry
 from extproc.cache.key import Key
 from extproc.cache.ticket import Ticket
@@ -31,8 +32,13 @@ class Stowed(msgspec.Struct, frozen=True):
 class Entries(Protocol):
     """The store, as the walk and the recorder need it. All raise StoreUnavailable."""
 
-    async def look_up(self, key: Key, now_ms: int, flight: str, flight_ms: int) -> Entry | Flight:
-        """The entry of exactly `key`; without one, whether to lead. `flight` "": never lead."""
+    async def look_up(
+        self, key: Key, now_ms: int, flight: str, flight_ms: int, rider: Rider | None = None
+    ) -> Entry | Flight:
+        """The entry of exactly `key`; without one, whether to lead. `flight` "": never lead.
+
+        `rider`: a hold to take in the same round trip, unless there is an entry or another to follow.
+        """
 
     async def get(self, key: Key, digest: str, now_ms: int) -> Entry | None:
         """The entry that `digest` names, if it is of `key`'s own partition and context."""

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from extproc.budget.redis import Argument, State
+from extproc.budget.ledger import Rider
+from extproc.budget.redis import RESERVE_TEXT, Argument, State
 from extproc.cache.calibrate import SCALE, Tally
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry, Stored, dump, load
@@ -35,17 +36,33 @@ _SCAN = 500
 
 
 class _Script:
-    """One Lua file with `common.lua` before it, and the hash the server knows it by."""
+    """A Lua script, and the hash the server knows it by."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def named(cls, name: str) -> "_Script":
+        """One Lua file with `common.lua` before it."""
         folder = resources.files("extproc.cache") / "lua"
-        self.text = (folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        return cls((folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes())
 
+
+# Both scripts as they are, each with keys and arguments of its own. KEYS: the partition's, the team's. ARGV: how many
+# arguments the look-up has, these, those of the hold. Returns {what the look-up found, the hold's reply or nil}.
+_BOTH = b"""
+local size = tonumber(ARGV[1])
+local found = (function(KEYS, ARGV) %s end)({KEYS[1]}, {unpack(ARGV, 2, size + 1)})
+local flight = ARGV[4]
+if type(found) == 'string' or (found == 0 and flight ~= '') then return {found, false} end
+return {found, (function(KEYS, ARGV) %s end)({KEYS[2]}, {unpack(ARGV, size + 2)})}
+"""
 
 _LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE, _VECTORS, _ADD_VECTORS = (
-    _Script(name) for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors")
+    _Script.named(name) for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors")
 )
+_LOOK_UP_AND_HOLD = _Script(_BOTH % (_LOOK_UP.text, RESERVE_TEXT))
 
 
 class About(msgspec.Struct, frozen=True):
@@ -74,9 +91,19 @@ class RedisStore:
 
     # --- the walk and the recorder -----------------------------------------------------------------------------------
 
-    async def look_up(self, key: Key, now_ms: int, flight: str, flight_ms: int) -> Entry | Flight:
+    async def look_up(
+        self, key: Key, now_ms: int, flight: str, flight_ms: int, rider: Rider | None = None
+    ) -> Entry | Flight:
         """See ports.Entries. What cannot be read there is no entry: it gives way to the answer that comes next."""
-        found = await self._look(key.partition, key.digest, now_ms, flight, flight_ms)
+        asked = (key.digest, now_ms, flight, flight_ms)
+        if rider is None:
+            found = await self._look(key.partition, *asked)
+        else:
+            keys = (self._base(key.partition), rider.key)
+            words = (len(asked), *asked, *rider.arguments)
+            found, rider.reply = await self._run(
+                _LOOK_UP_AND_HOLD, keys, *words, client=self._quick, limit_s=self._look_up_s
+            )
         if isinstance(found, bytes):
             return load(found, key, key.digest) or Flight.LEAD
         return Flight.LEAD if found else Flight.FOLLOW
@@ -211,16 +238,18 @@ class RedisStore:
     async def _run(
         self,
         script: _Script,
-        partition: str,
+        partition: str | tuple[str, ...],
         *arguments: Argument,
         client: State | None = None,
         limit_s: float = WRITE_S,
     ) -> Any:
-        base = self._base(partition)
+        """`partition`: or keys, as they are."""
+        keys = (self._base(partition),) if isinstance(partition, str) else partition
+        words = (len(keys), *keys, *arguments)
         try:
-            return await self._command("EVALSHA", script.sha, 1, base, *arguments, client=client, limit_s=limit_s)
+            return await self._command("EVALSHA", script.sha, *words, client=client, limit_s=limit_s)
         except NoScriptError:
-            return await self._command("EVAL", script.text, 1, base, *arguments, client=client, limit_s=limit_s)
+            return await self._command("EVAL", script.text, *words, client=client, limit_s=limit_s)
 
     async def _command(self, *words: Argument, client: State | None = None, limit_s: float = WRITE_S) -> Any:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from extproc.budget.ledger import Rider
 from extproc.cache.answers import Answers
 from extproc.cache.hit import Hit, Question
 from extproc.cache.key import key_of, partition_of
@@ -59,8 +60,10 @@ class CacheStep:
         traceparent: str | None = None,
         cache_control: str,
         now_ms: int,
+        rider: Rider | None = None,
     ) -> Looked:
-        """`subject`: what the model name stands for. Never fails: without a store there is no hit."""
+        """`subject`: what the model name stands for. `rider`: the request's hold, to take along if it may be of use.
+        Never fails: without a store there is no hit."""
         settings = self._answers.settings()
         allowed = terms(settings, chat, wishes, cache_control)
         if not (allowed.read or allowed.write):
@@ -76,7 +79,7 @@ class CacheStep:
             models=team.models,
             now_ms=now_ms,
         )
-        found = await self._answers.look_up(question)
+        found = await self._answers.look_up(question, rider)
         headers = ((STATUS, found.status), (KEY, key.digest))
         if isinstance(found, Hit):
             named = ((STATUS, found.status), (KEY, found.entry.key.digest), (AGE, str(found.age_s)))

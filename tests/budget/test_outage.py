@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.budget.ledger import Account, Admitted, LedgerUnavailable, Minute, Refused, Reservation, Standing
+from extproc.budget.ledger import Account, Admitted, LedgerUnavailable, Minute, Refused, Reservation, Rider, Standing
 from extproc.budget.outage import FRESH_MS, RETRY_AFTER_MS, GuardedHolds, OutagePolicy
 from extproc.budget.windows import windows_at
 from extproc.errors import LimitsUnavailable
@@ -95,7 +95,7 @@ class Away:
 
     tried = 0
 
-    async def reserve(self, reservation: Reservation) -> Admitted | Refused:
+    async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
         self.tried += 1
         raise LedgerUnavailable("away")
 
@@ -164,3 +164,11 @@ async def test_an_outage_from_beginning_to_end(own_valkey: Valkey, open_ledger: 
     daily = (await ledger.usage(team, now_ms, windows_at(now_ms))).standing.daily
     assert local == 8, "one share of two: (2000 - 500) / 2 tokens, the last hold clamped"
     assert (daily.used_tokens, daily.held_tokens) == (sum(tokens for _, tokens in admitted), 0)
+
+
+async def test_a_ledger_that_is_left_alone_takes_no_hold_along(valkey: Valkey, open_ledger: OpenLedger) -> None:
+    guarded = GuardedHolds(open_ledger(valkey.url, timeout_s=10), OutagePolicy("fail_open", 1))
+    assert guarded.rider(reservation("team", "a")) is not None
+    away = GuardedHolds(Away(), OutagePolicy("fail_open", 1))  # type: ignore[arg-type]
+    await away.reserve(reservation("team", "a"))
+    assert away.rider(reservation("team", "b", now_ms=NOON_MS + 1)) is None
