@@ -8,7 +8,6 @@ of their own (clusters, circuits) in the one process. Out: a table of what `read
 
 import asyncio
 import contextlib
-import itertools
 import random
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ import click
 import msgspec
 import yaml
 
-from bench.readings import HEAD, Reading, Trial, read, row
+from bench.readings import HEAD, Reading, Trial, read, row, written
 from bench.stack import HOST, await_ready, child, connects, free_ports
 from control.command import gateway
 from extproc.paths import Paths
@@ -31,7 +30,7 @@ from extproc.routing.health import Standings
 TEAM_KEY, PROVIDER_KEY = "sk-failover-team", "sk-failover-provider"
 BREAKER = {"open_for": "3s"}  # not 15: a trial is to see probes; all else is as it comes
 _BACK_S = 30.0
-_SETTLED_S = 1.5  # after the last answer, for its row
+_SETTLED_S = 60.0  # for the last rows
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -151,6 +150,7 @@ class Traffic:
         self._session, self._url, self._model, self._rate = session, f"{url}/v1/chat/completions", model, rate
         self._offset_s = draw.random() / rate
         self._stop = False
+        self.sent = 0
         self.lately: list[str] = []  # models that answered, the last eight
 
     def stop(self) -> None:
@@ -161,11 +161,10 @@ class Traffic:
         """Until stopped and all is answered."""
         due_s = time.monotonic() + self._offset_s
         async with asyncio.TaskGroup() as group:
-            for number in itertools.count():
-                if self._stop:
-                    return
+            while not self._stop:
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-                group.create_task(self._ask(number))
+                self.sent += 1
+                group.create_task(self._ask(self.sent))
                 due_s += 1 / self._rate
 
     async def _ask(self, number: int) -> None:
@@ -238,7 +237,10 @@ async def measure(case: Case, before_s: float, abreast: int, seed: int) -> list[
             for each in traffic.values():
                 each.stop()
             await asyncio.gather(*loads)
-            await asyncio.sleep(_SETTLED_S)
+            async with asyncio.timeout(_SETTLED_S):
+                sent = sum(each.sent for each in traffic.values())
+                while written(stack.paths.journal) < sent:  # noqa: ASYNC110 - nor does a journal
+                    await asyncio.sleep(0.1)
             watching.cancel()
         trials = [
             Trial(name, f"model-{number}", broken_s, healed_s, closed_s[name], watch.waits.get(name, []))

@@ -52,6 +52,12 @@ class Reading(msgspec.Struct, frozen=True):
     back_s: float  # in use again, after it was well
 
 
+def written(journal: Path) -> int:
+    """How many requests have their row."""
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as rows:
+        return int(rows.execute("SELECT count(*) FROM audit").fetchone()[0])
+
+
 def read(journal: Path, trial: Trial) -> Reading:
     """The reading of a trial whose rows are all there. Raises ValueError where nothing failed or was kept away."""
     with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as rows:

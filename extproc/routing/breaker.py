@@ -90,6 +90,7 @@ class CircuitBreaker:
         self._failures: set[str] = set()  # models of the failures since the last success
         self._models: set[str] = set()  # models that were asked at all
         self._consecutive = 0
+        self._failing_s = 0.0  # when the first of them failed, or began if that is not known
         self._spell = _NO_SPELL
         self._proven = 0
 
@@ -110,7 +111,7 @@ class CircuitBreaker:
         since_s = self.circuit.until_s if state == "half-open" else self.circuit.since_s
         if seen.ending == "rate_limited" or state == "open" or began_s < since_s:
             return False
-        event = self._event(seen, model, state, now_s)
+        event = self._event(seen, model, state, began_s, now_s)
         if refused:
             event = "refused"
         return event is not None and self.move(event, now_s)
@@ -121,18 +122,23 @@ class CircuitBreaker:
         after = moved(self.circuit, event, now_s, self.settings.open_for, reason)
         return self.adopt(after)
 
-    def _event(self, seen: Observation, model: str, state: State, now_s: float) -> Event | None:
+    def _event(self, seen: Observation, model: str, state: State, began_s: float, now_s: float) -> Event | None:
         failed = seen.ending == "error"
         if state == "half-open":
             self._proven = 0 if failed else self._proven + 1
             return "failed" if failed else "proven" if self._proven >= PROVEN_BY else None
         self._window.add(now_s, seen)
         self._models.add(model)
+        ended_s = None if seen.total_ms is None else began_s + seen.total_ms / 1000
+        if self._consecutive and not failed and ended_s is not None and ended_s < self._failing_s:
+            return None  # told late: each of Envoy's threads tells of its attempts in its own time
         self._spell = self._spell.after(failed, self._window.read(now_s), self.settings.error_rate)
         if not failed:
             self._failures.clear()
             self._consecutive = 0
             return None
+        failed_s = began_s if ended_s is None else ended_s
+        self._failing_s = min(self._failing_s, failed_s) if self._consecutive else failed_s
         self._failures.add(model)
         self._consecutive += 1
         return "tripped" if self._too_many(now_s) else None

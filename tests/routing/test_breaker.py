@@ -56,6 +56,16 @@ def test_failures_in_a_row_open_it() -> None:
     assert one.circuit.until_s == NOW + SETTINGS.open_for
 
 
+@pytest.mark.parametrize(("ended_s", "state"), [(NOW - 0.05, "open"), (NOW + 0.05, "closed")], ids=["before", "after"])
+def test_an_answer_from_before_the_failures_that_is_told_after_them_ends_no_row(ended_s: float, state: State) -> None:
+    """Each of Envoy's threads tells of its attempts in its own time."""
+    one = breaker()
+    failed, answered = Observation("error", total_ms=10.0), Observation("ok", total_ms=500.0)
+    for seen, at in (*[(failed, NOW)] * 4, (answered, ended_s), (failed, NOW + 0.2)):
+        one.observe(seen, "gpt", at - (seen.total_ms or 0.0) / 1000, NOW + 0.2)
+    assert one.circuit.at(NOW + 0.2) == state
+
+
 def test_a_share_of_failures_opens_it_once_there_are_enough_requests() -> None:
     one = breaker()
     assert feed(one, *[OK, ERROR] * 4) == "closed"
