@@ -2,8 +2,8 @@
 
 In: texts with their static vectors, each in its context (`extproc.cache.key`: partition, system prompt, tools,
 parameters, earlier turns). Out: the nearest of the same context; texts of two contexts never meet, they lie in separate
-tables. The search is exact over a vector's first quarter, which holds most of it (the table is ordered by variance),
-then by the whole vector over the best of those. Bounded: the least recently used text leaves. Called by
+tables. The search is over the first half of all vectors, which holds most of them (the table is ordered by variance),
+then over the whole of the best. Bounded: the least recently used text leaves. Called by
 `extproc.cache.semantic`.
 """
 
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIMENSIONS = 256
-HEAD = 64  # dimensions of the first pass: measured, a fourth of the time of all 256 and the same shortlist
+# The first pass. Among 10,000 texts 99.5 % of those at a cosine of 0.8 or more that belong into the shortlist come
+# through it, in 0.29 ms; by 64 dimensions and the best 64 it was 79 %, in 0.22 ms (ADR 16).
+HEAD = 128  # dimensions
 SHORTLIST = 8
-_RESCORED = 64
+_RESCORED = 256
 _FIRST_ROWS = 4
 
 Vector = NDArray[np.float32]

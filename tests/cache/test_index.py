@@ -1,12 +1,16 @@
 """The index against a plain search, under any sequence of calls."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from extproc.cache.index import DIMENSIONS, HEAD, Index, Vector
+from extproc.cache.index import DIMENSIONS, HEAD, SHORTLIST, Index, Vector
+from extproc.embedding.static import StaticEmbedder
+from tests.cache.tables import pairs
 
 MOST = 20
 CONTEXTS = ("a", "b")
@@ -95,3 +99,22 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_nearest_by_the_whole_vector_comes_through_the_first_pass() -> None:
+    """Among 3,000 texts, each the beginning of one prompt and the end of another."""
+    rng, embed = random.Random(1), StaticEmbedder.load().embed
+    prompts = [text.split() for _, *texts in pairs("near_misses") + pairs("paraphrases") for text in texts]
+    mixed = [rng.choice(prompts)[:5] + rng.choice(prompts)[-5:] for _ in range(3_100)]
+    kept, asked = ([" ".join(words) for words in some] for some in (mixed[:3_000], mixed[3_000:]))
+    index, vectors = Index(), np.array([embed(text) for text in kept])
+    for at, vector in enumerate(vectors):
+        index.put("c", str(at), kept[at], vector, 1)
+    wanted = found = 0
+    for text in asked:
+        cosines = vectors @ embed(text)
+        near = {str(at) for at in np.argsort(-cosines)[:SHORTLIST] if cosines[at] >= 0.8}
+        wanted += len(near)
+        found += len(near & {one.digest for one in index.nearest("c", embed(text), 0)})
+    assert wanted > 100
+    assert found / wanted > 0.97
