@@ -85,7 +85,7 @@ class Exchange:
         self._admission: Admission | None = None
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request, then of the response
-        self._pieces: list[bytes] = []  # of the body that is coming
+        self._pieces: list[bytes | memoryview] = []  # of the body that is coming
         self._size = 0  # of the pieces
         self._stream: ClientStream | None = None
         self._plain = Plain("")
@@ -356,7 +356,7 @@ class Exchange:
             self.state = State.DONE
         if self._ended:  # some providers keep the connection open behind their last word
             return frames.answer_body(b"")
-        out = stream.feed(self._plain.feed(event.body))
+        out = stream.feed(self._plain.feed(bytes(event.body)))
         plan.tape.piece(out)
         if self._said is not None:
             self._said.piece(out)

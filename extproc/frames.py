@@ -28,6 +28,7 @@ _REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY, _RESPONSE_BODY, _IMMEDIATE =
 _METADATA: Final = 8
 _COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
 _MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
+_COPIED_BYTES: Final = 65_536  # of a body, at most
 _BODY_TAG, _END = b"\x0a", b"\x10\x01"  # HttpBody: the body's tag; end_of_stream is true
 
 
@@ -53,7 +54,7 @@ class Event(msgspec.Struct, frozen=True):
 
     kind: Kind
     headers: dict[str, str] = {}
-    body: bytes = b""
+    body: bytes | memoryview = b""  # a view where it is large
     end: bool = False
 
 
@@ -94,7 +95,8 @@ def _parse_body(data: bytes) -> Event | None:
     rest = data[at + length :]
     if at + length > len(data) or rest not in (b"", _END):
         return None
-    return Event(kind, body=data[at : at + length], end=rest == _END)
+    body = data[at : at + length] if length <= _COPIED_BYTES else memoryview(data)[at : at + length]
+    return Event(kind, body=body, end=rest == _END)
 
 
 def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:

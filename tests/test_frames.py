@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from extproc import frames, protowire
@@ -93,6 +93,8 @@ def test_leaving_things_as_they_are() -> None:
 
 
 @given(st.sampled_from(["request_body", "response_body"]), BODIES, st.booleans())
+@example("request_body", b"x" * 65_536, True)
+@example("response_body", b"x" * 65_537, False)
 def test_a_body_is_read_as_the_stubs_read_it(kind: str, body: bytes, end: bool) -> None:
     data = pb.ProcessingRequest(**{kind: pb.HttpBody(body=body, end_of_stream=end)}).SerializeToString()
     assert frames.parse(data) == Event(Kind(kind), body=body, end=end)
