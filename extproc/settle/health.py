@@ -102,10 +102,12 @@ class Keeper:
         self._tell(changed)
         if row.status in REFUSED and row.provider in changed:
             self._on_refused(row.provider, row.status or 0, self._health.circuits()[row.provider])
+        news = bool(changed)
         if self._health.limited_until_s.get(row.provider) != limited:
             self._untold.add(row.provider)
             self._news.set()
-        if self._news.is_set():
+            news = True
+        if news:  # brought by this attempt: what those before it brought is written
             self._write(time.time())  # not after the shared state was asked, which may be slow or away
 
     def _seen(self, row: AttemptRow) -> Seen | None:
