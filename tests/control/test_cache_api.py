@@ -13,6 +13,7 @@ from aiohttp import web
 from control.app import Api, application
 from control.store import Store
 from extproc.budget.redis import connect
+from extproc.cache.calibrate import START
 from extproc.cache.key import SHARED, Key, key_of
 from extproc.cache.ports import Flight
 from extproc.cache.redis import RedisStore
@@ -212,7 +213,7 @@ async def test_statistics_are_of_all_replicas_and_metrics_of_this_one(control: C
             "misses": 5,
             "bypasses": 2,
             "hit_rate": pytest.approx(4 / 9),
-            "semantic": {"threshold": 0.94, "checked": 3, "wrong": 0, "upper": pytest.approx(0.63, abs=0.01)},
+            "semantic": {"threshold": START, "checked": 3, "wrong": 0, "upper": pytest.approx(0.63, abs=0.01)},
             "estimated_wrong_hit_rate": 0.02,
             "saved_tokens": 0,
             "saved_usd": 2.0,
@@ -228,7 +229,7 @@ async def test_statistics_are_of_all_replicas_and_metrics_of_this_one(control: C
     assert f'gateway_cache_refused_total{{team="{control.a}",reason="oversized"}} 1' in lines
     assert f'gateway_cache_saved_cost_usd_total{{team="{control.a}"}} 2' in lines
     assert f'gateway_cache_entries{{partition="team:{control.a}"}} 1' in lines
-    assert f'gateway_cache_semantic_threshold{{partition="team:{control.a}"}} 0.94' in lines
+    assert f'gateway_cache_semantic_threshold{{partition="team:{control.a}"}} {START}' in lines
     assert "semantic-hit" not in text
 
 
