@@ -14,8 +14,8 @@ from control.http1 import ask
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
-# Envoy sends access log entries every 0.25 s: the last ones get twice that before it is stopped.
-_LAST_LOG_ENTRIES_S = 0.5
+# Envoy sends access log entries every 0.1 s: the last ones get twice that before it is stopped.
+_LAST_LOG_ENTRIES_S = 0.25
 
 
 async def drain(admin: Path, limit_s: float, accept_s: float = 0.0) -> None:

@@ -13,8 +13,7 @@ from extproc.wire import M_TEAM, METADATA
 Document = dict[str, Any]
 
 
-def access_log(name: str, flush: str, response_headers: tuple[str, ...] = ()) -> Document:
-    """By gRPC, entries gathered for `flush`: each hand-over wakes the settler."""
+def access_log(name: str, response_headers: tuple[str, ...] = ()) -> Document:
     return {
         "name": "envoy.access_loggers.http_grpc",
         "typed_config": any_of(
@@ -23,7 +22,7 @@ def access_log(name: str, flush: str, response_headers: tuple[str, ...] = ()) ->
                 "log_name": name,
                 "transport_api_version": "V3",
                 "grpc_service": grpc_service(SETTLER),
-                "buffer_flush_interval": flush,
+                "buffer_flush_interval": "0.1s",
                 "buffer_size_bytes": 65536,
                 "grpc_stream_retry_policy": {"num_retries": 10},
             },

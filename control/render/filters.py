@@ -17,7 +17,6 @@ from extproc.wire import ANSWER_METADATA, LOG_ATTEMPT, M_SSE, M_USAGE, METADATA,
 Document = dict[str, Any]
 
 # What an attempt tells of its provider: whether it streamed, and how long it wants to be left alone.
-_ATTEMPTS_TOLD_EVERY = "0.1s"  # the circuit breaker waits for it
 _ATTEMPT_HEADERS = ("content-type", "retry-after", "retry-after-ms")
 _SLACK_S = 5.0
 
@@ -119,6 +118,6 @@ def router() -> Document:
         "name": "envoy.filters.http.router",
         "typed_config": any_of(
             "envoy.extensions.filters.http.router.v3.Router",
-            upstream_log=[access_log(LOG_ATTEMPT, _ATTEMPTS_TOLD_EVERY, _ATTEMPT_HEADERS)],
+            upstream_log=[access_log(LOG_ATTEMPT, _ATTEMPT_HEADERS)],
         ),
     }

@@ -19,8 +19,6 @@ Document = dict[str, Any]
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
-_REQUESTS_TOLD_EVERY = "0.25s"  # their tokens are held meanwhile
-
 
 def render(settings: Settings, paths: Paths) -> list[Document]:
     """The ingress by each of its addresses, one fallback listener a worker, and one for probes and metrics, where they
@@ -80,7 +78,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         INGRESS_ROUTES,
         filters,
         paths,
-        access_log=[access_log(LOG_REQUEST, _REQUESTS_TOLD_EVERY), request_log(paths)],
+        access_log=[access_log(LOG_REQUEST), request_log(paths)],
         use_remote_address=True,
         xff_num_trusted_hops=settings.listen.trusted_hops,
         # Every client is outside: Envoy's own control headers (x-envoy-*) and request ids are not taken from any.

@@ -29,7 +29,7 @@ Take = Callable[[str, pb.HTTPAccessLogEntry], None]
 KnownOf = Callable[[Iterable[str]], set[str]]
 
 ROTATE_BYTES = 32 * 1024 * 1024
-WAIT_S = 2.0  # for the service to bring an entry: it flushes four times a second
+WAIT_S = 2.0  # for the service to bring an entry: it flushes ten times a second
 _EVERY_S = 0.5
 _READ_BYTES = 4 * 1024 * 1024
 _ADMIN_S = 2.0

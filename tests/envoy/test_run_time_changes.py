@@ -94,7 +94,10 @@ def good(gateways: tuple[Gateway, Gateway], key: str, *, now: bool) -> None:
     """Waits until every worker and the control API of both gateways know `key`, or refuse it."""
     for gateway in gateways:
         wait_until(lambda gateway=gateway: codes(gateway, key) == {None if now else "invalid_api_key"}, IN_FORCE_S, key)
-        assert (gateway.http.get("/v1/me", headers=bearer(key)).status_code == 200) is now
+        wait_until(
+            lambda gateway=gateway: (gateway.http.get("/v1/me", headers=bearer(key)).status_code == 200) is now,
+            *(IN_FORCE_S, f"the control API: {key}"),
+        )
 
 
 def test_keys_made_rotated_and_revoked_on_one_gateway_are_so_on_both(gateways: tuple[Gateway, Gateway]) -> None:
