@@ -4,6 +4,7 @@ In: the repository. Out: a folder, and what the Dockerfile says of the environme
 built once for a lock file and kept; the gateway's own part is built anew.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -32,12 +33,14 @@ def _packages() -> Path:
     """The layer of the packages: made where there is none of this lock yet."""
     made_of = (ROOT / "requirements.lock").read_bytes() + SCRIPT.read_bytes()
     kept = ROOT / ".venv" / "image" / hashlib.sha256(made_of).hexdigest()[:16]
-    if not kept.exists():
-        shutil.rmtree(kept.parent, ignore_errors=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}")
-        unfinished.mkdir(parents=True)
-        _step("packages", unfinished)
-        unfinished.rename(kept)
+    with kept.parent.with_suffix(".lock").open("w") as lock:  # tests of several files want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            shutil.rmtree(kept.parent, ignore_errors=True)
+            unfinished = kept.with_suffix(".unfinished")
+            unfinished.mkdir(parents=True)
+            _step("packages", unfinished)
+            unfinished.rename(kept)
     return kept
 
 
