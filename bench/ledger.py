@@ -46,7 +46,7 @@ async def main(calls: int) -> None:
     )  # fmt: skip
     client, pipe = connect(f"unix://{socket}", timeout_s=5), open_state(f"unix://{socket}", timeout_s=5)
     try:
-        await _until_it_answers(Redis(unix_socket_path=str(socket)))
+        await until_it_answers(Redis(unix_socket_path=str(socket)))
         print(f"{'microseconds per call':24}{'at once':>8}{'client CPU':>12}{'p50':>8}{'p99':>8}")
         for name, state in {"redis-py": client, "pipe": pipe}.items():
             for at_once in (1, 16):
@@ -65,7 +65,8 @@ async def main(calls: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _until_it_answers(client: Redis) -> None:
+async def until_it_answers(client: Redis) -> None:
+    """Wait for a server that was just started, and close `client`. Exits if it does not come up in ten seconds."""
     for _ in range(500):
         try:
             await client.ping()

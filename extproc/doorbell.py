@@ -48,6 +48,6 @@ def ring(paths: Paths) -> None:
     """Wake every listener there is. Never waits, never raises."""
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        for path in paths.sockets.glob(paths.bell_socket(None).name):
+        for path in paths.bell_sockets():
             with suppress(OSError):  # nobody listens (any more), or it has rung often enough
                 sender.sendto(b"\0", str(path))

@@ -25,7 +25,7 @@ from extproc.live import Live
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest, Outcome
-from extproc.replies import TO_CLIENT, TO_PROVIDER, as_json, immediate, provider_path, routing_headers
+from extproc.replies import TO_CLIENT, TO_PROVIDER, as_json, chain_headers, immediate, routing_headers
 from extproc.states import TRANSITIONS, State
 from extproc.telemetry.content import Said, asked
 from extproc.telemetry.trace_context import ids
@@ -33,12 +33,8 @@ from extproc.transport.session import Reply
 from extproc.wire import (
     H_CLUSTER,
     H_FALLBACK,
-    H_HEDGE,
-    H_MAX_RETRIES,
     H_METADATA,
-    H_PER_TRY_TIMEOUT,
     H_REQUEST_ID,
-    H_RETRY_ON,
     H_TARGET,
     H_TOO_LONG,
     M_ANSWER,
@@ -53,8 +49,6 @@ from extproc.wire import (
     M_TARGET,
     M_TEAM,
     MAX_REQUEST_BYTES,
-    RETRY_ELSEWHERE,
-    chain_cluster,
 )
 
 log = logging.getLogger(__name__)
@@ -196,15 +190,7 @@ class Exchange:
         self._plan = plan = decided
         self._live.add(plan)
         attempt = plan.first(self._pipeline.clock.mono_ns())
-        endpoint = plan.endpoints[attempt.target.provider]
-        headers = [
-            *routing_headers(attempt, endpoint.authority, provider_path(endpoint.base_path, endpoint.query, attempt)),
-            (H_CLUSTER, chain_cluster(attempt.target.provider, self._options.worker)),
-            (H_MAX_RETRIES, str(plan.retries)),
-            *([] if plan.alone else [(H_RETRY_ON, RETRY_ELSEWHERE)]),
-            (H_PER_TRY_TIMEOUT, str(plan.deadline.ms)),
-            *([(H_HEDGE, "true")] if plan.deadline.race else []),
-        ]
+        headers = chain_headers(plan, attempt, self._options.worker)
         keep = {name for name, _ in headers} | TO_PROVIDER
         self.state = State.WAITING
         said = frames.replace(
@@ -245,10 +231,9 @@ class Exchange:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
         plan = self._live.find(headers.get(H_REQUEST_ID, ""))
         attempt = plan.following(self._pipeline.clock.mono_ns(), larger=H_TOO_LONG in headers)
-        endpoint = plan.endpoints[attempt.target.provider]
         wanted = [
-            *routing_headers(attempt, endpoint.authority, provider_path(endpoint.base_path, endpoint.query, attempt)),
-            (H_CLUSTER, endpoint.cluster),
+            *routing_headers(plan, attempt),
+            (H_CLUSTER, plan.endpoints[attempt.target.provider].cluster),
         ]
         stale = {name for tried in plan.attempts for name, _ in tried.request.headers}
         said = frames.replace(

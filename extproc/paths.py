@@ -41,9 +41,13 @@ class Paths(msgspec.Struct, frozen=True):
         """Where the same worker serves its own requests' attempts after the first; open until the last request ends."""
         return self.sockets / f"fallback-{index}.sock"
 
-    def bell_socket(self, index: int | None) -> Path:
-        """Where worker `index` hears that there is news of providers; None: a pattern for all of them."""
-        return self.sockets / f"bell-{'*' if index is None else index}.sock"
+    def bell_socket(self, index: int) -> Path:
+        """Where worker `index` hears that there is news of providers."""
+        return self.sockets / f"bell-{index}.sock"
+
+    def bell_sockets(self) -> list[Path]:
+        """Those of all workers that ever listened."""
+        return list(self.sockets.glob("bell-*.sock"))
 
     @property
     def settler_socket(self) -> Path:

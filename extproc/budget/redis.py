@@ -97,21 +97,23 @@ class State(Protocol):
         """Close what is open."""
 
 
-class _Script:
-    """One Lua file with `common.lua` before it, and the hash the server knows it by."""
+class Script:
+    """A Lua script, and the hash the server knows it by."""
 
-    def __init__(self, name: str) -> None:
-        folder = resources.files("extproc.budget") / "lua"
-        self.text = (folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def of(cls, package: str, name: str) -> "Script":
+        """A file of the package's folder `lua`, with its `common.lua` before it."""
+        folder = resources.files(package) / "lua"
+        return cls((folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes())
 
 
-_RESERVE, _SETTLE, _RELEASE, _EXPIRE, _USAGE, _GRANT = (
-    _Script(name) for name in ("reserve", "settle", "release", "expire", "usage", "grant")
+RESERVE, _SETTLE, _RELEASE, _EXPIRE, _USAGE, _GRANT = (
+    Script.of("extproc.budget", name) for name in ("reserve", "settle", "release", "expire", "usage", "grant")
 )
-
-
-RESERVE_TEXT = _RESERVE.text  # for who takes a `Rider` along
 
 
 class RedisLedger:
@@ -136,7 +138,7 @@ class RedisLedger:
         range."""
         reply = rider.reply if rider else None
         if reply is None:
-            reply = await self._run(_RESERVE, reservation.team_id, *_reserve_arguments(reservation))
+            reply = await self._run(RESERVE, reservation.team_id, *_reserve_arguments(reservation))
         answer, granted, limits, minute, daily, monthly = reply
         standing = Standing(_account(daily), _account(monthly), Minute(*minute))
         if answer == b"admitted":
@@ -210,7 +212,7 @@ class RedisLedger:
     def _key(self, team_id: str) -> str:
         return f"{self._prefix}:{{{team_id}}}"
 
-    async def _run(self, script: _Script, team_id: str, *arguments: str | int) -> Any:
+    async def _run(self, script: Script, team_id: str, *arguments: str | int) -> Any:
         key = self._key(team_id)
         try:
             try:

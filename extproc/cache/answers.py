@@ -41,7 +41,7 @@ class Answers:
 
         `rider`: the request's hold, taken along where nothing but the store's answer decides that it is a miss.
         """
-        outcome = await self._outcome(question, None if self._may_be_similar(question) else rider)
+        outcome = await self._outcome(question, rider if self._similar_for(question) is None else None)
         team_id = question.team_id
         if isinstance(outcome, Miss):
             if outcome.status == "miss":
@@ -97,18 +97,20 @@ class Answers:
         return _miss(question, flight)
 
     async def _look_for_similar(self, question: Question) -> Entry | None:
-        if self._similar is None or question.key.text is None or not self._may_be_similar(question):
+        similar = self._similar_for(question)
+        if similar is None:
             return None
-        digest = await self._similar.find(question.key, question.team_id, question.now_ms)
+        digest = await similar.find(question.key, question.team_id, question.now_ms)
         if digest is None:
             return None
         entry = await self._entries.get(question.key, digest, question.now_ms)
         if entry is None:
-            self._similar.gone(digest)
+            similar.gone(digest)
         return entry if entry is not None and self._usable(entry, question) else None
 
-    def _may_be_similar(self, question: Question) -> bool:
-        return self._similar is not None and question.terms.similar and question.key.text is not None
+    def _similar_for(self, question: Question) -> Similar | None:
+        """The semantic step, where the answer to a similar request will do."""
+        return self._similar if question.terms.similar and question.key.text is not None else None
 
     def _to_check(self, question: Question) -> bool:
         return self._similar is not None and self._similar.to_check(question.key)

@@ -9,16 +9,14 @@ store is left alone for a second (`answers`).
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
-from importlib import resources
 from typing import Any
 
 import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from extproc.budget.ledger import Rider
-from extproc.budget.redis import RESERVE_TEXT, Argument, State
+from extproc.budget.redis import RESERVE, Argument, Script, State
 from extproc.cache.calibrate import SCALE, Tally
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry, Stored, dump, load
@@ -35,34 +33,21 @@ _FLUSH_S = 0.5
 _SCAN = 500
 
 
-class _Script:
-    """A Lua script, and the hash the server knows it by."""
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-
-    @classmethod
-    def named(cls, name: str) -> "_Script":
-        """One Lua file with `common.lua` before it."""
-        folder = resources.files("extproc.cache") / "lua"
-        return cls((folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes())
-
-
 # Both scripts as they are, each with keys and arguments of its own. KEYS: the partition's, the team's. ARGV: how many
 # arguments the look-up has, these, those of the hold. Returns {what the look-up found, the hold's reply or nil}.
 _BOTH = b"""
 local size = tonumber(ARGV[1])
 local found = (function(KEYS, ARGV) %s end)({KEYS[1]}, {unpack(ARGV, 2, size + 1)})
-local flight = ARGV[4]
+local flight = ARGV[4] -- the look-up's third
 if type(found) == 'string' or (found == 0 and flight ~= '') then return {found, false} end
 return {found, (function(KEYS, ARGV) %s end)({KEYS[2]}, {unpack(ARGV, size + 2)})}
 """
 
 _LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE, _VECTORS, _ADD_VECTORS = (
-    _Script.named(name) for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors")
+    Script.of("extproc.cache", name)
+    for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors")
 )
-_LOOK_UP_AND_HOLD = _Script(_BOTH % (_LOOK_UP.text, RESERVE_TEXT))
+_LOOK_UP_AND_HOLD = Script(_BOTH % (_LOOK_UP.text, RESERVE.text))
 
 
 class About(msgspec.Struct, frozen=True):
@@ -99,10 +84,14 @@ class RedisStore:
         if rider is None:
             found = await self._look(key.partition, *asked)
         else:
-            keys = (self._base(key.partition), rider.key)
             words = (len(asked), *asked, *rider.arguments)
             found, rider.reply = await self._run(
-                _LOOK_UP_AND_HOLD, keys, *words, client=self._quick, limit_s=self._look_up_s
+                _LOOK_UP_AND_HOLD,
+                key.partition,
+                *words,
+                also=(rider.key,),
+                client=self._quick,
+                limit_s=self._look_up_s,
             )
         if isinstance(found, bytes):
             return load(found, key, key.digest) or Flight.LEAD
@@ -237,14 +226,15 @@ class RedisStore:
 
     async def _run(
         self,
-        script: _Script,
-        partition: str | tuple[str, ...],
+        script: Script,
+        partition: str,
         *arguments: Argument,
+        also: tuple[str, ...] = (),
         client: State | None = None,
         limit_s: float = WRITE_S,
     ) -> Any:
-        """`partition`: or keys, as they are."""
-        keys = (self._base(partition),) if isinstance(partition, str) else partition
+        """`also`: keys besides the partition's."""
+        keys = (self._base(partition), *also)
         words = (len(keys), *keys, *arguments)
         try:
             return await self._command("EVALSHA", script.sha, *words, client=client, limit_s=limit_s)
