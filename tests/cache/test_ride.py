@@ -1,5 +1,7 @@
 """A hold that the look-up takes along: one round trip, and never a hold for a request that is answered without."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,17 +25,21 @@ from extproc.cache.ticket import Ticket
 from extproc.catalog import compile_catalog
 from extproc.errors import BudgetExceeded, NoProviderAvailable
 from extproc.pipe import open_state
-from extproc.pipeline import Pipeline
+from extproc.pipeline import Admission, Pipeline
 from extproc.plan import Plan
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
 from extproc.settings import Cache, Settings, parse
 from extproc.tokens import Estimator
 from tests.budget.builders import NOON_MS, reservation, settlement
-from tests.budget.conftest import Valkey
+from tests.budget.conftest import Valkey, own_valkey
 from tests.cache.builders import entry, key, team_name
 
+__all__ = ["own_valkey"]
+
 FLIGHT_MS = 5_000
+ASKED = b'{"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}'
+ANOTHER = b'{"model": "gpt", "messages": [{"role": "user", "content": "another"}]}'
 
 
 @pytest.fixture(params=["pipe", "redis-py"])
@@ -195,11 +201,13 @@ class Walk:
             CacheStep(answers, self.recorder),
         )
 
-    async def ask(self, request_id: str, body: bytes = b"") -> Plan | Served:
+    def admit(self, request_id: str) -> Admission:
         headers = {":path": "/v1/chat/completions", "authorization": "Bearer sk-ride", "x-request-id": request_id}
+        return self.pipeline.authenticate(headers)
+
+    async def ask(self, request_id: str, body: bytes = b"") -> Plan | Served:
         self.client.calls = 0
-        asked = body or b'{"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}'
-        return await self.pipeline.decide(self.pipeline.authenticate(headers), asked)
+        return await self.pipeline.decide(self.admit(request_id), body or ASKED)
 
 
 def settings_of(team: str, limits: str) -> Settings:
@@ -225,7 +233,7 @@ async def keep(walk: Walk, plan: Plan | Served, team: str) -> None:
 async def test_a_request_that_may_be_kept_takes_one_round_trip(client: State, team: str) -> None:
     walk = Walk(client, settings_of(team, "budget: {daily_tokens: 100000}"))
     assert isinstance(await walk.ask("r0"), Plan)  # the scripts are sent
-    plan = await walk.ask("r1", b'{"model": "gpt", "messages": [{"role": "user", "content": "another"}]}')
+    plan = await walk.ask("r1", ANOTHER)
     assert isinstance(plan, Plan)
     assert walk.client.calls == 1
     assert plan.decision.cache == "miss"
@@ -235,9 +243,8 @@ async def test_a_request_that_may_be_kept_takes_one_round_trip(client: State, te
 async def test_what_is_kept_is_served_to_a_team_that_has_nothing_left(client: State, team: str) -> None:
     walk = Walk(client, settings_of(team, "budget: {daily_tokens: 150}"))
     await keep(walk, await walk.ask("r0"), team)
-    other = b'{"model": "gpt", "messages": [{"role": "user", "content": "another"}]}'
     with pytest.raises(BudgetExceeded):
-        await walk.ask("r1", other)
+        await walk.ask("r1", ANOTHER)
     assert isinstance(await walk.ask("r2"), Served)
 
 
@@ -247,7 +254,7 @@ async def test_what_is_kept_is_served_while_no_provider_is_there(client: State, 
     walk.view.standings = Standings(drained=frozenset({"openai"}))
     assert isinstance(await walk.ask("r1"), Served)
     with pytest.raises(NoProviderAvailable):
-        await walk.ask("r2", b'{"model": "gpt", "messages": [{"role": "user", "content": "another"}]}')
+        await walk.ask("r2", ANOTHER)
 
 
 async def test_a_refused_request_leaves_the_flight_to_the_next(client: State, team: str) -> None:
@@ -257,3 +264,29 @@ async def test_a_refused_request_leaves_the_flight_to_the_next(client: State, te
     await walk.recorder.drain()
     generous = Walk(client, settings_of(team, "budget: {daily_tokens: 100000}"))
     assert isinstance(await generous.ask("r1"), Plan)
+
+
+async def test_without_the_state_the_outage_policy_decides(own_valkey: Valkey, team: str) -> None:
+    client = open_state(own_valkey.url, timeout_s=5)
+    walk = Walk(client, settings_of(team, "budget: {daily_tokens: 100000}"))
+    assert isinstance(await walk.ask("r0"), Plan)
+    own_valkey.kill()
+    plan = await walk.ask("r1")
+    assert isinstance(plan, Plan)
+    assert plan.decision.cache == "bypass"
+    assert not plan.tape.recording
+    await client.aclose()
+
+
+async def test_a_client_that_leaves_meanwhile_has_one_hold(client: State, team: str) -> None:
+    """By it the settler finds whose request it was, and gives it back."""
+    walk = Walk(client, settings_of(team, "budget: {daily_tokens: 100000}"))
+    admission = walk.admit("r0")
+    asking = asyncio.create_task(walk.pipeline.decide(admission, ASKED))
+    while not walk.client.calls:  # noqa: ASYNC110 - it is on its way
+        await asyncio.sleep(0)
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+    await walk.pipeline.left(admission)
+    assert await RedisLedger(client).held(team, ["r0"]) == {"r0"}
