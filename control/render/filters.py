@@ -117,7 +117,6 @@ def router() -> Document:
     return {
         "name": "envoy.filters.http.router",
         "typed_config": any_of(
-            "envoy.extensions.filters.http.router.v3.Router",
-            upstream_log=[access_log(LOG_ATTEMPT, _ATTEMPT_HEADERS)],
+            "envoy.extensions.filters.http.router.v3.Router", upstream_log=[access_log(LOG_ATTEMPT, _ATTEMPT_HEADERS)]
         ),
     }
