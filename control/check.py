@@ -14,6 +14,8 @@ from extproc.embedding.installed import lacking
 from extproc.records import Price
 from extproc.settings import Budget, Limits, Model, Provider, Settings
 
+_DAY_S = 86_400
+
 
 class ProviderLine(msgspec.Struct, frozen=True):
     """Where a provider is and whether the gateway can log in there."""
@@ -162,6 +164,8 @@ def _audit(settings: Settings) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds > _DAY_S and seconds % _DAY_S == 0:
+        return f"{seconds / _DAY_S:g}d"
     unit, length = next((item for item in (("h", 3600.0), ("m", 60.0)) if seconds % item[1] == 0), ("s", 1.0))
     return f"{seconds / length:g}{unit}"
 

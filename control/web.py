@@ -77,8 +77,11 @@ def _translated(request: web.Request, error: web.HTTPException) -> GatewayError:
 
 async def json_object(request: web.Request) -> dict[str, Any]:
     """The request's body. Raises InvalidRequest unless it is a JSON object."""
+    body = await request.read()
+    if not body:
+        raise InvalidRequest("The request has no body; send a JSON object.")
     try:
-        return msgspec.json.decode(await request.read(), type=dict[str, Any])
+        return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body must be a JSON object: {error}.") from None
 

@@ -108,7 +108,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return row | moments | {name: msgspec.json.encode(row[name]).decode() for name in _JSON}
 
 
-@click.command()
+@click.command(short_help="Every request, as JSON lines or Parquet.")
 @click.option("--format", "kind", type=click.Choice(list(SINKS)), default="jsonl", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Default: standard output.")
 @click.option("--team", metavar="ID", help="Of one team. A team's key sees its own anyway.")

@@ -33,7 +33,7 @@ _KEY_REFUSED = 3
 _FIRST_FIGURE = 6  # columns from here on are figures
 
 
-@click.command()
+@click.command(short_help="The latest requests, and new ones as they come.")
 @click.option("--team", metavar="ID", help="Of one team. A team's key sees its own anyway.")
 @click.option("--since", metavar="TIME", help="RFC 3339, or seconds since the epoch.")
 @click.option("--until", metavar="TIME", help="The same.")

@@ -60,7 +60,7 @@ def usd(value: float | None) -> Text:
     """Small amounts keep their figures."""
     if value is None:
         return NOTHING
-    return Text(f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}" if value >= 1e-4 else f"${value:.1e}")
+    return Text(f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.{4 if value >= 0.01 else 6}f}")
 
 
 def ms(value: float | None) -> Text:

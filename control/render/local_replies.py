@@ -37,7 +37,7 @@ def local_replies() -> Document:
         _local_reply(431, InvalidRequest("The request's headers are too large.")),
         _local_reply(413, RequestTooLarge("The request body is larger than this gateway accepts.")),
         _local_reply(404, ProviderError("There is no such path.")),
-        _local_reply(502, ProviderError("The provider could not be reached.")),
+        _local_reply(502, ProviderError("The provider could not be reached, or broke off its answer.")),
         _local_reply(503, NoProviderAvailable("The gateway cannot serve this request now.")),
         _local_reply(504, ProviderTimeout("The provider did not answer in time.")),
         _local_reply(500, _Internal("The gateway failed to handle this request.")),

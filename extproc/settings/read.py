@@ -28,7 +28,7 @@ def load(path: Path, env: Mapping[str, str]) -> Settings:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+        raise SettingsError([_unreadable(path, error)]) from None
     return with_files(parse(text, env))
 
 
@@ -36,8 +36,10 @@ def data_dir_of(path: Path, env: Mapping[str, str]) -> Path:
     """Where the file at `path` has its data, whatever else is wrong with it. Raises SettingsError."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError([f"{path}: cannot be read: {' '.join(str(error).split())}"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([_unreadable(path, error)]) from None
+    except yaml.YAMLError as error:
+        raise SettingsError([_not_yaml(error)]) from None
     named = raw.get("data_dir") if isinstance(raw, dict) else None
     problems: list[str] = []
     expanded = _expand(named, env, ("data_dir",), problems) if isinstance(named, str) else ""
@@ -56,18 +58,18 @@ def parse(text: str, env: Mapping[str, str], *, list_prices: bool = True) -> Set
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
-        raise SettingsError([f"not YAML: {' '.join(str(error).split())}"]) from None
+        raise SettingsError([_not_yaml(error)]) from None
     if not isinstance(raw, dict):
         raise SettingsError(["the file must be a mapping with providers, models and teams"])
-    problems: list[str] = []
-    expanded = _expand(raw, env, (), problems)
-    if problems:
-        raise SettingsError(problems)
+    unset: list[str] = []
+    expanded = _expand(raw, env, (), unset)
     try:
         settings = Settings.model_validate(expanded)
     except ValidationError as error:
-        raise SettingsError(explain(error, Settings)) from None
-    problems = list(cross_check(settings))
+        wrong = explain(error, Settings)
+        empty = {line.partition(": ")[0] for line in unset}  # of which only that is known
+        raise SettingsError([*unset, *(line for line in wrong if line.partition(": ")[0] not in empty)]) from None
+    problems = unset or list(cross_check(settings))
     if problems:
         raise SettingsError(problems)
     return with_list_prices(settings) if list_prices else settings
@@ -112,6 +114,19 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
+    return f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _not_yaml(error: yaml.YAMLError) -> str:
+    """In one line, without the excerpt that YAML's own message has."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"not YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}"
+    return f"not YAML: {where}: {error.problem}{f' ({error.context})' if error.context else ''}"
 
 
 def _expand(value: Any, env: Mapping[str, str], path: tuple[str | int, ...], problems: list[str]) -> Any:

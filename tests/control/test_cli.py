@@ -14,7 +14,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from control.cli import demo_config, main
+from control.arguments import demo_config
+from control.cli import main
 
 GATEWAY = str(Path(sys.executable).with_name("gateway"))
 
@@ -170,10 +171,21 @@ class TestCheck:
         _, _, err = check(file, config(workers=0, cache={"ttl": "soon"}, xyzzy=1))
         assert len(err.splitlines()) == 3
 
+    def test_a_variable_that_is_not_set_hides_nothing_else(self, file: Path) -> None:
+        settings = config(xyzzy=1, listen={"port": "${NO_PORT}"})
+        settings["providers"]["openai"]["credential"] = "${NO_KEY}"
+        _, _, err = check(file, settings)
+        assert sorted(line.removeprefix(f"{file}: ") for line in err.splitlines()) == [
+            "listen.port: the environment variable NO_PORT is not set",
+            "providers.openai.credential: the environment variable NO_KEY is not set",
+            "xyzzy: unknown key",
+        ]
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("a: [", "not YAML"),
+            ("a: [", "not YAML: line 1, column 5: expected the node content, but found '<stream end>'"),
+            ("a:\n\tb: 1", "not YAML: line 2, column 1: found character '\\t' that cannot start any token"),
             ("", "must be a mapping"),
             ("a: 1\na: 2", "'a' is written twice"),
             ("\xff", "cannot be"),
