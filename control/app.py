@@ -222,7 +222,13 @@ def application(api: Api) -> web.Application:
     """The aiohttp application of `api`."""
     app = web.Application(middlewares=[errors], client_max_size=_MOST_BODY_BYTES)
     app.add_routes(api.routes())
+    app.on_response_prepare.append(_nameless)
     return app
+
+
+async def _nameless(_request: web.Request, response: web.StreamResponse) -> None:
+    """What serves, in which version, is nobody's business."""
+    response.headers.popall("Server", None)
 
 
 def run(data_dir: Path) -> None:

@@ -85,6 +85,8 @@ def hints(settings: Settings, config: Path) -> str:
     where = base_url(settings)
     if where.startswith("unix:"):
         where = f"--unix-socket {where.removeprefix('unix:')} http://gateway"
+    if not where.startswith("--unix-socket"):
+        lines.append(f"dashboard      {where}/ui")
     lines.append(
         f"try            curl {where}/v1/chat/completions -H 'authorization: Bearer {key}'"
         " -H 'content-type: application/json'"

@@ -30,7 +30,7 @@ async function figures() {
   show($("cache-body"), views.cache(cache));
 }
 
-const chart = () => state.series && show($("usage-chart"), views.usage(state.series, $("measure").value, $("group").value));
+const chart = () => state.series && show($("usage-chart"), views.usage(state.series, $("measure").value, $("group").value, $("usage-chart").clientWidth));
 
 async function requests({ older = false } = {}) {
   const query = { team_id: team(), status: $("status").value, limit: PAGE, cursor: older ? state.cursor : undefined };
@@ -109,6 +109,7 @@ $("login").addEventListener("submit", (event) => {
 });
 $("out").addEventListener("click", () => leave());
 for (const id of ["window", "team"]) $(id).addEventListener("change", () => attempt(() => Promise.all([figures(), requests()])));
+addEventListener("resize", chart);
 for (const id of ["measure", "group"]) $(id).addEventListener("change", chart);
 $("status").addEventListener("change", () => attempt(requests));
 $("live").addEventListener("change", () => $("live").checked && attempt(requests));

@@ -2,7 +2,8 @@
 
 import { h, place, svg } from "./dom.js";
 
-const WIDTH = 1160, HEIGHT = 230, LEFT = 56, BOTTOM = 24, TOP = 8;
+const HEIGHT = 230, LEFT = 56, BOTTOM = 24, TOP = 8;
+const LABEL = 120; // of the time axis, with the space around it
 export const COLOURS = 8;
 
 // The largest groups get colours of their own, the others share the last one.
@@ -13,7 +14,8 @@ export function ranked(points, group, measure) {
   return names.map(([name, total], index) => ({ name: name || "none", key: name, total, colour: Math.min(index, COLOURS - 1) }));
 }
 
-export function stacked({ points, since, until, step_s: step }, group, measure, format, label) {
+// `width`: of where it will stand, so that its texts have the size of all others.
+export function stacked({ points, since, until, step_s: step }, group, measure, format, label, width) {
   const groups = ranked(points, group, measure);
   const first = new Date(since).getTime() / 1000, last = new Date(until).getTime() / 1000;
   const steps = Math.max(1, Math.ceil((last - first) / step));
@@ -23,11 +25,11 @@ export function stacked({ points, since, until, step_s: step }, group, measure, 
     column?.set(point[group], (column.get(point[group]) ?? 0) + measure(point));
   }
   const highest = nice(Math.max(...columns.map((column) => [...column.values()].reduce((a, b) => a + b, 0)), 0));
-  const slot = (WIDTH - LEFT) / steps, scale = (HEIGHT - TOP - BOTTOM) / highest;
-  const chart = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": label });
+  const slot = (width - LEFT) / steps, scale = (HEIGHT - TOP - BOTTOM) / highest;
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, class: "chart", role: "img", "aria-label": label });
   for (const part of [0, 0.25, 0.5, 0.75, 1]) {
     const y = HEIGHT - BOTTOM - part * highest * scale;
-    chart.append(svg("line", { x1: LEFT, x2: WIDTH, y1: y, y2: y, class: "grid" }));
+    chart.append(svg("line", { x1: LEFT, x2: width, y1: y, y2: y, class: "grid" }));
     chart.append(svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, format(part * highest)));
   }
   columns.forEach((column, index) => {
@@ -43,7 +45,7 @@ export function stacked({ points, since, until, step_s: step }, group, measure, 
       chart.append(bar);
     }
   });
-  const every = Math.ceil(steps / 8);
+  const every = Math.ceil((LABEL * steps) / (width - LEFT));
   for (let index = 0; index < steps; index += every) {
     const text = moment(first + index * step, step);
     chart.append(svg("text", { x: LEFT + index * slot, y: HEIGHT - 6 }, text));
@@ -59,7 +61,7 @@ function legend(groups, format) {
 function moment(at, step) {
   const date = new Date(at * 1000);
   if (step >= 86400) return date.toLocaleDateString([], { month: "short", day: "numeric" });
-  const time = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+  const time = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   return step >= 3600 ? `${date.toLocaleDateString([], { month: "short", day: "numeric" })} ${time}` : time;
 }
 
@@ -76,8 +78,8 @@ export function spark(lines, label) {
   const chart = svg("svg", { viewBox: "0 0 100 26", preserveAspectRatio: "none", class: "spark", role: "img", "aria-label": label });
   lines.forEach((values, index) => {
     const known = values.map((value, x) => [x, value]).filter(([, value]) => value !== null);
-    if (known.length === 1) known.push([known[0][0] + 1, known[0][1]]);
     const width = Math.max(1, values.length - 1);
+    if (known.length === 1) known.push([known[0][0] + (known[0][0] < width ? 1 : -1), known[0][1]]);
     const points = known.map(([x, value]) => `${(100 * x) / width},${24 - (22 * value) / highest}`).join(" ");
     if (points) chart.append(svg("polyline", { points, class: index ? "second" : "" }));
   });

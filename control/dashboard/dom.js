@@ -40,7 +40,7 @@ export const ms = (value) => {
   return value >= 10 ? whole.format(value) + " ms" : value.toFixed(value >= 1 ? 1 : 2) + " ms";
 };
 export const pct = (share) => (share === null || share === undefined ? "–" : (100 * share).toFixed(share && share < 0.1 ? 1 : 0) + " %");
-export const clock = (at) => new Date(at).toLocaleTimeString([], { hour12: false });
+export const clock = (at) => new Date(at).toLocaleTimeString([], { hourCycle: "h23" });
 export const ago = (at) => {
   if (!at) return "never";
   const s = Math.max(0, (Date.now() - new Date(at)) / 1000);

@@ -30,12 +30,12 @@ export function tiles(series, routing, cache) {
 const tile = (name, value, more) =>
   h("dl", { class: "tile" }, h("dt", {}, name), h("dd", { class: "value" }, value), h("dd", { class: "more" }, more));
 
-export function usage(series, measure, group) {
+export function usage(series, measure, group, width) {
   const [of, format] = MEASURES[measure];
   if (!series.points.some((point) => point.requests)) {
     return [empty("No requests in this time. Send one: ", h("code", {}, `POST ${location.origin}/v1/chat/completions`), " with a team's key.")];
   }
-  return stacked(series, group, of, format, `${measure.replace("_usd", "")} by ${group === "model" ? "model" : "team"} over ${series.window}`);
+  return stacked(series, group, of, format, `${measure.replace("_usd", "")} by ${group === "model" ? "model" : "team"} over ${series.window}`, width);
 }
 
 export function budgets(teams) {
@@ -62,7 +62,7 @@ function meter(team, name) {
   const notes = [held ? `${format(held)} held` : null, limit === null ? null : `${share.toFixed(1)} %`, team.auto_downgrade_active ? "auto is downgraded" : null];
   return h("div", { class: "budget" },
     h("div", { class: "line" }, title, h("span", {}, figures)), bar,
-    h("div", { class: "line quiet" }, h("span", {}, notes.filter(Boolean).join(", ")), h("span", {}, window.resets_at ? `resets ${new Date(window.resets_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}` : "")));
+    h("div", { class: "line quiet" }, h("span", {}, notes.filter(Boolean).join(", ")), h("span", {}, window.resets_at ? `resets ${new Date(window.resets_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short", hourCycle: "h23" })}` : "")));
 }
 
 const STATUS = { healthy: "good", degraded: "warn", down: "bad" };
@@ -119,12 +119,12 @@ export function requests(rows, onOpen) {
     row.team_id, chip(row.status, ENDED[row.status]), model(row), row.cache_hit ? "cache" : row.provider_used ?? "–",
     count(row.input_tokens), count(row.output_tokens), usd(row.cost_usd), ms(row.latency_ms), ms(row.first_byte_ms),
   ]);
-  const columns = [["Time"], ["Team", "wide"], ["Status"], ["Model"], ["Provider", "wide"], ["In", "number"], ["Out", "number"], ["Cost", "number"], ["Took", "number"], ["First byte", "number wide"]];
+  const columns = [["Time"], ["Team", "wide"], ["Status"], ["Model"], ["Provider", "wide"], ["In", "number wide"], ["Out", "number wide"], ["Cost", "number"], ["Took", "number"], ["First byte", "number wide"]];
   return [table("Newest first; choose a time for details", columns, cells)];
 }
 
 function model(row) {
-  const used = row.model_used ?? row.model_routed ?? "–";
+  const used = row.model_used || row.model_routed || "–";
   return row.model_requested && row.model_requested !== used ? `${row.model_requested} → ${used}` : used;
 }
 
@@ -141,7 +141,7 @@ export function detail(row, onClose) {
     ["Answer", `${row.stream ? "streamed" : "whole"}${row.native ? ", passed by Envoy alone" : ""}, ${count(row.response_bytes)} bytes${row.finish_reason ? `, finish reason ${row.finish_reason}` : ""}`],
   ];
   return [
-    h("div", { class: "head" }, h("h2", { id: "detail-title" }, `Request of ${new Date(row.received_at).toLocaleString()}`), h("button", { type: "button", onclick: onClose }, "Close")),
+    h("div", { class: "head" }, h("h2", { id: "detail-title" }, `Request of ${new Date(row.received_at).toLocaleString([], { hourCycle: "h23" })}`), h("button", { type: "button", onclick: onClose }, "Close")),
     h("dl", { class: "facts" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     h("h3", {}, "Time"), timeline(spans(row), row.latency_ms),
     h("h3", {}, "Decision"), decision(row),
@@ -152,7 +152,7 @@ function spans(row) {
   const began = new Date(row.received_at).getTime();
   const attempts = row.attempt_log.map((each, index) => ({
     name: `${index + 1}. ${each.provider}`, start: new Date(each.started_at).getTime() - began, length: each.total_ms ?? 0,
-    colour: each.verdict === "ok" ? 2 : 5, text: `${each.status ?? each.flags.join(", ") ?? ""} ${ms(each.total_ms)}`,
+    colour: each.verdict === "ok" ? 2 : 5, text: [each.status ?? each.flags.join(", "), ms(each.total_ms)].filter(Boolean).join(", "),
   }));
   return [
     { name: "request", start: 0, length: row.latency_ms, colour: 0, text: ms(row.latency_ms) },

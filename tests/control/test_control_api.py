@@ -48,6 +48,12 @@ ROLES: dict[str, dict[str, int]] = {
 }
 
 
+async def test_no_answer_says_what_serves_it(control: Control) -> None:
+    for path in ("/healthz", "/v1/me", "/ui/"):
+        await control.get(path)
+        assert "server" not in control.headers
+
+
 CODES = {401: {"invalid_api_key"}, 403: {"team_mismatch", "permission_denied"}, 404: {"not_found"}}
 
 

@@ -118,6 +118,9 @@ def test_a_phone_scrolls_in_one_direction_only(page: Page, gateway: Gateway, sch
     sign_in(page, ADMIN_KEY)
     expect(page.locator("#requests-body table")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    newest = page.locator("#usage-chart rect").last.bounding_box()
+    assert newest is not None
+    assert newest["x"] + newest["width"] <= 390
 
 
 def test_everything_is_reached_by_keyboard(page: Page, gateway: Gateway) -> None:
