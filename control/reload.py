@@ -81,7 +81,7 @@ async def _take_over(config: Path, port: int | None, paths: Paths, env: Mapping[
     if fixed:
         raise RefusedError(*(f"{name}: cannot be changed while the gateway runs; restart it" for name in fixed))
     try:
-        files = _with_leftovers(render.checked(new, paths), new, old, paths)
+        files = _with_leftovers(whole.rendered(new, paths), new, old, paths)
         changes = _changes(files, paths)
         wrong = await whole.verdict(new, paths.data_dir) if changes else None
     except ValueError as error:

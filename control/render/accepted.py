@@ -1,4 +1,5 @@
-"""Whether Envoy's own types accept a rendered file: what a running gateway asks before it takes over a change.
+"""Whether Envoy's own types accept a rendered file: what a running gateway asks before it takes over a change, where
+there is no Envoy to ask (`whole.py`).
 
 In: a file's name and content. Out: nothing, or ValueError. The types take half a second to import and as long to build
 (betterproto2 and pydantic make a schema of each at its first use), so they are imported only where they are asked. A
