@@ -16,7 +16,7 @@ Other vendors' vocabularies are not public or not free to ship. Their counts are
 high, since a hold too small overruns a limit and one too large only lasts as long as the request (see FAMILIES).
 """
 
-import base64
+import binascii
 import gzip
 import hashlib
 import math
@@ -136,7 +136,8 @@ def vocabulary() -> tiktoken.Encoding:
         raise VocabularyError(f"the token vocabulary cannot be read: {error}") from None
     if hashlib.sha256(lines).hexdigest() != O200K_SHA256:
         raise VocabularyError("the token vocabulary is not o200k_base: its sha256 differs")
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines.splitlines())}
+    words = lines.split()
+    ranks = dict(zip(map(binascii.a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
     encoding = tiktoken.Encoding("o200k_base", pat_str=_O200K_PATTERN, mergeable_ranks=ranks, special_tokens={})
     ranks.clear()  # encoding reads tiktoken's own copy of them; ours is 30 MB in every worker
     return encoding
