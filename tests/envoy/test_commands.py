@@ -155,6 +155,15 @@ def test_errors_are_one_line_and_an_exit_code(
     assert err.startswith(line)
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """What is started in a script's background ignores Ctrl-C, and so would a command started by it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_following_goes_on_over_a_restart_of_the_gateway(gateway: Gateway, tmp_path: Path) -> None:
     """Each request once, in order, and a word of the gateway's absence; Ctrl-C ends it."""
     known = [row["request_id"] for row in gateway.rows()]
