@@ -13,7 +13,8 @@ from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.recent import Recent
 from extproc.settle.recordings import record, told
 from extproc.settle.rows import AttemptRow, AuditRow
-from extproc.settle.settle import settle_attempt, settle_request
+from extproc.settle.settle import settle_attempt, settle_request, verdict_on_answer
+from extproc.settle.verdicts import Verdicts
 from extproc.telemetry.content import Content
 from extproc.wire import LOG_ATTEMPT, LOG_REQUEST
 from protos.gen import accesslog_pb2 as pb
@@ -45,6 +46,7 @@ class Intake:
     ) -> None:
         self._recent = recent
         self._attempted = attempted
+        self.verdicts = Verdicts(self._attempt, recent)
         self._recorder = recorder
         self._orphaned = orphaned
         self._sink = sink
@@ -58,8 +60,7 @@ class Intake:
         elif log_name == LOG_ATTEMPT:
             attempt = settle_attempt(entry)
             if attempt is not None:
-                self._sink.add(attempt)
-                self._attempted(attempt)
+                self.verdicts.attempt(attempt)
         else:
             raise ValueError(f"no log is named {log_name!r}")
 
@@ -67,12 +68,17 @@ class Intake:
         """Something came that is no entry, or one that could not be settled."""
         self._sink.count("unreadable_entries")
 
+    def _attempt(self, row: AttemptRow) -> None:
+        self._sink.add(row)
+        self._attempted(row)
+
     def _request(self, entry: pb.HTTPAccessLogEntry) -> None:
         row = settle_request(entry, self._sizes.tokens)
         if row is not None:
             self._recent.add(row.request_id)
             learn(row, self._sizes, self._outputs)
             self._sink.add(row)
+            self.verdicts.request(row, verdict_on_answer(entry, row))
             content = told(entry, row)
             if content is not None:
                 self._sink.add(content)

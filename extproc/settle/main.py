@@ -106,6 +106,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
         follower.run(),
         orphans.run(intake.take),
         refresher.run(),
+        intake.verdicts.run(),
         keeper.run(),
         *cache.beside(),
         *others,
@@ -114,6 +115,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
+    intake.verdicts.close()
     lost = await asyncio.to_thread(writer.close, _FLUSH_S)
     for task in tasks:
         task.cancel()

@@ -67,6 +67,8 @@ _CODE_OF_STATUS: Final = {
     503: "no_provider_available",
     504: "provider_timeout",
 }
+# What an answer says of its provider by the error that was found in it.
+_VERDICTS: Final[dict[str | None, Verdict]] = {"provider_error": "error", "rate_limit_exceeded": "rate_limited"}
 _OUR_CREDENTIAL_REFUSED: Final = (401, 403)
 _PROVIDER_PREFIX: Final = provider_cluster("")
 _MOST_TOKENS: Final = 10**12  # a provider's number beyond it is no count, and would not fit the journal
@@ -214,6 +216,17 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
         retry_after_s=retry_after_s(headers, started_s) if status == 429 else None,
         at=started_s + _ms(common.duration) / 1000,
     )
+
+
+def verdict_on_answer(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Verdict | None:
+    """What the request of `row` says of the attempt that answered it with 200. None: nothing against it.
+
+    A native stream nobody read: one that ended with neither a finish_reason nor usage had an error event, or no end.
+    """
+    outcome = _Said.of(entry).outcome if row.status == "failed" else None
+    if outcome is None:  # the worker was killed: not the provider's doing
+        return None
+    return _VERDICTS.get(outcome.error_code or (None if row.finish_reason else row.error_code))
 
 
 def verdict_of(status: int, flags: tuple[str, ...]) -> Verdict:

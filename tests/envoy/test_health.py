@@ -185,6 +185,25 @@ def test_a_provider_that_fails_is_passed_over_and_comes_back(gateway: Gateway, p
     assert {answer.routing for answer in traffic.answers if answer.model != "gpt-ha"} == {"fallback"}
 
 
+@pytest.mark.parametrize("model", ["gpt-ha", "claude-ha"])
+def test_errors_inside_streams_are_failures(gateway: Gateway, primary: Simulator, model: str) -> None:
+    """One is passed on by Envoy alone, one translated; Envoy sees 200 of both."""
+
+    def asked() -> Answer:
+        return one(gateway, model, stream=True)
+
+    wait_until(lambda: asked().model == model, 10, "the provider to be asked")
+    primary.faults({"error_in_stream": "true"})
+    wait_until(lambda: asked().model != model, 20, "the provider to be passed over")
+
+    def tried() -> list[tuple[str, str, int]]:
+        """By the last request that failed."""
+        failed = next(row for row in gateway.rows(limit=50) if row["status"] == "failed")
+        return [(attempt["model"], attempt["verdict"], attempt["status"]) for attempt in failed["attempt_log"]]
+
+    wait_until(lambda: tried() == [(model, "error", 200)], 10, "its attempt to be written")
+
+
 def test_the_row_of_a_request_that_passed_a_provider_over_is_a_success(gateway: Gateway, primary: Simulator) -> None:
     primary.faults({"format": "openai", "status": 500})
     wait_until(lambda: one(gateway).attempts == 1, 10, "the provider to be passed over")
