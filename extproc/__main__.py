@@ -27,7 +27,7 @@ from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
 from extproc.routing.model import RoutingModel
 from extproc.routing.standing import View
-from extproc.routing.watch import watch
+from extproc.routing.watch import Watch
 from extproc.server import Chosen, services
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, compile_snapshot
@@ -87,7 +87,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
         for work in (
             follow(client, outputs),
             refresher.run(),
-            watch(paths.standings, view, bell),
+            Watch(paths.standings, view).run(bell),
             *cache.beside(),
             *cache.of_worker(),
         )

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from extproc.doorbell import Bell
+from extproc.logs import Trouble
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
 
@@ -20,24 +21,34 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 
 
-async def watch(path: Path, view: View, bell: Bell) -> None:
-    """Look whenever the bell is rung, until cancelled."""
-    seen: tuple[int, int] | None = None
-    while True:
-        seen = look(path, view, seen)
-        await bell.wait(EVERY_S)
+class Watch:
+    """`path`: of the settler's file. `look` takes over what is new in it."""
 
+    def __init__(self, path: Path, view: View) -> None:
+        self._path = path
+        self._view = view
+        self._seen: tuple[int, int] | None = None
+        self._unread = Trouble(
+            log, "providers' health cannot be read; the last stays", "providers' health is read again", logging.ERROR
+        )
 
-def look(path: Path, view: View, seen: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Take over what is new. `seen`: what the last look returned."""
-    try:
-        found = path.stat()
-        stamp = found.st_ino, found.st_mtime_ns
-        if stamp != seen:
-            view.standings = msgspec.json.decode(path.read_bytes(), type=Standings)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        log.error("providers' health cannot be read", extra={"reason": str(error)})
-        return seen
-    return stamp
+    def look(self) -> None:
+        """Take over what is new, if it can be read."""
+        try:
+            found = self._path.stat()
+            stamp = found.st_ino, found.st_mtime_ns
+            if stamp != self._seen:
+                self._view.standings = msgspec.json.decode(self._path.read_bytes(), type=Standings)
+        except FileNotFoundError:
+            self._seen = None
+        except (OSError, msgspec.DecodeError) as error:
+            self._unread.seen(error)
+        else:
+            self._seen = stamp
+            self._unread.over()
+
+    async def run(self, bell: Bell) -> None:
+        """Look whenever the bell is rung, until cancelled."""
+        while True:
+            self.look()
+            await bell.wait(EVERY_S)

@@ -16,7 +16,7 @@ from extproc.routing import shared
 from extproc.routing.breaker import Circuit
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
-from extproc.routing.watch import look
+from extproc.routing.watch import Watch
 from extproc.settings import Settings, parse
 from extproc.settle.health import HealthFile, Keeper
 from extproc.settle.rows import AttemptRow
@@ -45,10 +45,11 @@ class Replica:
         self.client = connect(url)
         self.keeper = Keeper(settings(more), self.paths, self.client, name, lambda *told: self.refused.append(told))
         self.view = View(settings().breaker)
+        self.watch = Watch(self.paths.standings, self.view)
 
     @property
     def standings(self) -> Standings:
-        look(self.paths.standings, self.view, None)
+        self.watch.look()
         return self.view.standings
 
     @property
@@ -187,7 +188,7 @@ async def test_a_new_settler_knows_what_the_last_one_knew(tmp_path: Path, valkey
         await until(lambda: second.health.figures["openai"].attempts_1m == 1)
 
 
-async def test_nothing_unreadable_stops_it(tmp_path: Path, valkey: Valkey) -> None:
+async def test_nothing_unreadable_stops_it(tmp_path: Path, valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     one = Replica(tmp_path, valkey.url, "one")
     one.paths.health.parent.mkdir(parents=True)
     one.paths.health.write_bytes(b"{")
@@ -198,5 +199,13 @@ async def test_nothing_unreadable_stops_it(tmp_path: Path, valkey: Valkey) -> No
         await until(lambda: "openai" in one.standings.circuits)
     one.paths.standings.write_bytes(b"{")
     before = one.view.standings
-    look(one.paths.standings, one.view, None)
+    caplog.set_level("INFO")
+    caplog.clear()
+    for _ in range(3):
+        one.watch.look()
     assert one.view.standings is before
+    one.paths.standings.write_bytes(msgspec.json.encode(Standings()))
+    one.watch.look()
+    assert one.view.standings == Standings()
+    told = [record.message for record in caplog.records if record.name == "extproc.routing.watch"]
+    assert told == ["providers' health cannot be read; the last stays", "providers' health is read again"]
