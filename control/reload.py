@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from control import config_status, kept, render
-from control.acceptance import Taken, taken, until_taken
+from control.acceptance import Rotated, Taken, rotated, taken, until_rotated, until_taken
 from control.config_status import Attempt
 from control.prepare import as_started
-from control.render import whole
+from control.render import tls, whole
 from control.staged import Staged
 from extproc import runtime
 from extproc.paths import Paths
@@ -30,6 +30,7 @@ from extproc.settings import Settings, SettingsError, load
 from extproc.wire import chain_cluster, provider_cluster
 
 _TAKE_S = 10.0
+_ROTATE_S = 2.0
 # What was decided when the processes were started.
 _SOCKETS = ("listen.host", "listen.port", "listen.unix_socket", "listen.unix_socket_mode", "listen.ops")
 FIXED = (*_SOCKETS, "data_dir", "workers", "state", "streams", "transport")
@@ -141,20 +142,23 @@ async def _swap(changes: Mapping[str, bytes], paths: Paths, staged: Staged) -> N
             raise RefusedError(wrong)
 
 
-async def _known(paths: Paths, name: str) -> Taken | None:
+async def _known(paths: Paths, name: str) -> Taken | Rotated | None:
     """What Envoy says of a file before it is replaced; None: it is not there, or says nothing of this one."""
     try:
+        if name == tls.CHANGED:
+            return await rotated(paths.admin_socket)
         return (await taken(paths.admin_socket)).get(name)
     except (OSError, TimeoutError):
         return None
 
 
-async def _refusal(paths: Paths, name: str, data: bytes, known: Taken | None) -> str | None:
+async def _refusal(paths: Paths, name: str, data: bytes, known: Taken | Rotated | None) -> str | None:
     if known is None:  # a secret, the bootstrap; or Envoy is being restarted, and reads what it finds
         return None
-    version = json.loads(data)["version_info"]
     try:
-        return await until_taken(paths.admin_socket, name, version, known, _TAKE_S)
+        if isinstance(known, Rotated):
+            return await until_rotated(paths.admin_socket, known, _ROTATE_S)
+        return await until_taken(paths.admin_socket, name, json.loads(data)["version_info"], known, _TAKE_S)
     except (OSError, TimeoutError):
         return None
 

@@ -97,9 +97,14 @@ def test_a_mounted_certificate_is_shown_and_its_renewal_taken_over(
     assert not served(port, first, tmp_path)
     mixed = issued(first) | {"tls.key": issued(second)["tls.key"]}
     pod.volumes.update(secrets={"gateway-tls": mixed})
-    # There is no Envoy beside `watch` to ask beforehand: the one that serves keeps what it has.
-    wait_until(lambda: pod["watch"].log().count("configuration applied") == 2, 30, "a pair that does not fit")
+    # There is no Envoy beside `watch` to ask beforehand: the one that serves keeps what it has, and says so.
+    wait_until(lambda: "configuration refused" in pod["watch"].log(), 30, "a pair that does not fit")
+    refused = next(line for line in pod["watch"].log().splitlines() if "configuration refused" in line)
+    assert "listen.tls: Envoy cannot use these files" in refused
+    assert pod["watch"].log().count("configuration applied") == 1
     assert all(served(port, second, tmp_path) for _ in range(20))
+    pod.volumes.update(secrets={"gateway-tls": issued(first)})
+    wait_until(lambda: served(port, first, tmp_path), 30, "a pair that fits again")
     after = {one.name: one.process.pid for one in [*pod.mains, *pod.sidecars] if one.process and not one.process.poll()}
     assert after == before, "nobody was restarted"
 
