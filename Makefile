@@ -20,8 +20,10 @@ help:  ## this list
 run: .venv/run.stamp  ## serve; CONFIG=gateway.yaml and PORT=8080 are optional
 	@exec $(BIN)/gateway up --with-parent $${CONFIG:+--config "$$CONFIG"} $${PORT:+--port "$$PORT"}
 
+# Byte code is kept, whatever the environment says: without, each of pytest's processes takes five seconds more to read
+# the tests, and each of the gateways' a tenth of one more to start.
 test: .venv/dev.stamp  ## run the tests
-	$(BIN)/pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
 check: .venv/dev.stamp  ## formatting, lint, types; generated files and locks up to date
 	$(BIN)/ruff check
