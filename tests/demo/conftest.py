@@ -18,7 +18,7 @@ async def demo() -> AsyncIterator[DemoProvider]:
 
 @pytest.fixture
 async def http(demo: DemoProvider) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=demo.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=demo.url, timeout=20, verify=False) as client:
         yield client
 
 
