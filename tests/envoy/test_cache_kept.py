@@ -146,8 +146,8 @@ class TestSingleFlight:
             wait_until(lambda: primary.stats()["open"] == 1, 5, "the leader to be on its way")
             began = time.monotonic()
             other = Asked(gateway, body)
-            assert other.cache == "miss"
-            assert WAIT_S - 0.5 < time.monotonic() - began < WAIT_S + 3
+            assert other.cache == "miss", "not the leader's answer, which is still on its way"
+            assert time.monotonic() - began > WAIT_S - 0.5
             assert slow.result().text
 
 

@@ -2,7 +2,6 @@
 fails, when it is passed over, and how it comes back."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -346,15 +345,14 @@ def test_a_thousand_requests_while_the_provider_dies(pair: tuple[Gateway, Gatewa
     config = gateway.config | {"listen": {"port": free_port()}, "data_dir": str(tmp_path / "data")}
     providers = config["providers"] | {"openai": config["providers"]["openai"] | {"base_url": dying.base_url("openai")}}
     with running(config | {"providers": providers}) as own:
-        dying.faults({"first_byte_ms": 8000})
-        statuses = asyncio.run(storm(own, 1_000, lambda: wait_and_kill(dying, 1_000)))
+        dying.faults({"first_byte_ms": 60_000})
+        statuses = asyncio.run(storm(own, 1_000, lambda: wait_and_kill(dying)))
     assert statuses == {(200, "claude-b"): 1_000}
 
 
-def wait_and_kill(simulator: Simulator, requests: int) -> None:
-    """Once every request waits for an answer there."""
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: simulator.stats()["open"] >= min(requests, 200), 6, "the requests to be there")
+def wait_and_kill(simulator: Simulator) -> None:
+    """When many requests wait for an answer there, or did."""
+    wait_until(lambda: simulator.stats()["open"] + simulator.total("requests") >= 200, 20, "requests to be there")
     simulator.process.kill()
     simulator.process.wait()
 

@@ -226,8 +226,8 @@ def memory_has(pid: int, needle: bytes) -> bool:
     return False
 
 
-def test_sigterm_lets_streams_finish(new_config: Callable[[], Config]) -> None:
-    gateway = Gateway(new_config())
+def test_sigterm_lets_streams_finish(gateway: Gateway) -> None:
+    """The last of this file: it ends the gateway."""
     text = f"A story {marker(chunks=20, chunk_interval_ms=100)}"
     stream = iter(gateway.client().chat.completions.create(**ask(text), stream=True))
     next(stream)

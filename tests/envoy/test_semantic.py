@@ -127,8 +127,8 @@ def test_a_temperature_that_is_not_zero_is_answered_exactly_or_not_at_all(simila
     assert unset.cache == "miss"
 
 
-def test_without_the_state_requests_go_on(start: Start, primary: Simulator) -> None:
-    gateway = start(sample_share=0)
+def test_without_the_state_requests_go_on(similar: Gateway) -> None:
+    gateway = similar
     text = "Why is the sky blue?"
     put(gateway, text)
     until_similar(gateway, text)

@@ -170,7 +170,7 @@ def test_a_client_that_leaves(gateway: Gateway, primary: Simulator, model: str, 
             while received.count(b"data:") < 12:
                 received += connection.recv(65536)
         else:
-            time.sleep(0.2)
+            wait_until(lambda: primary.stats()["open"] == 1, 10, "the provider to be asked")
         connection.shutdown(socket.SHUT_RDWR)
     wait_until(lambda: primary.total("aborted_by_client") == 1, 5, "the upstream request to be cancelled")
     wait_until(lambda: gateway.rows()[0]["status"] == "cancelled", 5, "a cancelled row")
