@@ -30,6 +30,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     ending: Ending
     status: int | None
     began_s: float
+    ended_s: float
     first_byte_ms: float | None = None
     total_ms: float | None = None
     stream: bool = False
@@ -124,7 +125,7 @@ class Health:
         observation = self.count(seen, now_s)
         if seen.ending == "rate_limited":
             wait_s = UNSAID_RETRY_AFTER_S if seen.retry_after_s is None else seen.retry_after_s
-            until_s = now_s + min(wait_s, self._settings.max_retry_after)
+            until_s = seen.ended_s + min(wait_s, self._settings.max_retry_after)  # it was told of since
             self.limited_until_s[seen.provider] = max(until_s, self.limited_until_s.get(seen.provider, 0.0))
         refused = seen.status in REFUSED
         keys = (seen.provider,) if refused else seen.keys  # a credential is the provider's, whatever the model

@@ -124,6 +124,7 @@ class Keeper:
             ending=ending,
             status=row.status,
             began_s=row.started_at,
+            ended_s=row.at,
             first_byte_ms=row.first_byte_ms,
             total_ms=row.total_ms,
             stream=row.stream,

@@ -200,6 +200,7 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
     flags = _set_flags(common.response_flags)
     status = entry.response.response_code.value
     started_s = _seconds(common.start_time)
+    ended_s = started_s + _ms(common.duration) / 1000
     sent_ms = _present_ms(common, "time_to_first_upstream_tx_byte")
     headers = entry.response.response_headers
     return AttemptRow(
@@ -213,8 +214,8 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
         first_byte_ms=_since(sent_ms, _present_ms(common, "time_to_first_upstream_rx_byte")),
         total_ms=_since(sent_ms, _present_ms(common, "time_to_last_upstream_rx_byte")),
         stream=headers.get("content-type", "").startswith("text/event-stream"),
-        retry_after_s=retry_after_s(headers, started_s) if status == 429 else None,
-        at=started_s + _ms(common.duration) / 1000,
+        retry_after_s=retry_after_s(headers, ended_s) if status == 429 else None,
+        at=ended_s,
     )
 
 

@@ -25,7 +25,7 @@ ALL = {"ok": ("ok", 200), "error": ("error", 500), "rate_limited": ("rate_limite
 
 def seen(ending: Any, ago_s: float = 30.0, **changes: Any) -> tuple[float, Seen]:
     given = {"provider": "openai", "model": "gpt", "ending": ending, "status": ALL[ending][1]}
-    return ago_s, Seen(**(given | {"began_s": NOW_S - ago_s} | changes))
+    return ago_s, Seen(**(given | {"began_s": NOW_S - ago_s, "ended_s": NOW_S - ago_s} | changes))
 
 
 def keep(control: Control, *observed: tuple[float, Seen], **changes: Any) -> None:

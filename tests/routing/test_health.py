@@ -11,7 +11,7 @@ NOW = 1_000_000.0
 
 
 def seen(**changes: Any) -> Seen:
-    given = {"provider": "openai", "model": "gpt", "ending": "ok", "status": 200, "began_s": NOW}
+    given = {"provider": "openai", "model": "gpt", "ending": "ok", "status": 200, "began_s": NOW, "ended_s": NOW}
     return Seen(**(given | changes))
 
 
@@ -44,6 +44,11 @@ def test_a_rate_limit_is_waited_for_and_opens_nothing(health: Health, said: floa
     assert standings.limited_until_s == {"openai": NOW + waited}
     assert standings.circuits == {}
     assert health.standings({}, NOW + waited).limited_until_s == {}
+
+
+def test_a_rate_limit_is_waited_for_from_when_it_was_answered(health: Health) -> None:
+    health.observe(seen(ending="rate_limited", status=429, retry_after_s=7.0, ended_s=NOW - 2), NOW)
+    assert health.limited_until_s == {"openai": NOW + 5}
 
 
 def test_a_longer_wait_is_not_cut_by_a_shorter_one(health: Health) -> None:
