@@ -245,8 +245,12 @@ def test_nobody_left(gateway: Gateway, primary: Simulator, second: Simulator) ->
 
 def test_a_limited_provider_with_no_stand_in_is_a_429(gateway: Gateway, primary: Simulator) -> None:
     primary.faults({"format": "openai", "status": 429, "retry_after": "5"})
-    assert one(gateway, metadata={"fallback": "false"}).status == 429
-    wait_until(lambda: health(gateway)["rate_limited_until"] is not None, 10, "the wait to be known")
+
+    def limited() -> bool:
+        assert one(gateway, metadata={"fallback": "false"}).status == 429
+        return health(gateway)["rate_limited_until"] is not None
+
+    wait_until(limited, 10, "the wait to be known")
     time.sleep(0.5)  # workers look 20 times a second
     asked = primary.total("requests")
     answers = [one(gateway, metadata={"fallback": "false"}) for _ in range(3)]
