@@ -1,6 +1,7 @@
 """The index against a plain search, under any sequence of calls."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,18 +9,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from extproc.cache.index import DIMENSIONS, HEAD, SHORTLIST, Index, Vector
+from extproc.cache.index import DIMENSIONS, SHORTLIST, Index, Vector
 from extproc.embedding.static import StaticEmbedder
 from tests.cache.tables import pairs
 
 MOST = 20
 CONTEXTS = ("a", "b")
+THREADS = Path("/proc/self/task")
 
 
 def vector(seed: int) -> Vector:
-    """A unit vector with most of its length in its first dimensions, as the static table's have."""
+    """A unit vector."""
     draw = np.random.default_rng(seed).standard_normal(DIMENSIONS)
-    draw[HEAD:] *= 0.3
     return (draw / np.linalg.norm(draw)).astype(np.float32)
 
 
@@ -36,7 +37,7 @@ def test_the_nearest_of_many_are_the_nearest() -> None:
         assert found[0].digest == f"d{seed}"
         assert found[0].cosine == pytest.approx(float(vectors[seed] @ query), abs=0.01)
         hits += len({near.digest for near in found} & {f"d{at}" for at in np.argsort(-(vectors @ query))[:5]})
-    assert hits >= 0.9 * 500
+    assert hits >= 0.95 * 500
 
 
 def test_contexts_do_not_meet() -> None:
@@ -101,7 +102,7 @@ TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
-def test_what_is_nearest_by_the_whole_vector_comes_through_the_first_pass() -> None:
+def test_of_real_texts_the_nearest_are_found() -> None:
     """Among 3,000 texts, each the beginning of one prompt and the end of another."""
     rng, embed = random.Random(1), StaticEmbedder.load().embed
     prompts = [text.split() for _, *texts in pairs("near_misses") + pairs("paraphrases") for text in texts]
@@ -110,11 +111,18 @@ def test_what_is_nearest_by_the_whole_vector_comes_through_the_first_pass() -> N
     index, vectors = Index(), np.array([embed(text) for text in kept])
     for at, vector in enumerate(vectors):
         index.put("c", str(at), kept[at], vector, 1)
-    wanted = found = 0
     for text in asked:
         cosines = vectors @ embed(text)
-        near = {str(at) for at in np.argsort(-cosines)[:SHORTLIST] if cosines[at] >= 0.8}
-        wanted += len(near)
-        found += len(near & {one.digest for one in index.nearest("c", embed(text), 0)})
-    assert wanted > 100
-    assert found / wanted > 0.97
+        found = index.nearest("c", embed(text), 0)
+        exact = [float(cosines[int(one.digest)]) for one in found]
+        assert [one.cosine for one in found] == pytest.approx(exact, abs=0.01)
+        assert exact == pytest.approx(np.sort(cosines)[: -SHORTLIST - 1 : -1], abs=0.01)
+
+
+def test_a_search_wakes_no_thread() -> None:
+    index = Index()
+    for at in range(1_000):
+        index.put("c", str(at), "text", vector(at), 1)
+    before = len(list(THREADS.iterdir()))
+    index.nearest("c", vector(1), 0)
+    assert len(list(THREADS.iterdir())) == before
