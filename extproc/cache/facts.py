@@ -18,6 +18,7 @@ from extproc.cache import lexicon as lx
 _POLITE = re.compile(lx.POLITE, re.IGNORECASE)
 _FENCE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 _CODE_CHARS = re.compile(r"[(){}\[\]<>=\\^$_|~;@#*+]|::|://|\.\w+\(|^--?\w|\w/\w|\w\.[A-Za-z]{2,}")
+_MAY_BE_CODE = re.compile(r"[`(){}\[\]<>=\\^$_|~;@#*+:/.-]")  # most prompts have nothing that code needs
 _AMOUNT = re.compile(r"[$€£¥]?\d[\d,.]*[kKmM]?[$€£¥%]?|[cC]#|[fF]#|[cC]\+\+")  # money and the like are no code
 _TOKEN = re.compile(r"[cC]\+\+|[cCfF]#|[$€£¥%°℃]|\d[\w.,:/-]*\w|\d|[^\W\d_][^\W_]*(?:'[^\W\d_]+)?|[.?!:]")
 _AMOUNT_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
@@ -104,7 +105,7 @@ def facts(prompt: str) -> Facts:
 
 def _level(prompt: str) -> str:
     """NFKC, plain quotes, single spaces, without politeness."""
-    text = unicodedata.normalize("NFKC", prompt).translate(_QUOTES)
+    text = prompt if prompt.isascii() else unicodedata.normalize("NFKC", prompt).translate(_QUOTES)
     return " ".join(_POLITE.sub(" ", " ".join(text.split())).split())
 
 
@@ -117,9 +118,10 @@ def _words(tokens: Iterable[str]) -> Iterator[str]:
     """Case-folded words with their contractions spelled out; no punctuation, no numbers."""
     for token in tokens:
         word = token.casefold()
-        if not (word[0].isalpha() or word in lx.UNITS):
-            continue
-        yield from _spelled_out(word).split()
+        if "'" in word or word in _CONTRACTIONS:
+            yield from _spelled_out(word).split()
+        elif word[0].isalpha() or word in lx.UNITS:
+            yield word
 
 
 def _spelled_out(word: str) -> str:
@@ -155,6 +157,8 @@ def _trimmed(root: str, ending: str) -> str:
 
 def _code(text: str) -> Iterator[str]:
     """Pieces of code: what is between backticks, piece by piece, and words made of code's characters."""
+    if not _MAY_BE_CODE.search(text.rstrip(" .?!:;")):
+        return
     for fenced in _FENCE.findall(text):
         yield from _clean(fenced.strip("`").split())
     yield from _clean(piece for piece in _FENCE.sub(" ", text).split() if _is_code(piece))
@@ -225,8 +229,7 @@ def _numbers(tokens: Sequence[str], words: Sequence[str]) -> tuple[tuple[str, ..
     """The numbers, sorted, and what was written against them (`30ms` -> `ms`) with all words."""
     numbers, rest = [], list(words)
     folded = [token.casefold() for token in tokens]
-    for at, token in enumerate(tokens):
-        before, after = folded[at - 1] if at else "", folded[at + 1] if at + 1 < len(folded) else ""
+    for token, before, after in zip(tokens, ["", *folded], [*folded[1:], ""], strict=False):
         number, unit = _number(token, before, after)
         if number:
             numbers.append(number)
@@ -264,10 +267,12 @@ def _other_sense(word: str, before: str) -> bool:
 
 def _arabic(tokens: Sequence[str]) -> list[str]:
     """Roman numbers in digits: `II`, and one letter after a word such as chapter."""
-    return [
-        str(_roman(token)) if _ROMAN.fullmatch(token) and (len(token) > 1 or _counts(tokens, at)) else token
-        for at, token in enumerate(tokens)
-    ]
+    return [str(_roman(token)) if _is_roman(tokens, at) else token for at, token in enumerate(tokens)]
+
+
+def _is_roman(tokens: Sequence[str], at: int) -> bool:
+    token = tokens[at]
+    return token[0] in _ROMAN_VALUE and bool(_ROMAN.fullmatch(token)) and (len(token) > 1 or _counts(tokens, at))
 
 
 def _counts(tokens: Sequence[str], at: int) -> bool:
@@ -322,9 +327,11 @@ def _function_words() -> dict[str, str]:
 
 def _spoken(words: Iterable[str]) -> str | None:
     table = _function_words()
-    votes = Counter(table[word] for word in words if word in table)
-    best = votes.most_common(2)
-    return best[0][0] if best and (len(best) == 1 or best[0][1] > best[1][1]) else None
+    votes = [table[word] for word in words if word in table]
+    if len(set(votes)) < 2:  # nearly always
+        return votes[0] if votes else None
+    (first, most), (_, next_most) = Counter(votes).most_common(2)
+    return first if most > next_most else None
 
 
 def _asks(words: Sequence[str]) -> Iterator[str]:

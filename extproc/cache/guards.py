@@ -52,9 +52,9 @@ def _names(a: Facts, b: Facts) -> bool:
 def _opposites(a: Facts, b: Facts) -> bool:
     """A word on one side whose opposite is on the other, by the table or by a prefix (safe, unsafe)."""
     only_a, only_b = set(a.words) - set(b.words), set(b.words) - set(a.words)
-    stems_b = {stem(word) for word in only_b}
+    stems_a, stems_b = set(map(stem, only_a)), set(map(stem, only_b))
     return any(_opposed(word, only_b, stems_b) for word in only_a) or any(
-        _negates(word, only_a, {stem(other) for other in only_a}) for word in only_b
+        _negates(word, only_a, stems_a) for word in only_b
     )
 
 
@@ -65,7 +65,7 @@ def _opposed(word: str, others: set[str], stems: set[str]) -> bool:
 
 def _negates(word: str, others: set[str], stems: set[str]) -> bool:
     """`unsafe` where the other side has `safe`."""
-    return any(
+    return word.startswith(lx.NEGATIVE_PREFIXES) and any(
         word.startswith(prefix) and (word[len(prefix) :] in others or stem(word[len(prefix) :]) in stems)
         for prefix in lx.NEGATIVE_PREFIXES
         if len(word) - len(prefix) > 2
