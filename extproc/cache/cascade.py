@@ -76,8 +76,9 @@ class Cascade:
         self.models = models
 
     def learn(self, context: str, digest: str, text: str, until_ms: int, static: Vector | None = None) -> None:
-        """A text whose answer is kept; its static vector is made if it is not given. About 0.1 ms."""
-        if self.models is not None:
+        """A text whose answer is kept; its static vector is made if it is not given. About 0.1 ms. One that the network
+        does not read whole is never found, and so not learnt."""
+        if self.models is not None and self.models.judge.fits(text):
             read_facts(text)
             vector = self.models.embedder.embed(text) if static is None else static
             self.index.put(context, digest, text, vector, until_ms)
@@ -87,6 +88,8 @@ class Cascade:
         if self.models is None or context not in self.index:
             return "empty"
         judge = self.models.judge
+        if not judge.fits(text):
+            return "long"
         near = self.index.nearest(context, self.models.embedder.embed(text), now_ms)
         near = hopeful(text, near)
         if not near:
@@ -94,8 +97,6 @@ class Cascade:
         survivors = allowed(text, near)
         if not survivors:
             return "vetoed"
-        if not all(map(judge.fits, (text, *(one.text for one in survivors)))):
-            return "long"
         cosines = await judge.cosines(text, [one.text for one in survivors], deadline_s)
         if cosines is None:
             return "late"

@@ -93,7 +93,7 @@ class Follower:
         for place, stored in news:
             self._place = place
             if stored.key.text is not None and stored.key.digest not in known:
-                continue  # gone meanwhile
+                continue  # gone meanwhile, or too long to be looked for
             vectors = known.get(stored.key.digest)
             pending = self._semantic.learn(stored, vectors and vectors.static)
             if pending is not None:

@@ -31,16 +31,15 @@ class Store(Protocol):
 
 
 class Vectors(NamedTuple):
-    """`static`: shape (256,). `sentence`: shape (384,); None of a text that the network does not read whole."""
+    """`static`: shape (256,). `sentence`: shape (384,)."""
 
     static: Vector
-    sentence: Vector | None
+    sentence: Vector
 
 
 def dump(vectors: Vectors, mark: bytes) -> bytes:
-    """520 or 1,288 bytes."""
-    numbers = [part for part in vectors if part is not None]
-    return mark + np.concatenate(numbers).astype("<f2").tobytes()
+    """1,288 bytes."""
+    return mark + np.concatenate(vectors).astype("<f2").tobytes()
 
 
 def load(data: bytes, mark: bytes) -> Vectors | None:
@@ -48,7 +47,7 @@ def load(data: bytes, mark: bytes) -> Vectors | None:
     if not data or not data.startswith(mark):
         return None
     numbers = np.frombuffer(data, "<f2", offset=len(mark)).astype(np.float32)
-    return Vectors(numbers[:DIMENSIONS], numbers[DIMENSIONS:] if len(numbers) > DIMENSIONS else None)
+    return Vectors(numbers[:DIMENSIONS], numbers[DIMENSIONS:])
 
 
 class Reader:
@@ -65,8 +64,10 @@ class Reader:
         return len(self._unread)
 
     async def known(self, keys: Sequence[Key]) -> dict[str, Vectors | None]:
-        """By digest, of the texts that are still kept. None: nobody has read it yet, `read` will."""
-        found = await self._fetch(keys)
+        """By digest, of the texts that are still kept and that the network reads whole: others are never looked for.
+        None: nobody has read it yet, `read` will."""
+        fits = self._models.judge.fits
+        found = await self._fetch([key for key in keys if key.text is not None and fits(key.text)])
         self._unread.extend(key for key in keys if key.digest in found and found[key.digest] is None)
         return found
 
@@ -82,7 +83,7 @@ class Reader:
 
     async def _make(self, text: str) -> Vectors:
         embedder, judge = self._models.embedder, self._models.judge
-        return Vectors(embedder.embed(text), await judge.read(text) if judge.fits(text) else None)
+        return Vectors(embedder.embed(text), await judge.read(text))
 
     async def _fetch(self, keys: Sequence[Key]) -> dict[str, Vectors | None]:
         """What the store has; the network knows its own part of it from now on."""
@@ -98,7 +99,7 @@ class Reader:
                 if data is None:
                     continue
                 vectors = out[digest] = load(data, self._models.mark)
-                if vectors is not None and vectors.sentence is not None:
+                if vectors is not None:
                     read[text] = vectors.sentence
         self._models.judge.know(read)
         return out

@@ -42,15 +42,15 @@ class StaticEmbedder:
     @cache
     def load(cls) -> Self:
         """The table that comes with the gateway. The first call takes about 50 ms, later ones nothing."""
-        words = (DATA / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
-        return cls(np.load(DATA / "static.npy", mmap_mode="r"), WordPiece(words))
+        return cls(np.load(DATA / "static.npy", mmap_mode="r"), WordPiece.load())
 
     def __len__(self) -> int:
         return len(self._scale)
 
     def embed(self, text: str) -> Vector:
         """The vector of `text`, shape (256,), length 1; all zeros when there is nothing to read in it."""
-        return self.mean(self.pieces(text))
+        ids = np.array(self._pieces.ids(bounded(text)), np.int32)
+        return self._mean(ids, self._scale[ids])
 
     def pieces(self, text: str) -> Pieces:
         """The word pieces that `embed` reads in `text`."""
@@ -59,7 +59,10 @@ class StaticEmbedder:
     def mean(self, pieces: Pieces) -> Vector:
         """The vector of word pieces, as `embed` returns it."""
         each, times = pieces
+        return self._mean(each, self._scale[each] * times.astype(np.float32))
+
+    def _mean(self, ids: NDArray[np.int32], weights: Vector) -> Vector:
         # einsum, not @: BLAS would wake threads for it, and its sums differ from machine to machine.
-        total = np.einsum("i,ij->j", self._scale[each] * times.astype(np.float32), self._parts[each].astype(np.float32))
+        total = np.einsum("i,ij->j", weights, self._parts[ids].astype(np.float32))
         length = np.sqrt(np.einsum("i,i->", total, total))
         return cast("Vector", total / length if length > 0 else total)

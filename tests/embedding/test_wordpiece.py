@@ -48,11 +48,11 @@ TEXT = st.text(
 @example("cafe\u0301 \U0001f600 \U0001f468\u200d\U0001f4bb")
 @example("supercalifragilisticexpialidocious " + "x" * 101)
 def test_the_ids_are_the_librarys(ours: WordPiece, judge: tokenizers.Tokenizer, text: str) -> None:
-    assert ours.ids(text) == judge.encode(text, add_special_tokens=False).ids
+    assert list(ours.ids(text)) == judge.encode(text, add_special_tokens=False).ids
 
 
 def test_half_a_surrogate_pair_is_an_unknown_word(ours: WordPiece) -> None:
-    assert ours.ids("\ud83d") == [*UNKNOWN]
+    assert ours.ids("\ud83d") == UNKNOWN
 
 
 def test_the_shipped_table_has_a_row_for_each_piece(words: list[str]) -> None:
