@@ -3,11 +3,11 @@
 In: the student's weights (`train.student`). Out: a graph of plain ONNX operators, word-piece ids in, a sentence vector
 of length 1 out. Linear layers are int8 by column with activations quantised as they come (MatMulInteger); 7 bits of the
 8, so that no 16-bit sum saturates without VNNI. Word pieces' vectors are 4 bits, scaled in groups of 32. Positions end
-at 64. Needs `pip install onnx`; prints the digest:
+at 64. Needs `pip install 'onnx>=1.18'`; prints the digest:
 
     python -m train.confirm student.npz
 
-    0e3f4f05c55febec8a955ca4b12e29a16c2acfb1dbdb1de1d77f2a3fd976e33e minilm.onnx
+    b62ec65a659b984cd6d565b8a8581677c95219805e998a009143f938fdfbda77 minilm.onnx
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from train.minilm import HEADS, Floats
 POSITIONS = 64
 STEPS = 63  # of a linear weight's 7 bits
 GROUP = 32  # dimensions of a word piece that share a scale
-_OPSET, _IR = 18, 9
+_OPSET, _IR = 23, 11
 
 
 class Graph:
@@ -56,9 +56,11 @@ class Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [out], **attributes))
         return out
 
-    def linear(self, x: str, name: str) -> str:
-        """x · W + b: x quantised as it comes, W by column."""
-        columns = self.weights[f"{name}.weight"].T
+    def linear(self, x: str, *names: str) -> str:
+        """x · W + b: x quantised as it comes, W by column. Of more than one layer: their outputs side by side."""
+        name = names[0]
+        columns = np.concatenate([self.weights[f"{each}.weight"] for each in names]).T
+        bias = np.concatenate([self.weights[f"{each}.bias"] for each in names])
         scales = np.abs(columns).max(axis=0) / STEPS
         parts = np.clip(np.round(columns / scales), -STEPS, STEPS).astype(np.int8)
         at = len(self.nodes)
@@ -67,7 +69,7 @@ class Graph:
         product = self.add("MatMulInteger", quantised, self.constant(f"{name}.parts", parts), zero)
         both = self.add("Mul", scale, self.constant(f"{name}.scales", scales))
         scaled = self.add("Mul", self.add("Cast", product, to=TensorProto.FLOAT), both)
-        return self.add("Add", scaled, self.constant(f"{name}.bias", self.weights[f"{name}.bias"]))
+        return self.add("Add", scaled, self.constant(f"{name}.bias", bias))
 
     def norm(self, x: str, name: str) -> str:
         """Layer normalisation."""
@@ -120,53 +122,31 @@ def embedded(graph: Graph) -> str:
     return graph.norm(graph.add("Add", words(graph), first), "embeddings")
 
 
-def attended(graph: Graph, x: str, mask: str, name: str) -> str:
-    """Self-attention, before its output layer."""
-    width = graph.weights[f"{name}.query.weight"].shape[0]
-    heads = {
-        part: graph.add(
-            "Transpose",
-            graph.add("Reshape", graph.linear(x, f"{name}.{part}"), graph.integers(0, 0, HEADS, width // HEADS)),
-            perm=[0, 2, 3, 1] if part == "key" else [0, 2, 1, 3],
-        )
-        for part in ("query", "key", "value")
-    }
-    scores = graph.add("Mul", graph.add("MatMul", heads["query"], heads["key"]), graph.number((width / HEADS) ** -0.5))
-    shares = graph.add("Softmax", graph.add("Add", scores, mask), axis=-1)
-    mixed = graph.add("Transpose", graph.add("MatMul", shares, heads["value"]), perm=[0, 2, 1, 3])
-    return graph.add("Reshape", mixed, graph.integers(0, 0, width))
-
-
-def gelu(graph: Graph, x: str) -> str:
-    """x / 2 · (1 + erf(x / sqrt 2))."""
-    error = graph.add("Erf", graph.add("Mul", x, graph.number(2**-0.5)))
-    return graph.add("Mul", graph.add("Mul", x, graph.number(0.5)), graph.add("Add", error, graph.number(1)))
+def attended(graph: Graph, x: str, name: str) -> str:
+    """Self-attention, before its output layer. Its three inputs are one product, of x quantised once."""
+    joined = graph.linear(x, *(f"{name}.{part}" for part in ("query", "key", "value")))
+    parts = [f"{joined}.{at}" for at in range(3)]
+    graph.nodes.append(helper.make_node("Split", [joined], parts, axis=-1, num_outputs=len(parts)))
+    return graph.add("Attention", *parts, q_num_heads=HEADS, kv_num_heads=HEADS)
 
 
 def model(graph: Graph) -> onnx.ModelProto:
-    """Everything: ids and mask (1 where there is a word piece) of shape (texts, pieces) -> (texts, 384)."""
-    present = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)
-    absent = graph.add("Mul", graph.add("Sub", present, graph.number(1)), graph.number(1e4))
-    mask = graph.add("Unsqueeze", absent, graph.integers(1, 2))
+    """Everything: ids of shape (texts, pieces), of texts of one length -> (texts, 384)."""
     x = embedded(graph)
     for layer in range(len({name.split(".")[2] for name in graph.weights if name.startswith("encoder.layer.")})):
         name = f"encoder.layer.{layer}"
-        seen = attended(graph, x, mask, f"{name}.attention.self")
+        seen = attended(graph, x, f"{name}.attention.self")
         x = graph.norm(
             graph.add("Add", x, graph.linear(seen, f"{name}.attention.output.dense")), f"{name}.attention.output"
         )
-        inner = gelu(graph, graph.linear(x, f"{name}.intermediate.dense"))
+        inner = graph.add("Gelu", graph.linear(x, f"{name}.intermediate.dense"))
         x = graph.norm(graph.add("Add", x, graph.linear(inner, f"{name}.output.dense")), f"{name}.output")
-    total = graph.add("Mul", x, graph.add("Unsqueeze", present, graph.integers(2)))
-    total = graph.add("ReduceSum", total, graph.integers(1), keepdims=0)
+    total = graph.add("ReduceSum", x, graph.integers(1), keepdims=0)
     graph.add("LpNormalization", total, out="embedding", axis=1, p=2)
-    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["texts", "pieces"]) for name in _INPUTS]
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["texts", "pieces"])
     output = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", 384])
-    built = helper.make_graph(graph.nodes, "minilm", inputs, [output], graph.constants)
+    built = helper.make_graph(graph.nodes, "minilm", [ids], [output], graph.constants)
     return helper.make_model(built, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
-
-
-_INPUTS = ("input_ids", "attention_mask")
 
 
 def main(student: str) -> None:

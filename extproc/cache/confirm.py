@@ -87,8 +87,7 @@ class Confirmer:
         vector = self._known.get(text)
         if vector is None:
             ids = np.array([[CLS, *self._pieces.ids(text)[: POSITIONS - 2], SEP]], np.int64)
-            found = self._session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-            vector = found[0][0]
+            vector = self._session.run(None, {"input_ids": ids})[0][0]
             self._remember({text: vector})
         else:
             self._known.move_to_end(text)
