@@ -6,7 +6,7 @@ In: arguments. Out: options for click; checked settings; one line an error on st
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -14,6 +14,9 @@ from control.command import gateway
 from control.silence import SILENT_S
 from extproc import settings
 from extproc.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from control.prepare import Prepared
 
 PATH = click.Path(path_type=Path)
 CONFIG = click.option("--config", type=PATH, default=None, help="gateway.yaml. Default: the demo configuration.")
@@ -31,10 +34,11 @@ HANG_TIMEOUT = click.option(
 DATA_DIR = click.option("--data-dir", type=PATH, required=True, help="The gateway's data directory.")
 
 
-def become(arguments: tuple[str, ...], env: dict[str, str]) -> NoReturn:
-    """Go on as `gateway ARGUMENTS…`, with `env` and nothing of this process' memory."""
-    command = gateway(*arguments)
-    os.execve(command[0], command, env)  # noqa: S606 - becoming it is the point
+def go_on(command: str, config: Path, prepared: "Prepared", *options: str) -> NoReturn:
+    """Become the second start of `gateway COMMAND`, with what is prepared and nothing of this process' memory."""
+    where = ("--config", str(config), "--prepared", str(prepared.lock_fd), "--data-dir", str(prepared.paths.data_dir))
+    line = gateway(command, *where, *options)
+    os.execve(line[0], line, prepared.env)  # noqa: S606 - becoming it is the point
 
 
 def demo_config() -> Path:

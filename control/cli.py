@@ -20,9 +20,9 @@ from control.arguments import (
     HANG_TIMEOUT,
     PATH,
     READY_TIMEOUT,
-    become,
     data_dir_of,
     demo_config,
+    go_on,
     refuse,
     say,
 )
@@ -106,14 +106,7 @@ def _start_without_credentials(config: Path, port: int | None, options: tuple[st
     except StartError as error:
         say(f"error: {error}")
         sys.exit(1)
-    arguments = (
-        "up",
-        *("--config", str(config)),
-        *options,
-        *("--prepared", str(prepared.lock_fd)),
-        *("--data-dir", str(prepared.paths.data_dir)),
-    )
-    become(arguments, prepared.env)
+    go_on("up", config, prepared, *options)
 
 
 @main.command()

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from control.arguments import DATA_DIR, HANG_TIMEOUT, PATH, READY_TIMEOUT, become, refuse, say
+from control.arguments import DATA_DIR, HANG_TIMEOUT, PATH, READY_TIMEOUT, go_on, refuse, say
 from extproc.paths import Paths
 from extproc.settings import SettingsError
 
@@ -45,14 +45,7 @@ def _watch_without_credentials(config: Path) -> NoReturn:
     except (StartError, OSError) as error:
         say(f"error: {error}")
         sys.exit(1)
-    arguments = (
-        "watch",
-        *("--config", str(config)),
-        *("--prepared", str(prepared.lock_fd)),
-        *("--data-dir", str(prepared.paths.data_dir)),
-        *(["--again"] if again else []),
-    )
-    become(arguments, prepared.env)
+    go_on("watch", config, prepared, *(["--again"] if again else []))
 
 
 @click.command()
