@@ -1,6 +1,10 @@
--- What a same-format (OpenAI) stream still needs while Envoy passes it on without Python.
+-- What an answer in the client's own format (OpenAI's) still needs while Envoy passes it on without Python.
 --
--- In: the stream's bytes, split anywhere. Out: the same bytes, but
+-- Of an answer that the worker will not see (dynamic metadata `gw`, key `passing`; extproc/passing.py): the headers that
+-- are the client's business, those that tell it of its request, and the settler's Outcome. If it is not the answer that
+-- was expected, the worker is asked what becomes of it.
+--
+-- Of a stream. In: its bytes, split anywhere. Out: the same bytes, but
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
 --   2. with an error event at the end, if the provider ended the stream without `[DONE]` or did not end it in time;
@@ -24,6 +28,96 @@ local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes
 local MAX_STREAM = 67108864 -- bytes of a stream: what comes behind them is not passed on
 local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
+local FAILED = '$failed_body'
+local TO_CLIENT = { $to_client }
+local WAIT_MS = 10000 -- for what the worker makes of an unexpected answer
+
+-- Sets the headers that `text` has in lines, each with one byte `ending` behind it.
+local function set_headers(headers, text, ending)
+  for name, value in text:gmatch("([^" .. ending .. "]-): ([^" .. ending .. "]*)" .. ending) do
+    headers:replace(name, value)
+  end
+end
+
+-- Takes off all headers but those named in `kept`.
+local function keep_headers(headers, kept)
+  local others = {}
+  for name in pairs(headers) do
+    if not kept[name] then
+      others[#others + 1] = name
+    end
+  end
+  for _, name in ipairs(others) do
+    headers:remove(name)
+  end
+end
+
+-- Whether an answer may pass: a stream where one was asked for, else JSON.
+local function expected(headers, stream)
+  local encoding = headers:get("content-encoding")
+  if headers:get(":status") ~= "200" or encoding and encoding ~= "identity" then
+    return false
+  end
+  local json = (headers:get("content-type") or ""):find("application/json", 1, true) == 1
+  return json ~= (stream or false)
+end
+
+-- Puts what the worker makes of an answer in its place.
+local function ask_worker(handle, passing)
+  local lines = { passing["$p_id"] }
+  for name, value in pairs(handle:headers()) do
+    lines[#lines + 1] = name .. ": " .. value
+  end
+  local body = handle:body(true)
+  local size = body:length()
+  local message = table.concat(lines, "\n") .. "\n\n" .. (size > 0 and body:getBytes(0, size) or "")
+  size = #message
+  local prefix = string.char(0, math.floor(size / 16777216) % 256, math.floor(size / 65536) % 256, math.floor(size / 256) % 256, size % 256)
+  local _, reply = handle:httpCall(passing["$p_worker"], {
+    [":method"] = "POST",
+    [":path"] = "$method",
+    [":authority"] = "worker",
+    ["content-type"] = "application/grpc",
+    ["te"] = "trailers",
+  }, prefix .. message, WAIT_MS)
+  -- Asked for anew: what was had before the wait is no longer ours.
+  local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  keep_headers(headers, { [":status"] = true })
+  local first, last = (reply or ""):find("\n\n", 1, true)
+  if first then
+    local outcome, told = reply:sub(6, first):match("^([^\n]*)\n(.*)")
+    set_headers(headers, told, "\n")
+    metadata:set("$metadata", "$outcome", outcome)
+    reply = reply:sub(last + 1)
+  else
+    headers:replace(":status", "502")
+    headers:replace("content-type", "application/json")
+    set_headers(headers, passing["$p_told"], "$line_end")
+    reply = FAILED
+  end
+  headers:replace("content-length", handle:body(true):setBytes(reply))
+end
+
+-- What the worker would have said to the headers of an answer. Whether the answer is the one that was expected.
+local function pass(handle, passing, stream)
+  local headers = handle:headers()
+  if not expected(headers, stream) then
+    ask_worker(handle, passing)
+    return false
+  end
+  local attempts = tonumber(headers:get("$h_attempts")) or 1
+  local target = (headers:get("$h_target") or ""):match("^%d%d?") or passing["$p_target"]
+  local told = headers:get("$h_told") or ""
+  keep_headers(headers, TO_CLIENT)
+  if stream then
+    headers:remove("content-length") -- it changes on the way
+  end
+  set_headers(headers, passing["$p_told"] .. told, "$line_end")
+  headers:replace("$attempts", tostring(attempts))
+  local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target, attempts, tostring(not stream))
+  handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
+  return true
+end
 
 -- Whether `name` stands in `text` with `pattern`, which begins with ^, behind it. A pattern alone is tried at every byte,
 -- which for each chunk costs more than all the rest; a plain text is found by memchr.
@@ -101,8 +195,13 @@ local function collector(handle)
 end
 
 function envoy_on_response(handle)
-  local gw = handle:streamInfo():dynamicMetadata():get("gw")
-  if not gw or not gw["native"] then
+  local gw = handle:streamInfo():dynamicMetadata():get("$metadata") or {}
+  if not gw["$passing"] then
+    handle:headers():remove("$h_attempts") -- for `pass` alone
+  elseif not pass(handle, gw["$passing"], gw["native"]) then
+    return
+  end
+  if not gw["native"] then
     return
   end
   local hide, done, rest, last, size = gw["hide_usage"], false, "", nil, 0

@@ -11,6 +11,7 @@ import msgspec
 
 from extproc.adapters.base import Final
 from extproc.adapters.fold import fold
+from extproc.encoding import Plain
 from extproc.errors import GatewayError, NoProviderAvailable, ProviderError, ProviderTimeout
 from extproc.plan import Attempt, Plan
 from extproc.pricing import cost_nano_usd
@@ -34,8 +35,24 @@ class Answer(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
-def whole(plan: Plan, attempt: Attempt, body: bytes, timing: Timing, *, fields: bool) -> Answer:
-    """A 200 that was asked for whole. `fields`: add the gateway's own. Raises GatewayError (unreadable answer)."""
+def whole(
+    plan: Plan, attempt: Attempt, headers: Mapping[str, str], body: bytes, timing: Timing, *, fields: bool
+) -> Answer:
+    """An answer that has come to its end, as it came, with its status in `headers`. `fields`: add the gateway's own.
+
+    Raises GatewayError: it is no answer to the request, or cannot be read.
+    """
+    status = int(headers.get(":status", "0"))
+    plain = Plain(headers.get("content-encoding", ""))
+    body = plain.feed(body)
+    if plan.refused is not None and status == plan.refused.http_status:
+        raise plan.refused
+    if status != 200:
+        raise failure(attempt, status, headers, body)
+    if plan.chat.stream:
+        raise ProviderError(f"{attempt.target.provider} answered a streaming request without a stream.")
+    if plain.error is not None:
+        raise plain.error
     chunks = attempt.adapter.feed(body)
     final = attempt.adapter.finish()
     if final.error is not None:

@@ -8,13 +8,12 @@ Free of grpc; called by `extproc.server`.
 """
 
 import logging
-import math
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import msgspec
 
-from extproc import answer, frames, models
+from extproc import answer, frames, models, passing
 from extproc.adapters.emit import ClientStream
 from extproc.auth import check_address
 from extproc.cache.served import ROUTING, Served
@@ -25,7 +24,20 @@ from extproc.live import Live
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest, Outcome
-from extproc.replies import TO_CLIENT, TO_PROVIDER, as_json, chain_headers, immediate, routing_headers
+from extproc.replies import (
+    ATTEMPTS,
+    JSON,
+    TO_CLIENT,
+    TO_PROVIDER,
+    answer_headers,
+    as_json,
+    attempt_headers,
+    chain_headers,
+    error_headers,
+    immediate,
+    refusal,
+    routing_headers,
+)
 from extproc.states import TRANSITIONS, State
 from extproc.telemetry.content import Said, asked
 from extproc.telemetry.trace_context import ids
@@ -44,18 +56,20 @@ from extproc.wire import (
     M_INPUT,
     M_NATIVE,
     M_OUTCOME,
+    M_PASSING,
     M_RECORD,
     M_ROOMIER,
     M_TARGET,
     M_TEAM,
+    M_TOLD,
     MAX_REQUEST_BYTES,
 )
 
 log = logging.getLogger(__name__)
 Later = Coroutine[Any, Any, bytes]
-_JSON = ("content-type", "application/json")
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EVENTS = ("content-type", "text/event-stream; charset=utf-8")
+_NATIVE = ("openai", "azure")  # providers that speak the client's format
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -167,7 +181,7 @@ class Exchange:
             body = models.answer(admission.catalog, admission.team, admission.path)
         except GatewayError as error:
             return await self._refuse(error)
-        return immediate(200, body, [_JSON, *self._answer_headers(None), *await self._limits()], {}, "models")
+        return immediate(200, body, [JSON, *self._answer_headers(None), *await self._limits()], {}, "models")
 
     async def _decide(self, body: bytes) -> bytes:
         began_ns = self._pipeline.clock.mono_ns()
@@ -190,18 +204,37 @@ class Exchange:
         self._plan = plan = decided
         self._live.add(plan)
         attempt = plan.first(self._pipeline.clock.mono_ns())
+        metadata: Metadata = {
+            M_TEAM: plan.decision.team_id,
+            M_DECISION: as_json(plan.decision),
+            **self._input(plan.chat),
+            **({M_ROOMIER: True} if plan.roomier else {}),
+        }
         headers = chain_headers(plan, attempt, self._options.worker)
         keep = {name for name, _ in headers} | TO_PROVIDER
-        self.state = State.WAITING
+        passes = self._may_pass(plan)
+        if passes:
+            metadata = {**metadata, M_PASSING: passing.notes(plan, attempt, self._options.worker)}
+            if plan.chat.stream:
+                metadata = {**metadata, **self._native_stream(plan)}
         said = frames.replace(
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
             body=attempt.request.body,
-            metadata={M_TEAM: plan.decision.team_id, M_DECISION: as_json(plan.decision), **self._input(plan.chat)}
-            | ({M_ROOMIER: True} if plan.roomier else {}),
+            metadata=metadata,
         )
-        plan.keep_little()
+        plan.keep_little(text=passes)
+        self.state = State.DONE if passes else State.WAITING
+        if passes:
+            self._live.pass_on(plan, self._pipeline.clock.mono_ns())
+            self._plan = None  # no longer ours: it outlives this exchange
         return said
+
+    def _may_pass(self, plan: Plan) -> bool:
+        """Whether nothing will remain to be done with the answer, whichever attempt it comes from."""
+        if plan.deadline.hedge or not all(target.format in _NATIVE for target in plan.decision.targets):
+            return False
+        return self._options.native_streams if plan.chat.stream else self._passes_whole(plan)
 
     def _input(self, chat: ChatRequest) -> Metadata:
         """What was asked, if traces are to have it."""
@@ -240,13 +273,23 @@ class Exchange:
             headers=wanted,
             remove=sorted(stale - {name for name, _ in wanted}),
             body=attempt.request.body,
-            metadata={M_TARGET: str(attempt.index)},
+            metadata={M_TARGET: str(attempt.index), M_TOLD: passing.lines(attempt_headers(plan, attempt))},
         )
         plan.keep_little()
         return said
 
     def _native(self, attempt: Attempt) -> bool:
-        return self._options.native_streams and attempt.target.format in ("openai", "azure")
+        return self._options.native_streams and attempt.target.format in _NATIVE
+
+    def _native_stream(self, plan: Plan) -> Metadata:
+        """What envoy/native_stream.lua and the settler are to know of a stream that passes by Envoy alone."""
+        ticket = plan.tape.hand_over()
+        return {
+            M_NATIVE: True,
+            M_HIDE_USAGE: not plan.chat.include_usage,
+            **({M_RECORD: as_json(ticket)} if ticket is not None else {}),
+            **({M_CONTENT: True} if self._said is not None else {}),
+        }
 
     # --- the response --------------------------------------------------------------------------------------------
 
@@ -271,7 +314,7 @@ class Exchange:
             raise plain.error
         if event.end:
             return self._on_whole_body(b"")
-        if status == 200 and is_json and not plain.compressed and self._passes_whole(plan, attempt):
+        if status == 200 and is_json and not plain.compressed and self._native(attempt) and self._passes_whole(plan):
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
             self.state = State.DONE
             return self._pass_headers(attempt, [], {M_OUTCOME: as_json(outcome)}, keep_length=True)
@@ -282,23 +325,16 @@ class Exchange:
             outcome = Outcome(
                 attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=plan.outrun(attempt)
             )
-            hide = not plan.chat.include_usage
-            metadata: Metadata = {M_OUTCOME: as_json(outcome), M_NATIVE: True, M_HIDE_USAGE: hide}
-            ticket = plan.tape.hand_over()
-            if ticket is not None:
-                metadata = {**metadata, M_RECORD: as_json(ticket)}
-            if self._said is not None:
-                metadata = {**metadata, M_CONTENT: True}
             self.state = State.DONE
-            return self._pass_headers(attempt, [], metadata)
+            return self._pass_headers(attempt, [], {M_OUTCOME: as_json(outcome), **self._native_stream(plan)})
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         self.state = State.STREAMING
         return self._pass_headers(attempt, [_EVENTS], {})
 
-    def _passes_whole(self, plan: Plan, attempt: Attempt) -> bool:
-        """Whether nothing remains to be done with an answer that is not streamed."""
+    def _passes_whole(self, plan: Plan) -> bool:
+        """Whether nothing remains to be done with a whole answer in the client's own format."""
         mine = self._fields or plan.chat.stream or plan.tape.recording or self._said is not None
-        return self._options.native_answers and not mine and self._native(attempt)
+        return self._options.native_answers and not mine
 
     def _pass_headers(
         self, attempt: Attempt, more: list[tuple[str, str]], metadata: Metadata, *, keep_length: bool = False
@@ -312,21 +348,11 @@ class Exchange:
         plan, attempt = self._plan, self._attempt
         assert plan is not None  # noqa: S101 - the table leads here only from WAITING
         assert attempt is not None  # noqa: S101
-        status = int(self._headers.get(":status", "0"))
-        body = self._plain.feed(body)
-        if plan.refused is not None and status == plan.refused.http_status:
-            raise plan.refused
-        if status != 200:
-            raise answer.failure(attempt, status, self._headers, body)
-        if plan.chat.stream:
-            raise ProviderError(f"{attempt.target.provider} answered a streaming request without a stream.")
-        if self._plain.error is not None:
-            raise self._plain.error
-        result = answer.whole(plan, attempt, body, self._timing(), fields=self._fields)
+        result = answer.whole(plan, attempt, self._headers, body, self._timing(), fields=self._fields)
         plan.tape.whole(result.body, attempt.target, result.outcome, gateway_fields=self._fields)
         length = ("content-length", str(len(result.body)))
         metadata = {M_OUTCOME: as_json(result.outcome), **self._output(result.body)}
-        head = self._pass_headers(attempt, [_JSON, length], metadata, keep_length=True)
+        head = self._pass_headers(attempt, [JSON, length], metadata, keep_length=True)
         self.state = State.DONE
         # Envoy wants a reply to each piece: nothing for all but the last, and the answer in its place.
         nothing = (frames.answer_body(b""),) * (len(self._pieces) - 1)
@@ -365,17 +391,12 @@ class Exchange:
     # --- what both share -----------------------------------------------------------------------------------------
 
     def _answer_headers(self, attempt: Attempt | None) -> list[tuple[str, str]]:
-        headers = [("x-gateway-request-id", self._request_id)]
-        if self._plan is not None:
-            headers += self._plan.limit_headers
-        if self._plan is not None and attempt is not None:
-            headers += [
-                ("x-gateway-model", attempt.target.model),
-                ("x-gateway-provider", attempt.target.provider),
-                *self._plan.cache_headers,
-                ("x-gateway-routing", answer.routing_header(self._plan, attempt)),
-                ("x-gateway-attempts", str(len(self._plan.attempts))),
-            ]
+        if self._plan is None:
+            return [("x-gateway-request-id", self._request_id)]
+        headers = answer_headers(self._plan)
+        if attempt is not None:
+            headers += attempt_headers(self._plan, attempt)
+            headers.append((ATTEMPTS, str(len(self._plan.attempts))))
         return headers
 
     async def _limits(self) -> tuple[tuple[str, str], ...]:
@@ -389,22 +410,14 @@ class Exchange:
             log.error("exchange failed", extra=ids(self._request_id, traceparent), exc_info=error)
             error = GatewayError("The gateway failed to handle this request.")
         plan, attempt = self._plan, self._attempt
-        headers = [_JSON, *self._answer_headers(attempt), *(error.headers or await self._limits())]
-        if error.retry_after_s is not None:
-            headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
-        outcome = Outcome(
-            attempt=attempt.index if attempt else 1,
-            attempts=len(plan.attempts) if plan and attempt else 0,
-            error_code=error.payload()["error"]["code"],
-            complete=True,
-        )
+        headers = [*error_headers(error), *self._answer_headers(attempt), *(error.headers or await self._limits())]
         metadata: dict[str, str | bool] = {}
         if self._admission:
             decision = plan.decision if plan else self._admission.refused()
             metadata = {
                 M_TEAM: decision.team_id,
                 M_DECISION: as_json(decision),
-                M_OUTCOME: as_json(outcome),
+                M_OUTCOME: as_json(refusal(error, plan, attempt)),
             }
         return immediate(error.http_status, error.body(), headers, metadata, error.code)
 

@@ -18,7 +18,7 @@ from extproc.wire import METADATA as NAMESPACE
 from protos.gen import extproc_pb2 as pb
 
 HeaderList = Iterable[tuple[str, str]]
-Metadata = Mapping[str, str | bool]  # dynamic metadata below `gw`
+Metadata = Mapping[str, str | bool | Mapping[str, str]]  # dynamic metadata below `gw`
 
 _OVERWRITE: Final = protowire.number(3, pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)  # append_action
 _REPLACE: Final = protowire.number(1, pb.CommonResponse.CONTINUE_AND_REPLACE)  # status
@@ -179,8 +179,12 @@ def _metadata(metadata: Metadata) -> bytes:
     return field(_METADATA, _entry(NAMESPACE, field(5, fields)))
 
 
-def _value(value: str | bool) -> bytes:
-    return protowire.number(4, value) if isinstance(value, bool) else protowire.text(3, value)
+def _value(value: str | bool | Mapping[str, str]) -> bytes:
+    if isinstance(value, str):
+        return protowire.text(3, value)
+    if isinstance(value, bool):
+        return protowire.number(4, value)
+    return field(5, b"".join([_entry(key, protowire.text(3, text)) for key, text in value.items()]))
 
 
 def _entry(key: str, value: bytes) -> bytes:

@@ -1,15 +1,20 @@
 """Requests whose answer has not begun: where a fallback attempt, an exchange of its own, finds its request.
 
 In: plans, from the reply to a request until its answer's headers or the end of its exchange, whichever is first. Envoy
-ends the latter when the client leaves and after `timeouts.request` at the latest. Kept are the client's own bytes (a
-large body is read again for the next attempt): of bodies up to `chat.LARGE_BYTES` as many as there are exchanges; of
-larger ones KEPT_BYTES in all. Beyond that the oldest lose theirs: they are still answered, but not tried elsewhere.
+ends the latter when the client leaves and after `timeouts.request` at the latest. Of an answer that passes by Envoy
+alone (`passing`) nobody tells us when it begins: such a plan is kept until all its attempts must have had theirs.
+Kept are the client's own bytes (a large body is read again for the next attempt): of bodies up to `chat.LARGE_BYTES` as
+many as there are exchanges, and the last MOST_PASSING of those that pass; of larger ones KEPT_BYTES in all. Beyond that
+the oldest lose theirs: they are still answered, but not tried elsewhere.
 """
+
+import heapq
 
 from extproc.errors import NoProviderAvailable
 from extproc.plan import Plan
 
 KEPT_BYTES = 256 * 1024 * 1024
+MOST_PASSING = 4096  # about 5 kB each
 
 
 class Live:
@@ -19,6 +24,7 @@ class Live:
         self._plans: dict[str, Plan] = {}
         self._large: dict[str, int] = {}  # bytes of large bodies, the oldest first
         self._kept_bytes = 0
+        self._passing: list[tuple[int, str]] = []  # until when, the first to go first
 
     def add(self, plan: Plan) -> None:
         """Fallback attempts can find `plan` from now on."""
@@ -34,10 +40,19 @@ class Live:
             if oldest is not plan:
                 oldest.keep_nothing()
 
+    def pass_on(self, plan: Plan, now_ns: int) -> None:
+        """Nobody will `remove` it: forget it when its answer must have begun."""
+        while self._passing and (self._passing[0][0] <= now_ns or len(self._passing) >= MOST_PASSING):
+            self._forget(heapq.heappop(self._passing)[1])
+        heapq.heappush(self._passing, (now_ns + plan.patience_ns, plan.decision.request_id))
+
     def remove(self, plan: Plan) -> None:
         """Forget `plan`. Harmless twice."""
-        self._plans.pop(plan.decision.request_id, None)
-        self._kept_bytes -= self._large.pop(plan.decision.request_id, 0)
+        self._forget(plan.decision.request_id)
+
+    def _forget(self, request_id: str) -> None:
+        self._plans.pop(request_id, None)
+        self._kept_bytes -= self._large.pop(request_id, 0)
 
     def find(self, request_id: str) -> Plan:
         """The plan of a request. Raises NoProviderAvailable when it is gone."""

@@ -20,6 +20,8 @@ from extproc.records import ChatRequest, Decision, ProviderRequest, Target
 from extproc.routing.deadline import Deadline
 
 _NEARLY = 0.98  # clocks of two processes
+_PATIENCE_MS = 60_000  # with an attempt that has no deadline: to be asked once more, its connection must go sooner
+_SLACK_MS = 5_000  # to connect
 
 
 @dataclass(slots=True)
@@ -96,11 +98,11 @@ class Plan:
         self.attempts.append(attempt)
         return attempt
 
-    def keep_little(self) -> None:
-        """What the last attempt was made of is on its way: keep of it what cannot be made again."""
+    def keep_little(self, *, text: bool = False) -> None:
+        """What the last attempt was made of is on its way: keep of it what cannot be made again. `text`: nor soon."""
         last = self.attempts[-1]
         last.request = msgspec.structs.replace(last.request, body=b"")
-        if self.chat.large is not None:
+        if self.chat.large is not None or text:
             self.chat = msgspec.structs.replace(self.chat, body={})
 
     def keep_nothing(self) -> None:
@@ -111,6 +113,11 @@ class Plan:
     def retries(self) -> int:
         """How many attempts may follow the first."""
         return 1 if self.alone else len(self.decision.targets) - self.attempts[0].index
+
+    @property
+    def patience_ns(self) -> int:
+        """How long it may take until the last attempt must have begun, and had its time."""
+        return 1_000_000 * ((1 + self.retries) * (self.deadline.ms or _PATIENCE_MS) + _SLACK_MS)
 
     def outrun(self, winner: Attempt) -> tuple[int, ...]:
         """The attempts that were under way when `winner` answered, where the operator pays for such: hedging."""

@@ -3,12 +3,17 @@
 In: attempts and records. Out: headers and replies. Pure.
 """
 
+import math
+
 import msgspec
 
 from extproc import frames
+from extproc.answer import routing_header
 from extproc.catalog import Endpoint
+from extproc.errors import GatewayError
 from extproc.frames import Metadata
 from extproc.plan import Attempt, Plan
+from extproc.records import Outcome
 from extproc.wire import (
     H_CLUSTER,
     H_HEDGE,
@@ -26,6 +31,10 @@ from extproc.wire import (
 TO_PROVIDER = frozenset({"content-type", "content-length", "accept", "user-agent", "x-request-id", "x-forwarded-proto"})
 # What may go from a provider to a client; its account's rate limits, cookies and ids are not the client's business.
 TO_CLIENT = frozenset({":status", "content-type", "content-length", "transfer-encoding", "date", "cache-control"})
+
+
+JSON = ("content-type", "application/json")
+ATTEMPTS = "x-gateway-attempts"
 
 
 def immediate(status: int, body: bytes, headers: list[tuple[str, str]], metadata: Metadata, details: str) -> bytes:
@@ -63,6 +72,37 @@ def routing_headers(plan: Plan, attempt: Attempt) -> list[tuple[str, str]]:
         (H_MODEL, attempt.target.model),
         *attempt.request.headers,
     ]
+
+
+def answer_headers(plan: Plan) -> list[tuple[str, str]]:
+    """What the client is told of its request, whoever answers."""
+    return [("x-gateway-request-id", plan.decision.request_id), *plan.limit_headers]
+
+
+def attempt_headers(plan: Plan, attempt: Attempt) -> list[tuple[str, str]]:
+    """And of the attempt that answers it."""
+    return [
+        ("x-gateway-model", attempt.target.model),
+        ("x-gateway-provider", attempt.target.provider),
+        *plan.cache_headers,
+        ("x-gateway-routing", routing_header(plan, attempt)),
+    ]
+
+
+def error_headers(error: GatewayError) -> list[tuple[str, str]]:
+    """Of an answer that is an error of ours."""
+    wait = [] if error.retry_after_s is None else [("retry-after", str(max(1, math.ceil(error.retry_after_s))))]
+    return [JSON, *wait]
+
+
+def refusal(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> Outcome:
+    """What becomes of a request whose client is given `error`; with an attempt, after that."""
+    return Outcome(
+        attempt=attempt.index if attempt else 1,
+        attempts=len(plan.attempts) if plan and attempt else 0,
+        error_code=error.payload()["error"]["code"],
+        complete=True,
+    )
 
 
 def _path(endpoint: Endpoint, attempt: Attempt) -> str:

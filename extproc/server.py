@@ -1,4 +1,5 @@
-"""The ext_proc service: a session for each of Envoy's gRPC streams, one per HTTP request, around an exchange.
+"""The ext_proc service: a session for each of Envoy's gRPC streams, one per HTTP request, around an exchange; and
+beside it the one for answers that were to pass without (`passing`).
 
 In: the exchange's messages. Out: its replies, in order. Served by either transport.
 """
@@ -9,6 +10,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, cast
 
+from extproc import passing
 from extproc.exchange import Exchange, Options
 from extproc.live import Live
 from extproc.pipeline import Pipeline
@@ -34,7 +36,10 @@ class Chosen:
 def services(pipeline: Pipeline, options: Chosen) -> Services:
     """What a worker serves."""
     live = Live()
-    return {METHOD: Service(lambda: ExtProcSession(Exchange(pipeline, live, options.now)), MAX_MESSAGE_BYTES)}
+    return {
+        METHOD: Service(lambda: ExtProcSession(Exchange(pipeline, live, options.now)), MAX_MESSAGE_BYTES),
+        passing.METHOD: passing.service(live),
+    }
 
 
 class ExtProcSession:

@@ -4,15 +4,35 @@ In: what each is told. Out: filters as Envoy takes them; `control.render.listene
 """
 
 from collections.abc import Sequence
+from string import Template
 from typing import Any
 
 from control.render.access_log import access_log
 from control.render.bootstrap import asset
 from control.render.names import BUFFER_BYTES, any_of, grpc_service, seconds
 from control.render.routes import EXT_PROC
+from extproc import passing
 from extproc.adapters.usage import PATHS
 from extproc.errors import ProviderError
-from extproc.wire import ANSWER_METADATA, LOG_ATTEMPT, M_SSE, M_USAGE, METADATA, USAGE_METADATA
+from extproc.replies import ATTEMPTS, TO_CLIENT
+from extproc.wire import (
+    ANSWER_METADATA,
+    H_ATTEMPTS,
+    H_TARGET,
+    H_TOLD,
+    LINE_END,
+    LOG_ATTEMPT,
+    M_OUTCOME,
+    M_PASSING,
+    M_SSE,
+    M_USAGE,
+    METADATA,
+    P_ID,
+    P_TARGET,
+    P_TOLD,
+    P_WORKER,
+    USAGE_METADATA,
+)
 
 Document = dict[str, Any]
 
@@ -78,11 +98,38 @@ def buffer() -> Document:
     }
 
 
-def lua(name: str) -> Document:
-    cut = ProviderError("The provider ended the stream before it was complete.")
-    source = asset(name).replace("$cut_event", f"data: {cut.body().decode()}\\n\\n")
-    source = source.replace("$answer_metadata", ANSWER_METADATA).replace("$sse_key", M_SSE)
-    source = source.replace("$usage_metadata", USAGE_METADATA).replace("$usage_key", M_USAGE)
+def _error(message: str) -> str:
+    return ProviderError(message).body().decode()
+
+
+# What envoy/native_stream.lua calls by the names that stand here.
+_NAMES = {
+    "cut_event": f"data: {_error('The provider ended the stream before it was complete.')}\\n\\n",
+    "failed_body": _error("The gateway failed to read the provider's answer.").replace("'", "\\'"),
+    "to_client": ", ".join(f'["{name}"] = true' for name in sorted(TO_CLIENT)),
+    "answer_metadata": ANSWER_METADATA,
+    "sse_key": M_SSE,
+    "usage_metadata": USAGE_METADATA,
+    "usage_key": M_USAGE,
+    "metadata": METADATA,
+    "outcome": M_OUTCOME,
+    "passing": M_PASSING,
+    "p_id": P_ID,
+    "p_worker": P_WORKER,
+    "p_target": P_TARGET,
+    "p_told": P_TOLD,
+    "h_attempts": H_ATTEMPTS,
+    "h_target": H_TARGET,
+    "h_told": H_TOLD,
+    "line_end": LINE_END,
+    "attempts": ATTEMPTS,
+    "method": passing.METHOD,
+}
+
+
+def native_answers() -> Document:
+    """What remains to be done with answers that no worker sees."""
+    source = Template(asset("native_stream.lua")).substitute(_NAMES)
     return {
         "name": "envoy.filters.http.lua",
         "typed_config": any_of(

@@ -7,7 +7,7 @@ from typing import Any
 from control.render import doors, ops
 from control.render.access_log import access_log, request_log
 from control.render.clusters import CREDENTIAL_HEADERS
-from control.render.filters import buffer, ext_proc, json_usage, lua, remove_headers, router
+from control.render.filters import buffer, ext_proc, json_usage, native_answers, remove_headers, router
 from control.render.local_replies import local_replies
 from control.render.names import BUFFER_BYTES, FALLBACK_ROUTES, INGRESS_ROUTES, WORKERS, any_of, seconds
 from control.render.tls import transport_socket
@@ -67,7 +67,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
     filters = [
         remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}], add=_client(settings, by_address)),
         *doors.filters(settings, by_address=by_address),
-        *([lua("native_stream.lua")] if native else []),
+        *([native_answers()] if native else []),
         ext_proc(cluster=WORKERS, body=True, idle_s=settings.timeouts.idle),
         buffer(),
         *([json_usage()] if native and settings.response_metadata == "headers" else []),

@@ -5,7 +5,18 @@ from typing import Any
 from control.render.doors import CORS, cors_policy
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
 from extproc.settings import Settings
-from extproc.wire import H_CLUSTER, H_MODEL, H_TARGET, H_TOO_LONG, M_TARGET, METADATA, RETRY_ANYWHERE, model_route
+from extproc.wire import (
+    H_CLUSTER,
+    H_MODEL,
+    H_TARGET,
+    H_TOLD,
+    H_TOO_LONG,
+    M_TARGET,
+    M_TOLD,
+    METADATA,
+    RETRY_ANYWHERE,
+    model_route,
+)
 
 Document = dict[str, Any]
 
@@ -44,6 +55,8 @@ def _ingress(settings: Settings) -> Document:
     return {
         "name": "gateway",
         "domains": ["*"],
+        # For envoy/native_stream.lua, which takes it off.
+        "include_attempt_count_in_response": settings.streams.same_format == "native",
         **({"typed_per_filter_config": {CORS: cors_policy(settings.cors)}} if settings.cors.allow_origins else {}),
         "routes": [
             *_of_each_model(settings, _decided(settings)),
@@ -102,7 +115,13 @@ def _decided(settings: Settings) -> Document:
 
 def _fallback(settings: Settings) -> Document:
     """Where the worker says; its answer tells which target it came from."""
-    target = {"key": H_TARGET, "value": f"%DYNAMIC_METADATA({METADATA}:{M_TARGET})%"}
+    told = [
+        {
+            "header": {"key": name, "value": f"%DYNAMIC_METADATA({METADATA}:{key})%"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+        for name, key in ((H_TARGET, M_TARGET), (H_TOLD, M_TOLD))
+    ]
     return {
         "name": "fallback",
         "domains": ["*"],
@@ -112,7 +131,7 @@ def _fallback(settings: Settings) -> Document:
                 {
                     # No deadlines: those of the ingress route bound this hop.
                     "route": {"cluster_header": H_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
-                    "response_headers_to_add": [{"header": target, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+                    "response_headers_to_add": told,
                 },
             ),
             {"name": "undecided", "match": {"prefix": "/"}, "direct_response": {"status": 500}},

@@ -1,0 +1,132 @@
+"""Answers that pass by Envoy alone: nothing remains to be done with them, so the worker has ended its exchange.
+
+In: a decided request. Out: notes for envoy/native_stream.lua, which tells the client what the worker would have told.
+An answer that is not the one expected (an error, compressed, of another type) that filter sends here, whole, and the
+client gets what it becomes here: one unary call, `METHOD`. Both sides write messages as HTTP/1 does: a first line (the
+request's id; the Outcome as JSON), lines of headers with `:status` among them, an empty line, the body.
+"""
+
+import logging
+from collections.abc import Iterable
+
+from extproc import answer
+from extproc.adapters.emit import ClientStream
+from extproc.answer import Timing
+from extproc.encoding import Plain
+from extproc.errors import GatewayError
+from extproc.frames import HeaderList
+from extproc.live import Live
+from extproc.plan import Attempt, Plan
+from extproc.records import Outcome
+from extproc.replies import ATTEMPTS, JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
+from extproc.telemetry.trace_context import ids
+from extproc.transport.session import Service
+from extproc.wire import H_TARGET, LINE_END, P_ID, P_TARGET, P_TOLD, P_WORKER, worker_cluster
+
+log = logging.getLogger(__name__)
+
+METHOD = "/gateway.Passing/Answer"
+_JSON = JSON[1]
+_MAX_BYTES = 80 * 1024 * 1024
+_NOT_TIMED = Timing(gateway_us=0, total_us=0)  # nobody reads it where the answer's body carries no fields of ours
+
+
+def notes(plan: Plan, attempt: Attempt, worker: int) -> dict[str, str]:
+    """What Envoy must know of an answer to `attempt`, or to one that follows it."""
+    return {
+        P_ID: plan.decision.request_id,
+        P_WORKER: worker_cluster(worker),
+        P_TARGET: str(attempt.index),
+        P_TOLD: lines([*answer_headers(plan), *attempt_headers(plan, attempt)]),
+    }
+
+
+def lines(headers: HeaderList, end: str = LINE_END) -> str:
+    """Headers as text."""
+    return "".join([f"{name}: {value}{end}" for name, value in headers])
+
+
+def service(live: Live) -> Service:
+    """Serves METHOD."""
+    return Service(lambda: _Session(live), _MAX_BYTES)
+
+
+class _Session:
+    """One unexpected answer."""
+
+    done = False
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def receive(self, message: bytes) -> bytes:
+        request_id, headers, body = _read(message)
+        try:
+            plan = self._live.find(request_id)
+        except GatewayError as error:
+            return _error(error, None, None)
+        index = headers.get(H_TARGET, "")
+        attempt = plan.answered_by(int(index) if index.isdigit() else None)
+        try:
+            return _answer(plan, attempt, headers, body)
+        except GatewayError as error:
+            return _error(error, plan, attempt)
+        except Exception as error:
+            log.error("answer not read", extra=ids(request_id, plan.decision.traceparent), exc_info=error)
+            return _error(GatewayError("The gateway failed to handle this request."), plan, attempt)
+
+    def finish(self) -> None:
+        """Everything was said in the one message."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
+    """An answer after all. Raises GatewayError."""
+    attempts = len(plan.attempts)
+    encoding, kind = headers.get("content-encoding", ""), headers.get("content-type", "")
+    if headers.get(":status") == "200" and plan.chat.stream and not kind.startswith(_JSON):
+        plain = Plain(encoding)
+        stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
+        out = stream.feed(plain.feed(body))
+        rest, final = stream.finish(plain.error)
+        body = out + rest
+        outcome = Outcome(
+            attempt=attempt.index,
+            attempts=attempts,
+            usage=final.usage,
+            finish_reason=final.finish_reason,
+            complete=final.complete,
+            error_code=final.error.code if final.error else None,
+        )
+    else:
+        kind = _JSON
+        read = answer.whole(plan, attempt, headers, body, _NOT_TIMED, fields=False)
+        body, outcome = read.body, read.outcome
+    return _message(plan, attempt, outcome, [(":status", "200"), ("content-type", kind)], body)
+
+
+def _error(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> bytes:
+    headers = [(":status", str(error.http_status)), *error_headers(error), *error.headers]
+    return _message(plan, attempt, refusal(error, plan, attempt), headers, error.body())
+
+
+def _message(
+    plan: Plan | None, attempt: Attempt | None, outcome: Outcome, headers: Iterable[tuple[str, str]], body: bytes
+) -> bytes:
+    told = [*headers]
+    if plan is not None and attempt is not None:
+        told += [*answer_headers(plan), *attempt_headers(plan, attempt), (ATTEMPTS, str(len(plan.attempts)))]
+    head = f"{as_json(outcome)}\n{lines(told, end=chr(10))}\n"
+    return head.encode("utf-8", "surrogateescape") + body
+
+
+def _read(message: bytes) -> tuple[str, dict[str, str], bytes]:
+    head, _, body = message.partition(b"\n\n")
+    first, *rest = head.decode("utf-8", "surrogateescape").split("\n")
+    headers: dict[str, str] = {}
+    for line in rest:
+        name, _, value = line.partition(": ")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return first, headers, body
