@@ -28,6 +28,9 @@ class Timing(msgspec.Struct, frozen=True):
     total_us: int  # since the request came in
 
 
+NOT_TIMED = Timing(gateway_us=0, total_us=0)  # where the answer's body carries no fields of ours
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What goes to the client, and what goes to the settler."""
 

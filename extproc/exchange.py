@@ -23,9 +23,11 @@ from extproc.frames import Event, Kind, Metadata
 from extproc.live import Live
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
-from extproc.records import ChatRequest, Outcome
+from extproc.records import NATIVE_FORMATS, ChatRequest, Outcome
+from extproc.relay import Relay
 from extproc.replies import (
     ATTEMPTS,
+    EVENTS,
     JSON,
     TO_CLIENT,
     TO_PROVIDER,
@@ -68,8 +70,6 @@ from extproc.wire import (
 log = logging.getLogger(__name__)
 Later = Coroutine[Any, Any, bytes]
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
-_EVENTS = ("content-type", "text/event-stream; charset=utf-8")
-_NATIVE = ("openai", "azure")  # providers that speak the client's format
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -96,8 +96,8 @@ class Exchange:
         self._pieces: list[bytes | memoryview] = []  # of the body that is coming
         self._size = 0  # of the pieces
         self._stream: ClientStream | None = None
+        self._relay: Relay | None = None
         self._plain = Plain("")
-        self._ended = False  # the client has the last byte of its stream
         self._attempt: Attempt | None = None
         self._fields = options.metadata_in_body  # whether the answer's body is to carry the gateway's fields
         self._own_ns = 0  # gateway's own time so far
@@ -132,6 +132,8 @@ class Exchange:
     def _react(self, event: Event) -> Reply | Later:
         if event.kind is Kind.REQUEST_HEADERS:
             return self._on_request_headers(event)
+        if self._relay is not None:
+            return self._on_relayed(event, self._relay)
         if event.kind is Kind.REQUEST_BODY:
             return self._decide(b"".join(self._pieces)) if self._gather(event) else None
         if event.kind is Kind.RESPONSE_HEADERS:
@@ -158,7 +160,6 @@ class Exchange:
     def _on_request_headers(self, event: Event) -> Reply | Later:
         headers = event.headers
         if H_FALLBACK in headers:
-            self.state = State.DONE
             return self._on_fallback(headers)
         self._headers = headers
         if H_METADATA in headers:
@@ -212,8 +213,8 @@ class Exchange:
         }
         headers = chain_headers(plan, attempt, self._options.worker)
         keep = {name for name, _ in headers} | TO_PROVIDER
-        passes = self._may_pass(plan)
-        if passes:
+        plan.passes = self._may_pass(plan)
+        if plan.passes:
             metadata = {**metadata, M_PASSING: passing.notes(plan, attempt, self._options.worker)}
             if plan.chat.stream:
                 metadata = {**metadata, **self._native_stream(plan)}
@@ -223,18 +224,18 @@ class Exchange:
             body=attempt.request.body,
             metadata=metadata,
         )
-        plan.keep_little(text=passes)
-        self.state = State.DONE if passes else State.WAITING
-        if passes:
+        plan.keep_little()
+        self.state = State.DONE if plan.passes else State.WAITING
+        if plan.passes:
             self._live.pass_on(plan, self._pipeline.clock.mono_ns())
             self._plan = None  # no longer ours: it outlives this exchange
         return said
 
     def _may_pass(self, plan: Plan) -> bool:
         """Whether nothing will remain to be done with the answer, whichever attempt it comes from."""
-        if plan.deadline.hedge or not all(target.format in _NATIVE for target in plan.decision.targets):
+        if plan.deadline.hedge or not self._native(plan.attempts[0]):
             return False
-        return self._options.native_streams if plan.chat.stream else self._passes_whole(plan)
+        return plan.chat.stream or self._passes_whole(plan)
 
     def _input(self, chat: ChatRequest) -> Metadata:
         """What was asked, if traces are to have it."""
@@ -262,8 +263,12 @@ class Exchange:
 
     def _on_fallback(self, headers: Mapping[str, str]) -> bytes:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
+        self.state = State.DONE
         plan = self._live.find(headers.get(H_REQUEST_ID, ""))
         attempt = plan.following(self._pipeline.clock.mono_ns(), larger=H_TOO_LONG in headers)
+        if plan.passes and not self._native(attempt):
+            self._relay = Relay(plan, attempt)
+            self.state = State.RELAYING
         wanted = [
             *routing_headers(plan, attempt),
             (H_CLUSTER, plan.endpoints[attempt.target.provider].cluster),
@@ -278,8 +283,14 @@ class Exchange:
         plan.keep_little()
         return said
 
+    def _on_relayed(self, event: Event, relay: Relay) -> Reply:
+        said = relay.receive(event)
+        if relay.done:
+            self.state = State.DONE
+        return said
+
     def _native(self, attempt: Attempt) -> bool:
-        return self._options.native_streams and attempt.target.format in _NATIVE
+        return self._options.native_streams and attempt.target.format in NATIVE_FORMATS
 
     def _native_stream(self, plan: Plan) -> Metadata:
         """What envoy/native_stream.lua and the settler are to know of a stream that passes by Envoy alone."""
@@ -329,7 +340,7 @@ class Exchange:
             return self._pass_headers(attempt, [], {M_OUTCOME: as_json(outcome), **self._native_stream(plan)})
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         self.state = State.STREAMING
-        return self._pass_headers(attempt, [_EVENTS], {})
+        return self._pass_headers(attempt, [EVENTS], {})
 
     def _passes_whole(self, plan: Plan) -> bool:
         """Whether nothing remains to be done with a whole answer in the client's own format."""
@@ -365,7 +376,7 @@ class Exchange:
         assert attempt is not None  # noqa: S101
         if event.end:
             self.state = State.DONE
-        if self._ended:  # some providers keep the connection open behind their last word
+        if stream.finished:  # some providers keep the connection open behind their last word
             return frames.answer_body(b"")
         out = stream.feed(self._plain.feed(bytes(event.body)))
         plan.tape.piece(out)
@@ -373,7 +384,6 @@ class Exchange:
             self._said.piece(out)
         if not (event.end or stream.complete):
             return frames.answer_body(out)
-        self._ended = True
         rest, final = stream.finish(self._plain.error)
         outcome = Outcome(
             attempt=attempt.index,

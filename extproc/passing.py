@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from extproc import answer
 from extproc.adapters.emit import ClientStream
-from extproc.answer import Timing
+from extproc.answer import NOT_TIMED
 from extproc.encoding import Plain
 from extproc.errors import GatewayError
 from extproc.frames import HeaderList
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 METHOD = "/gateway.Passing/Answer"
 _JSON = JSON[1]
 _MAX_BYTES = 80 * 1024 * 1024
-_NOT_TIMED = Timing(gateway_us=0, total_us=0)  # nobody reads it where the answer's body carries no fields of ours
 
 
 def notes(plan: Plan, attempt: Attempt, worker: int) -> dict[str, str]:
@@ -88,6 +87,8 @@ def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) 
     encoding, kind = headers.get("content-encoding", ""), headers.get("content-type", "")
     if headers.get(":status") == "200" and plan.chat.stream and not kind.startswith(_JSON):
         plain = Plain(encoding)
+        if plain.error is not None:
+            raise plain.error
         stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         out = stream.feed(plain.feed(body))
         rest, final = stream.finish(plain.error)
@@ -102,7 +103,7 @@ def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) 
         )
     else:
         kind = _JSON
-        read = answer.whole(plan, attempt, headers, body, _NOT_TIMED, fields=False)
+        read = answer.whole(plan, attempt, headers, body, NOT_TIMED, fields=False)
         body, outcome = read.body, read.outcome
     return _message(plan, attempt, outcome, [(":status", "200"), ("content-type", kind)], body)
 

@@ -51,6 +51,7 @@ class Plan:
     attempts: list[Attempt] = field(default_factory=list)
     rewrites: Mapping[str, str] = field(default_factory=dict)  # by model: see `Target.rewrite`
     alone: bool = False  # there is one target, and it may be asked once more where nothing came of the first attempt
+    passes: bool = False  # its answer will not come to the worker: see `passing`
     refused: GatewayError | None = None  # why there was no further attempt, where the last answer does not say it
 
     def first(self, now_ns: int) -> Attempt:
@@ -98,11 +99,11 @@ class Plan:
         self.attempts.append(attempt)
         return attempt
 
-    def keep_little(self, *, text: bool = False) -> None:
-        """What the last attempt was made of is on its way: keep of it what cannot be made again. `text`: nor soon."""
+    def keep_little(self) -> None:
+        """What the last attempt was made of is on its way: keep of it what cannot be made again, or is soon gone."""
         last = self.attempts[-1]
         last.request = msgspec.structs.replace(last.request, body=b"")
-        if self.chat.large is not None or text:
+        if self.chat.large is not None or self.passes:
             self.chat = msgspec.structs.replace(self.chat, body={})
 
     def keep_nothing(self) -> None:

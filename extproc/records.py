@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
+NATIVE_FORMATS: frozenset[ProviderFormat] = frozenset({"openai", "azure"})  # of the client's own kind
 Priority = Literal["low", "normal", "high"]
 Feature = Literal["vision", "tools", "json_schema"]
 Wish = Literal["cost", "balanced", "quality"]  # of a request for `auto`

@@ -34,6 +34,7 @@ TO_CLIENT = frozenset({":status", "content-type", "content-length", "transfer-en
 
 
 JSON = ("content-type", "application/json")
+EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 ATTEMPTS = "x-gateway-attempts"
 
 

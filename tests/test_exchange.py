@@ -28,7 +28,9 @@ SETTINGS = parse(
     """
 providers:
   openai: {format: openai, base_url: "http://127.0.0.1:9/v1", credential: x}
-models: [{name: gpt, provider: openai}]
+  anthropic: {format: anthropic, base_url: "http://127.0.0.1:9", credential: x}
+models: [{name: gpt, provider: openai}, {name: claude, provider: anthropic}, {name: gpt-ha, provider: openai}]
+equivalents: [{models: [claude, gpt]}, {models: [gpt-ha, claude]}]
 teams: [{id: search, keys: [sk-search]}]
 """,
     {},
@@ -66,10 +68,11 @@ class Clock:
         return 0
 
 
-def exchange() -> Exchange:
+def exchange(live: Live | None = None) -> Exchange:
+    """`live`: of the exchange that this one is a fallback attempt of."""
     reserver = Reserver(Yes(), Estimator(), OutputEstimates(), lease_ms=1000)
     pipeline = Pipeline(compile_catalog(SETTINGS), reserver, Clock(), View(SETTINGS.breaker))
-    return Exchange(pipeline, Live(), Options(worker=0))
+    return Exchange(pipeline, Live() if live is None else live, Options(worker=0))
 
 
 def headers(values: dict[str, str], *, end: bool = False) -> pb.HttpHeaders:
@@ -177,12 +180,14 @@ def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"data: {}\n\n"])
-def test_a_native_stream_ends_the_exchange_at_its_headers(body: bytes) -> None:
+def test_a_native_stream_of_a_stand_in_ends_the_exchange_at_its_headers(body: bytes) -> None:
     to = exchange()
     say(to, request_headers=headers(HEADERS))
-    streamed = json.dumps({**json.loads(ASKED), "stream": True}).encode()
+    streamed = json.dumps({**json.loads(ASKED), "model": "claude", "stream": True}).encode()
     say(to, request_body=pb.HttpBody(body=streamed, end_of_stream=True))
-    (reply,) = say(to, response_headers=headers({":status": "200", "content-type": "text/event-stream"}))
+    say(exchange(to._live), request_headers=headers({"x-gw-fallback": "1", "x-request-id": HEADERS["x-request-id"]}))
+    answered = {":status": "200", "content-type": "text/event-stream", "x-gw-target": "2"}
+    (reply,) = say(to, response_headers=headers(answered))
     assert reply.dynamic_metadata["gw"]["native"]
     assert to.state is State.DONE
     if body:  # it was on its way: Envoy passes it on when the stream ends

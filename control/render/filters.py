@@ -54,11 +54,13 @@ def remove_headers(matchers: list[Document], add: dict[str, str] | None = None) 
     }
 
 
-def ext_proc(*, cluster: str, body: bool, idle_s: float) -> Document:
-    """With `body`, Envoy sends what it has of a message at once and lets the worker answer when it likes: one burst in,
-    one out. The body comes in pieces, which nobody could translate one by one, so the worker waits for the last and
-    answers with the whole. What it may have to wait for is a slow client or provider, which is for the stream's idle
-    timeout to end (`idle_s`), so the worker's own time is longer; one that hangs is found by HTTP/2's PING."""
+def ext_proc(*, cluster: str, request_body: bool, idle_s: float) -> Document:
+    """Envoy sends what it has of a message at once and lets the worker answer when it likes: one burst in, one out. The
+    body comes in pieces, which nobody could translate one by one, so the worker waits for the last and answers with the
+    whole. Without `request_body` it has that already. Where nothing remains to be done with the answer, the worker ends
+    the stream, and Envoy does not ask. What it may have to wait for is a slow client or provider, which is for the
+    stream's idle timeout to end (`idle_s`), so the worker's own time is longer; one that hangs is found by HTTP/2's
+    PING."""
     service = grpc_service(cluster)
     service["retry_policy"] = {
         "retry_on": "connect-failure,refused-stream,unavailable",
@@ -73,13 +75,13 @@ def ext_proc(*, cluster: str, body: bool, idle_s: float) -> Document:
             failure_mode_allow=False,
             status_on_error={"code": "ServiceUnavailable"},
             message_timeout=seconds(idle_s + _SLACK_S),
-            send_body_without_waiting_for_header_response=body,
+            send_body_without_waiting_for_header_response=True,
             allow_content_length_header=True,
             processing_mode={
                 "request_header_mode": "SEND",
-                "request_body_mode": "STREAMED" if body else "NONE",
-                "response_header_mode": "SEND" if body else "SKIP",
-                "response_body_mode": "STREAMED" if body else "NONE",
+                "request_body_mode": "STREAMED" if request_body else "NONE",
+                "response_header_mode": "SEND",
+                "response_body_mode": "STREAMED",
                 "request_trailer_mode": "SKIP",
                 "response_trailer_mode": "SKIP",
             },

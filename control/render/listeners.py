@@ -68,7 +68,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}], add=_client(settings, by_address)),
         *doors.filters(settings, by_address=by_address),
         *([native_answers()] if native else []),
-        ext_proc(cluster=WORKERS, body=True, idle_s=settings.timeouts.idle),
+        ext_proc(cluster=WORKERS, request_body=True, idle_s=settings.timeouts.idle),
         buffer(),
         *([json_usage()] if native and settings.response_metadata == "headers" else []),
         router(),
@@ -118,7 +118,7 @@ def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
     take_off = [{"exact": name} for name in sorted(set(CREDENTIAL_HEADERS.values()))]
     filters = [
         remove_headers(take_off, add={H_FALLBACK: "1"}),
-        ext_proc(cluster=worker_cluster(worker), body=False, idle_s=settings.timeouts.idle),
+        ext_proc(cluster=worker_cluster(worker), request_body=False, idle_s=settings.timeouts.idle),
         buffer(),
         router(),
     ]

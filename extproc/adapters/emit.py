@@ -18,11 +18,14 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class ClientStream:
-    """One client's stream. `include_usage`: the client asked for the usage chunk."""
+    """One client's stream. `include_usage`: the client asked for the usage chunk; then all other chunks say that they
+    have none, unless not `null_usage`. `finished`: all was said."""
 
-    def __init__(self, adapter: Adapter, include_usage: bool) -> None:
+    def __init__(self, adapter: Adapter, include_usage: bool, *, null_usage: bool = True) -> None:
+        self.finished = False
         self._adapter = adapter
         self._include_usage = include_usage
+        self._null_usage = include_usage and null_usage
         self._usage: Chunk | None = None  # the usage chunk, kept back for the end
 
     @property
@@ -36,6 +39,7 @@ class ClientStream:
 
     def finish(self, error: GatewayError | None = None) -> tuple[bytes, Final]:
         """The last bytes, and how it ended. Call once, when it is complete or cut. `error`: what broke it."""
+        self.finished = True
         final = self._adapter.finish()
         if error is not None:
             final = msgspec.structs.replace(final, error=error, complete=False)
@@ -52,7 +56,7 @@ class ClientStream:
     def _visible(self, chunk: Chunk) -> bool:
         """Take the usage out of `chunk` (providers put it on a chunk of its own, on the last one, or on every one)."""
         usage = chunk.pop("usage", None)
-        if self._include_usage:
+        if self._null_usage:
             chunk["usage"] = None
         if usage is None:
             return True

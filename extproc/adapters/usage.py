@@ -25,6 +25,7 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("prompt_tokens_details", "cached_tokens"),
     ("prompt_tokens_details", "cache_write_tokens"),
     ("prompt_tokens_details", "cache_creation_tokens"),
+    ("prompt_tokens_details", "cache_write_long_tokens"),
     ("completion_tokens_details", "reasoning_tokens"),
 )
 
@@ -53,6 +54,7 @@ def from_openai(usage: dict[str, Any]) -> Usage:
             usage.get("cache_creation_input_tokens"),
         ),
         reasoning_tokens=reasoning,
+        cache_write_long_tokens=count(prompt.get("cache_write_long_tokens")),  # as `to_openai` calls them
     )
 
 
@@ -74,6 +76,7 @@ def from_envoy(counts: Mapping[str, float], written: str) -> Usage | None:
 
 def to_openai(usage: Usage) -> dict[str, Any]:
     """OpenAI's `usage` object for a Usage."""
+    long = {"cache_write_long_tokens": usage.cache_write_long_tokens} if usage.cache_write_long_tokens else {}
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
@@ -81,6 +84,7 @@ def to_openai(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {
             "cached_tokens": usage.cached_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
+            **long,
         },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }

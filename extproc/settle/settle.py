@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from extproc.adapters.failures import retry_after_s
 from extproc.adapters.usage import from_envoy
 from extproc.pricing import cost_nano_usd
-from extproc.records import Decision, Outcome, Status, Target, Usage
+from extproc.records import NATIVE_FORMATS, Decision, Outcome, Status, Target, Usage
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 from extproc.telemetry.trace_context import ids
 from extproc.wire import (
@@ -157,7 +157,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         attempts=attempts,
         priority=decision.priority,
         stream=decision.stream,
-        native=native,
+        native=native and target is not None and target.format in NATIVE_FORMATS,
         cache_hit=cache_hit,
         prompt_hash=decision.prompt_hash,
         input_tokens=usage.input_tokens,

@@ -1,0 +1,83 @@
+"""A stand-in's answer in another format, behind the loopback: made what a provider of the client's format would say.
+
+In: messages of the response, as events. Out: replies. What an answer that passes by Envoy alone (`passing`) still needs
+where it comes from an attempt that speaks another format than the first: the ingress sees no difference. Errors go on
+as they are; what they become is for `passing`. Called by the exchange of that attempt.
+"""
+
+from extproc import answer, frames
+from extproc.adapters.emit import ClientStream
+from extproc.answer import NOT_TIMED
+from extproc.encoding import Plain
+from extproc.errors import GatewayError, ProviderError
+from extproc.frames import Event, Kind
+from extproc.plan import Attempt, Plan
+from extproc.replies import EVENTS, JSON, error_headers, immediate
+from extproc.transport.session import Reply
+
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class Relay:
+    """Of one attempt. `done`: the rest of its answer passes as it is."""
+
+    def __init__(self, plan: Plan, attempt: Attempt) -> None:
+        self.done = False
+        self._plan = plan
+        self._attempt = attempt
+        self._headers: dict[str, str] = {}
+        self._pieces: list[bytes | memoryview] = []
+        self._size = 0
+        self._plain = Plain("")
+        self._stream: ClientStream | None = None
+
+    def receive(self, event: Event) -> Reply:
+        """What to say to one message."""
+        try:
+            if event.kind is Kind.RESPONSE_HEADERS:
+                return self._on_headers(event)
+            if event.kind is Kind.RESPONSE_BODY and self._headers:
+                return self._on_piece(event, self._stream) if self._stream else self._on_part(event)
+        except GatewayError as error:
+            self.done = True
+            return immediate(error.http_status, error.body(), error_headers(error), {}, error.code)
+        self.done = True
+        return frames.nothing(event.kind)
+
+    def _on_headers(self, event: Event) -> Reply:
+        self._headers = headers = event.headers
+        is_json = headers.get("content-type", "").startswith(JSON[1])
+        if headers.get(":status") != "200" or event.end or is_json is self._plan.chat.stream:
+            self.done = True  # not what was asked for
+            return frames.nothing(event.kind)
+        if not self._plan.chat.stream:
+            return None
+        self._plain = Plain(headers.get("content-encoding", ""))
+        self._stream = ClientStream(self._attempt.adapter, include_usage=True, null_usage=self._plan.chat.include_usage)
+        return self._head(EVENTS)
+
+    def _head(self, kind: tuple[str, str]) -> bytes:
+        remove = ("content-length", "content-encoding")
+        return frames.answer_headers(headers=[kind], remove=remove, metadata={})
+
+    def _on_part(self, event: Event) -> Reply:
+        self._pieces.append(event.body)
+        self._size += len(event.body)
+        if self._size > _MAX_ANSWER_BYTES:
+            raise ProviderError("The provider's answer is larger than this gateway accepts.")
+        if not event.end:
+            return None
+        self.done = True
+        body = b"".join(self._pieces)
+        read = answer.whole(self._plan, self._attempt, self._headers, body, NOT_TIMED, fields=False)
+        nothing = (frames.answer_body(b""),) * (len(self._pieces) - 1)
+        return self._head(JSON), *nothing, frames.answer_body(read.body)
+
+    def _on_piece(self, event: Event, stream: ClientStream) -> Reply:
+        self.done = event.end
+        if stream.finished:
+            return frames.answer_body(b"")
+        out = stream.feed(self._plain.feed(bytes(event.body)))
+        if event.end or stream.complete:
+            out += stream.finish(self._plain.error)[0]
+        return frames.answer_body(out)
