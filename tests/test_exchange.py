@@ -43,6 +43,7 @@ HEADERS = {
     "x-request-id": "5b0c0f5e-0000-4000-8000-000000000000",
 }
 ASKED = json.dumps({"model": "gpt", "messages": [{"role": "user", "content": "What is the time, 先生?"}]}).encode()
+OPTIONS = Options(worker=0)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Late."}, "finish_reason": "stop"}
 ANSWER = {"id": "c1", "object": "chat.completion", "created": 1, "model": "gpt", "choices": [CHOICE], "usage": USAGE}
@@ -68,11 +69,11 @@ class Clock:
         return 0
 
 
-def exchange(live: Live | None = None) -> Exchange:
+def exchange(live: Live | None = None, options: Options = OPTIONS) -> Exchange:
     """`live`: of the exchange that this one is a fallback attempt of."""
     reserver = Reserver(Yes(), Estimator(), OutputEstimates(), lease_ms=1000)
     pipeline = Pipeline(compile_catalog(SETTINGS), reserver, Clock(), View(SETTINGS.breaker))
-    return Exchange(pipeline, Live() if live is None else live, Options(worker=0))
+    return Exchange(pipeline, Live() if live is None else live, options)
 
 
 def headers(values: dict[str, str], *, end: bool = False) -> pb.HttpHeaders:
