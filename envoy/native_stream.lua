@@ -54,8 +54,8 @@ end
 
 -- Whether an answer may pass: a stream where one was asked for, else JSON.
 local function expected(headers, stream)
-  local encoding = headers:get("content-encoding")
-  if headers:get(":status") ~= "200" or encoding and encoding ~= "identity" then
+  local encoding, length = headers:get("content-encoding"), headers:get("content-length")
+  if headers:get(":status") ~= "200" or length == "0" or encoding and encoding ~= "identity" then
     return false
   end
   local json = (headers:get("content-type") or ""):find("application/json", 1, true) == 1
@@ -112,7 +112,7 @@ local function pass(handle, passing, stream)
   if stream then
     headers:remove("content-length") -- it changes on the way
   end
-  set_headers(headers, passing["$p_told"] .. told, "$line_end")
+  set_headers(headers, passing["$p_told"] .. told .. "$line_end", "$line_end") -- HTTP takes off the last one
   headers:replace("$attempts", tostring(attempts))
   local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target, attempts, tostring(not stream))
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
