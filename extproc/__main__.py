@@ -4,6 +4,7 @@ In: the data directory and the worker's index. Out: nothing but replies to Envoy
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -21,6 +22,7 @@ from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
 from extproc.doorbell import Bell
 from extproc.exchange import Options
+from extproc.live import Live
 from extproc.memory import keep_memory
 from extproc.paths import Paths
 from extproc.pipe import open_state
@@ -71,7 +73,8 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
     if any(team.auto for team in current.snapshot.catalog.views.values()):
         RoutingModel.load()  # now, not in somebody's request
-    served = services(pipeline, options)
+    live = Live()
+    served = services(pipeline, options, live)
     server, fallbacks = make_server(settings.transport, served), make_server(settings.transport, served)
     bell = Bell(paths.bell_socket(index))
     stop = asyncio.Event()
@@ -94,7 +97,10 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     ]
     log.info("serving")
     await stop.wait()
-    await server.stop(current.snapshot.settings.timeouts.drain)
+    ends_s = time.monotonic() + current.snapshot.settings.timeouts.drain
+    await server.stop(ends_s - time.monotonic())
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(_passed(live, paths.admin_socket), ends_s - time.monotonic())
     await fallbacks.stop(0)  # not before: what is still open may need its next attempt, and only we know of it
     for task in beside:
         task.cancel()
@@ -102,6 +108,15 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     await cache.close()
     await client.aclose()
     log.info("stopped")
+
+
+async def _passed(live: Live, envoy: Path) -> None:
+    """Returns when no answer that passes by Envoy alone can need us, or Envoy is gone. Nobody says it sooner."""
+    with contextlib.suppress(OSError):
+        while live.may_be_asked(SystemClock.mono_ns()):
+            _, writer = await asyncio.open_unix_connection(envoy)
+            writer.close()
+            await asyncio.sleep(0.2)
 
 
 def _reserver(settings: Settings, client: State, outputs: OutputEstimates) -> Reserver:

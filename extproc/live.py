@@ -46,6 +46,10 @@ class Live:
             self._forget(heapq.heappop(self._passing)[1])
         heapq.heappush(self._passing, (now_ns + plan.patience_ns, plan.decision.request_id))
 
+    def may_be_asked(self, now_ns: int) -> bool:
+        """Whether the answer of some request that passes has had less than its time."""
+        return any(until_ns > now_ns for until_ns, _ in self._passing)
+
     def remove(self, plan: Plan) -> None:
         """Forget `plan`. Harmless twice."""
         self._forget(plan.decision.request_id)

@@ -33,9 +33,8 @@ class Chosen:
         self.now = options
 
 
-def services(pipeline: Pipeline, options: Chosen) -> Services:
+def services(pipeline: Pipeline, options: Chosen, live: Live) -> Services:
     """What a worker serves."""
-    live = Live()
     return {
         METHOD: Service(lambda: ExtProcSession(Exchange(pipeline, live, options.now)), MAX_MESSAGE_BYTES),
         passing.METHOD: passing.service(live),

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
@@ -71,20 +72,25 @@ def test_clients_that_leave(gateway: Gateway, primary: Simulator, model: str) ->
 def test_a_draining_worker_finishes_what_it_has(gateway: Gateway, primary: Simulator) -> None:
     """Its open requests' next attempts too, while new requests go to the other worker."""
 
-    def answered(text: str, model: str = "claude") -> bool:
-        return bool(gateway.client().chat.completions.create(**ask(text, model)).choices[0].message.content)
+    def answered(text: str, model: str = "claude", *, stream: bool = False) -> bool:
+        said: Any = gateway.client().chat.completions.create(**ask(text, model, stream=stream))
+        return bool(list(said) if stream else said.choices[0].message.content)
 
-    slow = ("claude", f"slow {marker(first_byte_ms=1200)}")
-    fails = ("gpt-ha", f"hangs {marker(fail_provider='openai', hang='before_headers')}")  # for longer than the deadline
+    slow = ("claude", f"slow {marker(first_byte_ms=1200)}", False)
+    # For longer than the deadline. Of a stream's answer the worker hears nothing any more.
+    hangs = f"hangs {marker(fail_provider='openai', hang='before_headers')}"
+    fails = [("gpt-ha", hangs, stream) for stream in (False, True)]
     (worker,) = gateway.processes("gateway worker 0")
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        running = [pool.submit(answered, text, model) for model, text in [slow, fails] * 8]
+        running = [
+            pool.submit(answered, text, model, stream=stream) for model, text, stream in [slow, slow, *fails] * 4
+        ]
         wait_until(lambda: primary.stats()["open"] == 16, 10, "all of them to be sent")
         worker.send_signal(signal.SIGTERM)
         assert all(answered("meanwhile") for _ in range(8))
         assert worker.is_running(), "it ended before the attempts that it was to wait for"
         assert all(future.result() for future in running)
         wait_until(
-            lambda: [p for p in gateway.processes("gateway worker 0") if p.pid != worker.pid], 10, "a new worker"
+            lambda: [p for p in gateway.processes("gateway worker 0") if p.pid != worker.pid], 20, "a new worker"
         )
     wait_until(lambda: all(answered("again") for _ in range(6)), 10, "both workers to answer")
