@@ -47,7 +47,10 @@ def second(simulators: tuple[Simulator, Simulator]) -> Simulator:
 def new_config(
     simulators: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], Config]:
-    """Makes base configurations, each with a folder and a port of its own: for further gateways."""
+    """Makes base configurations, each with a folder and a port of its own: for further gateways. What the file before
+    told the simulators is over: a file's own fixtures may ask them before its first test, whose reset comes later."""
+    for simulator in simulators:
+        simulator.reset()
     return lambda: base_config(tmp_path_factory.mktemp("gw") / "data", *simulators)
 
 

@@ -13,6 +13,7 @@ from tests.envoy.harness import (
     FORMATS,
     MODEL_OF,
     TEAM_KEY,
+    Config,
     Gateway,
     Simulator,
     ask,
@@ -24,6 +25,13 @@ from tests.envoy.harness import (
 
 MODELS = [MODEL_OF[name] for name in FORMATS]
 MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def config(config: Config) -> Config:
+    """Nobody is given up on because a busy machine takes long over a large body."""
+    config["routing"]["first_byte_timeout"] = "30s"
+    return config
 
 
 def stream_text(gateway: Gateway, text: str, model: str) -> tuple[str, httpx.Headers]:
