@@ -30,7 +30,7 @@ def body(*texts: str, **more: Any) -> dict[str, Any]:
 
 
 @given(WORDS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_counts_of_pieces_add_up_to_the_count_of_the_whole(words: list[str]) -> None:
     text = "".join(words)
     before = bounds.PIECE_CHARS
@@ -44,7 +44,7 @@ def test_counts_of_pieces_add_up_to_the_count_of_the_whole(words: list[str]) -> 
 
 
 @given(st.text(max_size=300), st.sampled_from(["gpt-4o", "claude-sonnet-5-5", "llama-4"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_never_below_the_count_of_o200k(text: str, name: str) -> None:
     text = text.encode("utf-8", "replace").decode()
     assert most_input_tokens(body(text), target(name), ENCODING) >= len(ENCODING.encode_ordinary(text))

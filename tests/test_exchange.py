@@ -109,7 +109,7 @@ def cuts_of(body: bytes) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, len(body)), max_size=6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cuts_of(ASKED))
 def test_a_request_is_answered_once_however_it_is_cut(cuts: list[int]) -> None:
     reply = asked(exchange(), cuts)
@@ -120,7 +120,7 @@ def test_a_request_is_answered_once_however_it_is_cut(cuts: list[int]) -> None:
     assert reply == asked(exchange())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cuts_of(ANSWERED))
 def test_an_answer_has_a_reply_for_each_piece_and_its_body_in_the_last(cuts: list[int]) -> None:
     to = exchange()
@@ -142,7 +142,7 @@ def test_an_answer_has_a_reply_for_each_piece_and_its_body_in_the_last(cuts: lis
     assert to.state is State.DONE
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cuts_of(ANSWERED))
 def test_an_error_is_said_once_whole(cuts: list[int]) -> None:
     to = exchange()

@@ -17,7 +17,7 @@ WORLDS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(WORLDS, st.sampled_from((0.0005, 0.01, 0.1, 0.5)), st.booleans())
 def test_leases_never_overshoot_and_answer_everybody(world: World, share: float, taper: bool) -> None:
     asked = requests(world)
@@ -27,7 +27,7 @@ def test_leases_never_overshoot_and_answer_everybody(world: World, share: float,
     assert result.admitted + result.refused == len(asked)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(WORLDS)
 def test_the_ledger_at_home_is_exact(world: World) -> None:
     result = simulate(world, Home)
@@ -37,7 +37,7 @@ def test_the_ledger_at_home_is_exact(world: World) -> None:
         assert result.budget - result.used < world.most_tokens
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(WORLDS, st.sampled_from((0.1, 1.0, 3.0)))
 def test_use_that_is_told_overshoots_by_no_more_than_was_asked_for_between_two_tellings(
     world: World, every: float

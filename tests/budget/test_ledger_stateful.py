@@ -338,6 +338,6 @@ class LedgerMachine(RuleBasedStateMachine):
 def test_any_interleaving_keeps_the_promises(valkey: Valkey) -> None:
     LedgerMachine.url = valkey.url
     LedgerMachine.TestCase.settings = settings(
-        max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=100, stateful_step_count=50, suppress_health_check=list(HealthCheck)
     )
     LedgerMachine.TestCase().runTest()

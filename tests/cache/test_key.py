@@ -221,7 +221,7 @@ def _meaning(asked: tuple[str, bool, str, dict[str, Any]]) -> str:
     return json.dumps([whose, subject, request | {"messages": messages}], sort_keys=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(_ASKED, min_size=2, max_size=6))
 def test_two_requests_share_a_key_only_if_nothing_that_counts_differs(asked: list[Any]) -> None:
     """Random teams, sharing or not, models, conversations, tools, formats, images, parameters."""

@@ -217,7 +217,7 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
     return answer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers(), st.integers(1, 97))
 def test_a_replayed_stream_is_the_answer_again(answer: dict[str, Any], step: int) -> None:
     stream = replay.stream(answer, include_usage=True)
@@ -229,7 +229,7 @@ def test_a_replayed_stream_is_the_answer_again(answer: dict[str, Any], step: int
     assert stream.count(b"data: [DONE]\n\n") == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(answers())
 def test_the_official_sdk_reads_it_as_the_same_answer(answer: dict[str, Any]) -> None:
     state: Any = ChatCompletionStreamState(input_tools=openai.NOT_GIVEN)

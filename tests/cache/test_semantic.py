@@ -161,7 +161,7 @@ def key_for(request: dict[str, object], text: str) -> Key:
     return key_of(partition_of(str(request["team"]), shared=bool(request["shared"])), str(request["model"]), chat)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(REQUESTS, min_size=2, max_size=4, unique_by=str))
 async def test_nothing_is_found_across_teams_prompts_tools_formats_images_or_turns(
     requests: list[dict[str, object]],

@@ -209,7 +209,7 @@ _ASKED = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_ASKED, min_size=2, max_size=25))
 def test_an_answer_reaches_nobody_it_was_not_for(valkey: Valkey, asked: list[Any]) -> None:
     """Each answer carries what it answers; whatever is found, by exact key or by digest, is of the very same kind."""

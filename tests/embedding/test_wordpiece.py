@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
@@ -40,7 +40,6 @@ TEXT = st.text(
 )
 
 
-@settings(deadline=None)  # a busy machine may take its time
 @given(TEXT | st.text(st.characters(max_codepoint=0x24F), max_size=80))
 @example("Naïve façade – “quoted”… it’s 3.5 €/m²")  # noqa: RUF001 - such quotes are the case
 @example("def f(x): return {'a': [1, 2]} # ok\n\tend")

@@ -5,9 +5,7 @@ from hypothesis import strategies as st
 
 from tests.transport.player import play
 
-_FEW = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+_FEW = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @given(st.binary(max_size=600))
