@@ -7,7 +7,7 @@ longest requests take, and knows what it has shown. While the gateway is away it
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count as count_from
 from typing import Any
@@ -116,10 +116,10 @@ def _follow(client: Client, wanted: dict[str, Any], first: int, as_json: bool) -
 def follow(client: Client, wanted: dict[str, Any], first: int) -> Iterator[dict[str, Any]]:
     """The last `first` rows, then each new one once. Raises CommandError where the key is refused."""
     seen: OrderedDict[str, None] = OrderedDict()
-    list(_new(client, wanted, seen, whole=True))
+    _remember(seen, _new(client, wanted, seen, whole=True))
     rows = _fetch(client, wanted, first)
     yield from reversed(rows)
-    seen.update({row["request_id"]: None for row in rows})
+    _remember(seen, rows)
     away = False
     for turn in count_from(1):
         time.sleep(_EVERY_S)
@@ -135,6 +135,7 @@ def follow(client: Client, wanted: dict[str, Any], first: int) -> Iterator[dict[
         if away:
             click.echo("it is back", err=True)
         away = False
+        _remember(seen, fresh)  # not before all pages are there: what the gateway went away under is fetched again
         yield from reversed(fresh)
 
 
@@ -146,9 +147,13 @@ def _new(
     asked = wanted | {"since": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
     for page in client.pages("/v1/requests", _MOST_AT_ONCE, _PAGE_ROWS, **asked):
         fresh = [row for row in page if row["request_id"] not in seen]
-        seen.update({row["request_id"]: None for row in fresh})
         yield from fresh
         if not fresh and not whole:
-            break
+            return
+
+
+def _remember(seen: OrderedDict[str, None], rows: Iterable[dict[str, Any]]) -> None:
+    """These were shown, or were there before."""
+    seen.update({row["request_id"]: None for row in rows})
     while len(seen) > _REMEMBERED:
         seen.popitem(last=False)
