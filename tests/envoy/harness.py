@@ -180,8 +180,11 @@ class Gateway:
         return self.log_path.read_text()
 
     def client(self, key: str = TEAM_KEY, **options: Any) -> openai.OpenAI:
-        over = {"verify": _AUTHORITIES} | self.transport
-        options = {"http_client": openai.DefaultHttpxClient(timeout=30, **over)} | options
+        if self.transport:
+            http: Any = httpx.Client(timeout=30, **self.transport)
+        else:
+            http = openai.DefaultHttpxClient(timeout=30, verify=_AUTHORITIES)
+        options = {"http_client": http} | options
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **options)
 
     def rows(self, key: str = ADMIN_KEY, **query: Any) -> list[dict[str, Any]]:

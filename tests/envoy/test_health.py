@@ -347,6 +347,7 @@ def test_a_thousand_requests_while_the_provider_dies(pair: tuple[Gateway, Gatewa
     gateway = pair[0]
     dying = Simulator()
     config = gateway.config | {"listen": {"port": free_port()}, "data_dir": str(tmp_path / "data")}
+    config["timeouts"] = config["timeouts"] | {"idle": "60s"}  # a thousand at once, on a busy machine
     providers = config["providers"] | {"openai": config["providers"]["openai"] | {"base_url": dying.base_url("openai")}}
     with running(config | {"providers": providers}) as own:
         dying.faults({"first_byte_ms": 60_000})

@@ -64,7 +64,10 @@ KINDS: Final = {
     ),
     "learnt": Kind(share=4, body=_question("gpt-cut", stream=True, faults={"chunks": 20, "huge": 1320})),
     "left midway": Kind(
-        share=2, status=("cancelled",), leaves="midway", body=_question("gpt-cut", stream=True, faults=_LONG)
+        share=2,
+        status=("cancelled",),
+        leaves="midway",
+        body=_question("gpt-cut", stream=True, faults=_LONG | {"chunk_interval_ms": 60}),  # not over before it leaves
     ),
     "left early": Kind(
         share=2,
