@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import msgspec
 
-TargetName = Literal["direct", "envoy", "gateway", "grpcio", "tensorzero"]
-# The provider itself; Envoy alone; the gateway; the same with grpcio as its transport; TensorZero's gateway.
-TARGETS: tuple[TargetName, ...] = ("direct", "envoy", "gateway", "grpcio", "tensorzero")
+TargetName = Literal["direct", "envoy", "gateway", "headers", "grpcio", "tensorzero"]
+# The provider itself; Envoy alone; the gateway; with `response_metadata: headers`; with grpcio as its transport;
+# TensorZero's gateway.
+TARGETS: tuple[TargetName, ...] = ("direct", "envoy", "gateway", "headers", "grpcio", "tensorzero")
 _USUAL: tuple[TargetName, ...] = ("direct", "envoy", "gateway")
-_BESIDE: tuple[TargetName, ...] = ("envoy", "gateway", "grpcio", "tensorzero")
+_BESIDE: tuple[TargetName, ...] = ("envoy", "gateway", "headers", "grpcio", "tensorzero")
 
 TEAM_KEY, UNLIMITED_KEY = "sk-bench-team", "sk-bench-unlimited"
 PROVIDER_KEY = "sk-bench-provider"
@@ -65,7 +66,7 @@ def _streams(chunks: int, rate: float, kind: Literal["openai", "anthropic"]) -> 
 
 
 SCENARIOS = (
-    Scenario("plain-167", 167, "openai", stream=False),
+    Scenario("plain-167", 167, "openai", stream=False, targets=(*_USUAL, "headers")),
     Scenario("unlimited-167", 167, "openai", stream=False, limited=False),
     Scenario("plain-500", 500, "openai", stream=False),
     Scenario("stream-20", 20, "openai", stream=True),

@@ -76,6 +76,7 @@ def running(folder: Path, gap_ms: float, targets: Collection[TargetName], tensor
             "direct": lambda: contextlib.nullcontext(provider),
             "envoy": lambda: envoy_at(folder, document),
             "gateway": lambda: gateway_at(folder, provider.port, name="gateway"),
+            "headers": lambda: gateway_at(folder, provider.port, name="headers", response_metadata="headers"),
             "grpcio": lambda: gateway_at(folder, provider.port, name="grpcio", transport="grpcio"),
         }
         if tensorzero is not None:

@@ -106,15 +106,15 @@ local function pass(handle, passing, stream)
     return false
   end
   local attempts = tonumber(headers:get("$h_attempts")) or 1
-  local target = (headers:get("$h_target") or ""):match("^%d%d?") or passing["$p_target"]
-  local told = headers:get("$h_told") or ""
+  local note = "^" .. passing["$p_sign"] .. " (%d+)$line_end(.*)"
+  local target, told = (headers:get("$h_told") or ""):match(note) -- of an attempt after the first
   keep_headers(headers, TO_CLIENT)
   if stream then
     headers:remove("content-length") -- it changes on the way
   end
-  set_headers(headers, passing["$p_told"] .. told .. "$line_end", "$line_end") -- HTTP takes off the last one
+  set_headers(headers, passing["$p_told"] .. (told or "") .. "$line_end", "$line_end") -- HTTP takes off the last one
   headers:replace("$attempts", tostring(attempts))
-  local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target, attempts, tostring(not stream))
+  local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target or passing["$p_target"], attempts, tostring(not stream))
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
   return true
 end

@@ -215,7 +215,7 @@ class Exchange:
         keep = {name for name, _ in headers} | TO_PROVIDER
         plan.passes = self._may_pass(plan)
         if plan.passes:
-            metadata = {**metadata, M_PASSING: passing.notes(plan, attempt, self._options.worker)}
+            metadata = {**metadata, M_PASSING: passing.notes(plan, attempt, self._options.worker, self._live.token)}
             if plan.chat.stream:
                 metadata = {**metadata, **self._native_stream(plan)}
         said = frames.replace(
@@ -278,7 +278,7 @@ class Exchange:
             headers=wanted,
             remove=sorted(stale - {name for name, _ in wanted}),
             body=attempt.request.body,
-            metadata={M_TARGET: str(attempt.index), M_TOLD: passing.lines(attempt_headers(plan, attempt))},
+            metadata={M_TARGET: str(attempt.index), M_TOLD: passing.note(plan, attempt, self._live.token)},
         )
         plan.keep_little()
         return said

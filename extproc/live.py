@@ -9,6 +9,7 @@ the oldest lose theirs: they are still answered, but not tried elsewhere.
 """
 
 import heapq
+import secrets
 
 from extproc.errors import NoProviderAvailable
 from extproc.plan import Plan
@@ -21,6 +22,7 @@ class Live:
     """The exchanges of this worker whose answer has not begun, by request id."""
 
     def __init__(self) -> None:
+        self.token = secrets.token_hex(16)  # a secret of this worker and Envoy: see `wire.P_SIGN`
         self._plans: dict[str, Plan] = {}
         self._large: dict[str, int] = {}  # bytes of large bodies, the oldest first
         self._kept_bytes = 0

@@ -21,7 +21,7 @@ from extproc.records import Outcome
 from extproc.replies import ATTEMPTS, JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
 from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Service
-from extproc.wire import H_TARGET, LINE_END, P_ID, P_TARGET, P_TOLD, P_WORKER, worker_cluster
+from extproc.wire import H_TARGET, LINE_END, P_ID, P_SIGN, P_TARGET, P_TOLD, P_WORKER, worker_cluster
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,20 @@ _JSON = JSON[1]
 _MAX_BYTES = 80 * 1024 * 1024
 
 
-def notes(plan: Plan, attempt: Attempt, worker: int) -> dict[str, str]:
-    """What Envoy must know of an answer to `attempt`, or to one that follows it."""
+def notes(plan: Plan, attempt: Attempt, worker: int, token: str) -> dict[str, str]:
+    """What Envoy must know of an answer to `attempt`."""
     return {
         P_ID: plan.decision.request_id,
         P_WORKER: worker_cluster(worker),
+        P_SIGN: token,
         P_TARGET: str(attempt.index),
         P_TOLD: lines([*answer_headers(plan), *attempt_headers(plan, attempt)]),
     }
+
+
+def note(plan: Plan, attempt: Attempt, token: str) -> str:
+    """What it must know of one to an attempt that follows."""
+    return f"{token} {attempt.index}{LINE_END}{lines(attempt_headers(plan, attempt))}"
 
 
 def lines(headers: HeaderList, end: str = LINE_END) -> str:

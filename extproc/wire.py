@@ -21,6 +21,7 @@ P_ID = "id"  # the request's
 P_WORKER = "worker"  # the cluster that knows it
 P_TARGET = "target"  # 1-based index of the first attempt's
 P_TOLD = "told"  # what its client is told: lines of headers with LINE_END behind each
+P_SIGN = "sign"  # begins H_TOLD, so that no provider can pass for a worker
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
 M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native stream whose answer is to be kept
 M_INPUT = "input"  # where telemetry.content is on: the messages that were sent, telemetry.content's JSON
@@ -28,7 +29,7 @@ M_ANSWER = "answer"  # and what the client got: its bytes, of a whole answer or 
 M_CONTENT = "content"  # for envoy/native_stream.lua: this stream is to be told, so leave it for the access log
 M_ROOMIER = "roomier"  # for envoy/context_length.lua: another target has a larger context window
 M_TARGET = "target"  # of a fallback attempt: which target it went to
-M_TOLD = "told"  # and what the client is told of it, as P_TOLD
+M_TOLD = "told"  # and H_TOLD's value
 
 # Internal headers. Every x-gw-* header of a client is removed at ingress, before the worker sees the request, and
 # none leaves for a provider.
@@ -42,7 +43,7 @@ H_JWT_ISSUER = "x-gw-jwt-issuer"  # a verified token's claims: iss, and what nam
 H_JWT_TEAM = "x-gw-jwt-team"
 H_JWT_ADMIN = "x-gw-jwt-admin"
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
-H_TOLD = "x-gw-told"  # and what the client is told of it, as P_TOLD
+H_TOLD = "x-gw-told"  # what is said of it instead where the answer passes: P_SIGN, H_TARGET, P_TOLD
 LINE_END = "\t"
 H_ATTEMPTS = "x-envoy-attempt-count"  # on a response: how many attempts there were
 

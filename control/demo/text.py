@@ -28,7 +28,7 @@ BYTES_PER_TOKEN = 4
 IMAGE_TOKENS = 85
 TOOL_TOKENS = 10
 CACHE_MIN_TOKENS = 1024  # of a system prompt, as OpenAI and Anthropic document for prompt caching
-CACHE_STEP_TOKENS = 128
+CACHE_STEP_SIGNS = 128
 REFUSAL = "I'm sorry, but I can't help with that."
 _MARKER = re.compile(r"\s*\[\[demo\b[^\]]*\]\]")
 _WORD = re.compile(r"\s*\S+")
@@ -167,7 +167,7 @@ def _cached(ask: Ask, shape: Shape, cache: PromptCache) -> tuple[int, int]:
     size = tokens(byte_length(ask.system))
     if not ask.cacheable or size < CACHE_MIN_TOKENS:
         return 0, 0
-    size -= size % CACHE_STEP_TOKENS
+    size -= size % CACHE_STEP_SIGNS
     return (size, 0) if cache.hit(ask) else (0, size)
 
 

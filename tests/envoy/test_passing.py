@@ -176,6 +176,7 @@ def test_a_client_that_leaves_before_the_answer(gateway: Gateway, primary: Simul
 
 def test_headers_of_a_provider_cannot_say_who_answered(gateway: Gateway, scripted: Scripted, streamed: bool) -> None:
     told = {"x_gateway_model": "another", "x_envoy_attempt_count": "9", "set_cookie": "a=b", "openai_organization": "o"}
+    told |= {"x_gw_target": "3", "x_gw_told": "0123456789abcdef 3\tx-gateway-model: another\tset-cookie: c=d"}
     body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}]}
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     if streamed:
@@ -188,6 +189,7 @@ def test_headers_of_a_provider_cannot_say_who_answered(gateway: Gateway, scripte
     assert not [name for name in headers if name.startswith(OURS)]
     row = gateway.row(headers["x-gateway-request-id"])
     assert (row["status"], row["input_tokens"], row["output_tokens"]) == ("success", 3, 2)
+    assert (row["model_used"], row["attempts"]) == ("odd", 1)
 
 
 def test_a_200_that_says_nothing_is_no_success(gateway: Gateway, scripted: Scripted, streamed: bool) -> None:
