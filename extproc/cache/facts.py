@@ -5,11 +5,13 @@ case, Unicode form (NFKC), contractions, number words, plural and politeness are
 """
 
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
+from itertools import chain
 
 import msgspec
 
@@ -39,6 +41,7 @@ _QUOTES = str.maketrans(
 _SHORT_UNITS = {"s": "seconds", "ms": "ms", "m": "m", "h": "hours", "g": "gram", "l": "liter"}
 _SHORT_UNITS |= {"C": "celsius", "F": "fahrenheit"}
 _BEFORE_FIRST = frozenset(("the", "my", "your", "our", "his", "her", "their", "its"))
+_NONE: frozenset[str] = frozenset()
 _OTHERWISE_READ = lx.STOPWORDS | lx.UNITS.keys() | lx.DATES.keys() | {"may", "march"}  # no names
 
 
@@ -74,33 +77,38 @@ def facts(prompt: str) -> Facts:
     text = _level(prompt)
     code = tuple(_code(text))
     tokens = _arabic(_TOKEN.findall(_AMOUNT_COMMA.sub("", text)))
-    words = tuple(_words(tokens))
-    names = frozenset(map(stem, _names(tokens))) | _marked(words)
+    words = tuple(map(sys.intern, _words(tokens)))  # kept by many prompts, and compared
+    names = _set(chain(map(stem, _names(tokens)), _marked(words)))
     numbers, rest = _numbers(tokens, words)
     return Facts(
         text=_flat(text),
         written=text,
         words=words,
-        stems=frozenset(map(stem, words)),
-        content=frozenset(stem(word) for word in words if word not in lx.STOPWORDS),
+        stems=_set(map(stem, words)),
+        content=_set(stem(word) for word in words if word not in lx.STOPWORDS),
         squashed="".join(words),
         names=names,
         numbers=numbers,
         units=_units(rest, text),
-        dates=frozenset(_dates(words, tokens)),
-        languages=frozenset(word for word in words if word in lx.LANGUAGES),
+        dates=_set(_dates(words, tokens)),
+        languages=_set(word for word in words if word in lx.LANGUAGES),
         language=_script(text) or _spoken(words),
         negations=sum(word in lx.NEGATIONS for word in words),
         code=code,
-        degrees=frozenset(lx.DEGREES[word] for word in words if word in lx.DEGREES),
-        asks=frozenset(_asks(words)),
-        owners=frozenset(lx.OWNERS[word] for word in words if word in lx.OWNERS),
-        sources=frozenset(_beside(words, "from", 1)),
-        starts=frozenset(_beside(words, "to", -1)),
-        goals=frozenset(_beside(words, "to", 1)) | frozenset(_beside(words, "into", 1)),
+        degrees=_set(lx.DEGREES[word] for word in words if word in lx.DEGREES),
+        asks=_set(_asks(words)),
+        owners=_set(lx.OWNERS[word] for word in words if word in lx.OWNERS),
+        sources=_set(_beside(words, "from", 1)),
+        starts=_set(_beside(words, "to", -1)),
+        goals=_set(chain(_beside(words, "to", 1), _beside(words, "into", 1))),
         order=tuple(_order(words, names)),
         commutative=not {"and", "or", "between", "vs", "versus", "&"}.isdisjoint(words),
     )
+
+
+def _set(found: Iterable[str]) -> frozenset[str]:
+    """Most are empty, and an empty one of its own would be 216 bytes that the collector looks at."""
+    return frozenset(found) or _NONE
 
 
 def _level(prompt: str) -> str:
@@ -187,10 +195,8 @@ def _names(tokens: Sequence[str]) -> Iterator[str]:
             yield bare
 
 
-def _marked(words: Iterable[str]) -> frozenset[str]:
-    return frozenset(
-        stem(word) for word in words if word not in _OTHERWISE_READ and (word in lx.MARKED or not is_common(word))
-    )
+def _marked(words: Iterable[str]) -> Iterator[str]:
+    return (stem(word) for word in words if word not in _OTHERWISE_READ and (word in lx.MARKED or not is_common(word)))
 
 
 @lru_cache(maxsize=20_000)
@@ -288,7 +294,7 @@ def _units(words: Iterable[str], text: str) -> frozenset[str]:
     found = {lx.UNITS[word] for word in words if word in lx.UNITS}
     found |= {lx.UNITS[sign] for sign in "$€£¥%" if sign in text}
     found |= {name for sign, name in (("°C", "celsius"), ("°F", "fahrenheit")) if sign in text}
-    return frozenset(found)
+    return _set(found)
 
 
 def _dates(words: Sequence[str], tokens: Sequence[str]) -> Iterator[str]:
