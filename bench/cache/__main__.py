@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 
 from bench.cache import data, latency, restart, traffic
 from bench.cache.cascade import ALL_STEPS, Scored, at, curve, run
 from bench.cache.data import Part, Prompt
 from bench.cache.plot import draw
 from extproc.cache.calibrate import FLOOR, START, Tally, estimate, upper_bound
+from extproc.collector import tune_collector
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 WHOLE = ALL_STEPS[-1]
@@ -164,9 +166,10 @@ def main() -> None:
     if not data.available():
         print(f"eval-cache: needs {data.FOLDER}, which is not here; nothing was measured", file=sys.stderr)
         return
-    # First: later on every text would be remembered.
+    # First: later on every text would be remembered. With a worker's event loop and collector.
     kept, asked = latency.split(traffic.traffic(*data.support(), requests=40_000))
-    timed = asyncio.run(latency.measure(kept, asked))
+    tune_collector()
+    timed = uvloop.run(latency.measure(kept, asked))
     started = asyncio.run(restart.measure(kept))
     found: dict[str, Any] = {
         "pairs": pairs(),

@@ -25,7 +25,7 @@ _HOPE = 0.83
 _SAY = 0.8  # of the network in what decides; the rest is the static cosine's (ADR 16)
 
 Why = Literal["empty", "far", "vetoed", "long", "late"]
-# 5 kB each. Those of a partition of 10,000 texts stay, so that no look-up has to read its candidates first.
+# 2 kB each. Those of a partition of 10,000 texts stay, so that no look-up has to read its candidates first.
 read_facts: Callable[[str], Facts] = lru_cache(maxsize=12_288)(facts)
 
 
