@@ -29,12 +29,13 @@ from control.demo.faults import Faults
 from control.demo.openai import OpenAI
 from control.demo.text import PromptCache, compose
 from control.demo.wire import parse_head
+from extproc.answering import Options
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Rider, Standing
 from extproc.budget.reserve import Reserver
 from extproc.budget.windows import Windows
 from extproc.catalog import compile_catalog
-from extproc.exchange import Exchange, Options
+from extproc.exchange import Exchange
 from extproc.live import Live
 from extproc.memory import keep_memory
 from extproc.pipeline import Pipeline

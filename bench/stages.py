@@ -36,7 +36,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reserve", ("(extproc/budget/", "(extproc/pipe.py")),
     ("shape, translate", ("(extproc/adapters/", "(extproc/splice.py", "(extproc/sse.py", "(extproc/plan.py")),
     ("answer", ("(extproc/answer.py", "(extproc/encoding.py")),
-    ("exchange, pipeline", ("(extproc/exchange.py", "(extproc/pipeline.py")),
+    ("exchange, pipeline", ("(extproc/exchange.py", "(extproc/answering.py", "(extproc/pipeline.py")),
 )
 REST = "event loop, other system calls"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvloop
 
 from extproc import logs, runtime
+from extproc.answering import Options
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import follow
 from extproc.budget.outage import GuardedHolds, OutagePolicy
@@ -21,7 +22,6 @@ from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
 from extproc.doorbell import Bell
-from extproc.exchange import Options
 from extproc.live import Live
 from extproc.memory import keep_memory
 from extproc.paths import Paths

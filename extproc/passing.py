@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from extproc import answer
 from extproc.adapters.emit import ClientStream
 from extproc.answer import NOT_TIMED
+from extproc.answering import told
 from extproc.encoding import Plain
 from extproc.errors import GatewayError
 from extproc.frames import HeaderList
 from extproc.live import Live
 from extproc.plan import Attempt, Plan
 from extproc.records import Outcome
-from extproc.replies import ATTEMPTS, JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
+from extproc.replies import JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
 from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Service
 from extproc.wire import H_TARGET, LINE_END, P_ID, P_SIGN, P_TARGET, P_TOLD, P_WORKER, worker_cluster
@@ -122,10 +123,7 @@ def _error(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> b
 def _message(
     plan: Plan | None, attempt: Attempt | None, outcome: Outcome, headers: Iterable[tuple[str, str]], body: bytes
 ) -> bytes:
-    told = [*headers]
-    if plan is not None and attempt is not None:
-        told += [*answer_headers(plan), *attempt_headers(plan, attempt), (ATTEMPTS, str(len(plan.attempts)))]
-    head = f"{as_json(outcome)}\n{lines(told, end=chr(10))}\n"
+    head = f"{as_json(outcome)}\n{lines([*headers, *(told(plan, attempt) if plan else [])], end=chr(10))}\n"
     return head.encode("utf-8", "surrogateescape") + body
 
 

@@ -8,21 +8,23 @@ as they are; what they become is for `passing`. Called by the exchange of that a
 from extproc import answer, frames
 from extproc.adapters.emit import ClientStream
 from extproc.answer import NOT_TIMED
+from extproc.answering import whole
 from extproc.encoding import Plain
 from extproc.errors import GatewayError, ProviderError
 from extproc.frames import Event, Kind
 from extproc.plan import Attempt, Plan
 from extproc.replies import EVENTS, JSON, error_headers, immediate
+from extproc.states import State
 from extproc.transport.session import Reply
 
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class Relay:
-    """Of one attempt. `done`: the rest of its answer passes as it is."""
+    """Of one attempt. Once it is done, the rest of its answer passes as it is."""
 
     def __init__(self, plan: Plan, attempt: Attempt) -> None:
-        self.done = False
+        self.state = State.RELAYING
         self._plan = plan
         self._attempt = attempt
         self._headers: dict[str, str] = {}
@@ -39,16 +41,16 @@ class Relay:
             if event.kind is Kind.RESPONSE_BODY and self._headers:
                 return self._on_piece(event, self._stream) if self._stream else self._on_part(event)
         except GatewayError as error:
-            self.done = True
+            self.state = State.DONE
             return immediate(error.http_status, error.body(), error_headers(error), {}, error.code)
-        self.done = True
+        self.state = State.DONE
         return frames.nothing(event.kind)
 
     def _on_headers(self, event: Event) -> Reply:
         self._headers = headers = event.headers
         is_json = headers.get("content-type", "").startswith(JSON[1])
         if headers.get(":status") != "200" or event.end or is_json is self._plan.chat.stream:
-            self.done = True  # not what was asked for
+            self.state = State.DONE  # not what was asked for
             return frames.nothing(event.kind)
         if not self._plan.chat.stream:
             return None
@@ -67,14 +69,14 @@ class Relay:
             raise ProviderError("The provider's answer is larger than this gateway accepts.")
         if not event.end:
             return None
-        self.done = True
+        self.state = State.DONE
         body = b"".join(self._pieces)
         read = answer.whole(self._plan, self._attempt, self._headers, body, NOT_TIMED, fields=False)
-        nothing = (frames.answer_body(b""),) * (len(self._pieces) - 1)
-        return self._head(JSON), *nothing, frames.answer_body(read.body)
+        return whole(self._head(JSON), len(self._pieces), read.body)
 
     def _on_piece(self, event: Event, stream: ClientStream) -> Reply:
-        self.done = event.end
+        if event.end:
+            self.state = State.DONE
         if stream.finished:
             return frames.answer_body(b"")
         out = stream.feed(self._plain.feed(bytes(event.body)))

@@ -11,7 +11,8 @@ from types import CoroutineType
 from typing import Any, cast
 
 from extproc import passing
-from extproc.exchange import Exchange, Options
+from extproc.answering import Options
+from extproc.exchange import Exchange
 from extproc.live import Live
 from extproc.pipeline import Pipeline
 from extproc.states import State

@@ -1,7 +1,9 @@
 """The exchange alone: Envoy cuts bodies where it likes, and what is said does not depend on it."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from types import CoroutineType
@@ -11,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extproc.answering import Options
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Rider, Standing
 from extproc.budget.reserve import Reserver
 from extproc.catalog import compile_catalog
-from extproc.exchange import Exchange, Options
+from extproc.exchange import Exchange
 from extproc.live import Live
 from extproc.pipeline import Pipeline
 from extproc.routing.standing import View
@@ -164,6 +167,22 @@ def test_a_request_is_kept_until_its_answer_or_its_end(answered: bool) -> None:
     else:
         to.close()
     assert len(to._live) == 0
+
+
+def test_what_it_held_is_given_back_at_its_end() -> None:
+    """Not at the next collection, of which there are few: bodies may be large."""
+    to = exchange()
+    asked(to)
+    say(to, response_headers=headers({":status": "200", "content-type": "application/json"}))
+    say(to, response_body=pb.HttpBody(body=ANSWERED, end_of_stream=True))
+    to.close()
+    gone = weakref.ref(to)
+    gc.disable()
+    try:
+        del to
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_stranger_is_refused_before_the_body() -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc import live, passing
-from extproc.exchange import Exchange, Options
+from extproc.answering import Options
+from extproc.exchange import Exchange
 from extproc.live import Live
 from extproc.records import Outcome
 from extproc.states import State

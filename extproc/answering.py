@@ -1,0 +1,188 @@
+"""The response half of an exchange: what comes of an answer that the worker sees.
+
+In: the answer's messages, as events, and the plan it answers. Out: replies, and where the exchange then is (`state`).
+An answer in the client's own format passes on by Envoy alone from its headers; all else is put into that format here,
+whole or piece by piece. Raises GatewayError: what the client is told instead. Called by the exchange.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from extproc import answer, frames
+from extproc.adapters.emit import ClientStream
+from extproc.answer import Timing
+from extproc.encoding import Plain
+from extproc.errors import ProviderError
+from extproc.frames import Event, Kind, Metadata
+from extproc.plan import Attempt, Plan
+from extproc.records import NATIVE_FORMATS, Outcome
+from extproc.replies import ATTEMPTS, EVENTS, JSON, TO_CLIENT, answer_headers, as_json, attempt_headers
+from extproc.states import State
+from extproc.telemetry.content import Said
+from extproc.transport.session import Reply
+from extproc.wire import H_TARGET, M_ANSWER, M_CONTENT, M_HIDE_USAGE, M_NATIVE, M_OUTCOME, M_RECORD
+
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Settings an exchange needs."""
+
+    worker: int  # index of this worker
+    native_streams: bool = True
+    metadata_in_body: bool = True
+    native_answers: bool = False  # Envoy reads the usage of whole answers too, so they may pass by it alone
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is to be done with an answer, whoever gives it."""
+
+    options: Options
+    fields: bool  # a whole one's body is to carry the gateway's
+    said: Said | None = None  # where telemetry.content is on: what the client was told
+
+    def native(self, attempt: Attempt) -> bool:
+        """Whether an answer to `attempt` is in the client's format, and may pass if nothing else is to be done."""
+        return self.options.native_streams and attempt.target.format in NATIVE_FORMATS
+
+    def nothing(self, plan: Plan) -> bool:
+        """Whether nothing is to be done with a native answer that is not streamed."""
+        return self.options.native_answers and not (self.fields or plan.tape.recording or self.said is not None)
+
+    def passes(self, plan: Plan) -> bool:
+        """Whether nothing will remain to be done with the answer, whichever attempt it comes from: see `passing`."""
+        if plan.deadline.hedge or not self.native(plan.attempts[0]):
+            return False
+        return plan.chat.stream or self.nothing(plan)
+
+    def stream(self, plan: Plan) -> Metadata:
+        """What envoy/native_stream.lua and the settler are to know of a stream that passes by Envoy alone."""
+        ticket = plan.tape.hand_over()
+        return {
+            M_NATIVE: True,
+            M_HIDE_USAGE: not plan.chat.include_usage,
+            **({M_RECORD: as_json(ticket)} if ticket is not None else {}),
+            **({M_CONTENT: True} if self.said is not None else {}),
+        }
+
+    def output(self, body: bytes) -> Metadata:
+        """What the client got at last, with the pieces before, if traces are to have it."""
+        text = self.said.text(body) if self.said is not None else None
+        return {} if text is None else {M_ANSWER: text}
+
+
+class Answering:
+    """Of one answer, from its headers on; `timing` is asked when its body is whole."""
+
+    def __init__(self, plan: Plan, wanted: Wanted, headers: dict[str, str], timing: Callable[[], Timing]) -> None:
+        index = headers.get(H_TARGET, "")
+        self.state = State.WAITING
+        self.attempt = plan.answered_by(int(index) if index.isdigit() else None)
+        self._plan = plan
+        self._wanted = wanted
+        self._headers = headers
+        self._timing = timing
+        self._plain = Plain(headers.get("content-encoding", ""))
+        self._pieces: list[bytes | memoryview] = []
+        self._size = 0
+        self._stream: ClientStream | None = None
+
+    def receive(self, event: Event) -> Reply:
+        """What to say to one message."""
+        if event.kind is Kind.RESPONSE_HEADERS:
+            return self._on_headers(event)
+        if event.kind is Kind.TRAILERS:
+            self.state = State.DONE
+            return frames.nothing(event.kind)
+        return self._on_piece(event, self._stream) if self._stream else self._on_part(event)
+
+    def _on_headers(self, event: Event) -> Reply:
+        plan, attempt, wanted = self._plan, self.attempt, self._wanted
+        if attempt.index > 1:
+            plan.tape.give_up()  # an answer of a model that stood in for the one asked for
+        status = self._headers.get(":status")
+        is_json = self._headers.get("content-type", "").startswith("application/json")
+        if status == "200" and self._plain.error is not None:
+            raise self._plain.error
+        if event.end:
+            return self._on_whole()
+        native = status == "200" and not self._plain.compressed and wanted.native(attempt)
+        if native and is_json and not plan.chat.stream and wanted.nothing(plan):
+            outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
+            self.state = State.DONE
+            return self._head([], {M_OUTCOME: as_json(outcome)}, keep_length=True)
+        if status != "200" or is_json or not plan.chat.stream:
+            self.state = State.BUFFERING
+            return None
+        if native:
+            outrun = plan.outrun(attempt)
+            outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=outrun)
+            self.state = State.DONE
+            return self._head([], {M_OUTCOME: as_json(outcome), **wanted.stream(plan)})
+        self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
+        self.state = State.STREAMING
+        return self._head([EVENTS], {})
+
+    def _head(self, more: list[tuple[str, str]], metadata: Metadata, *, keep_length: bool = False) -> bytes:
+        remove = [name for name in self._headers if name not in TO_CLIENT]
+        if not keep_length:
+            remove.append("content-length")  # a stream's length changes on its way
+        return frames.answer_headers(headers=told(self._plan, self.attempt) + more, remove=remove, metadata=metadata)
+
+    def _on_part(self, event: Event) -> Reply:
+        self._pieces.append(event.body)
+        self._size += len(event.body)
+        if self._size > _MAX_ANSWER_BYTES:
+            raise ProviderError("The provider's answer is larger than this gateway accepts.")
+        return self._on_whole() if event.end else None
+
+    def _on_whole(self) -> tuple[bytes, ...]:
+        plan, fields = self._plan, self._wanted.fields
+        body = b"".join(self._pieces)
+        result = answer.whole(plan, self.attempt, self._headers, body, self._timing(), fields=fields)
+        plan.tape.whole(result.body, self.attempt.target, result.outcome, gateway_fields=fields)
+        length = ("content-length", str(len(result.body)))
+        metadata = {M_OUTCOME: as_json(result.outcome), **self._wanted.output(result.body)}
+        self.state = State.DONE
+        return whole(self._head([JSON, length], metadata, keep_length=True), len(self._pieces), result.body)
+
+    def _on_piece(self, event: Event, stream: ClientStream) -> bytes:
+        plan, attempt, said = self._plan, self.attempt, self._wanted.said
+        if event.end:
+            self.state = State.DONE
+        if stream.finished:  # some providers keep the connection open behind their last word
+            return frames.answer_body(b"")
+        out = stream.feed(self._plain.feed(bytes(event.body)))
+        plan.tape.piece(out)
+        if said is not None:
+            said.piece(out)
+        if not (event.end or stream.complete):
+            return frames.answer_body(out)
+        rest, final = stream.finish(self._plain.error)
+        outcome = Outcome(
+            attempt=attempt.index,
+            attempts=len(plan.attempts),
+            outrun=plan.outrun(attempt),
+            usage=final.usage,
+            finish_reason=final.finish_reason,
+            complete=final.complete,
+            error_code=final.error.code if final.error else None,
+        )
+        plan.tape.piece(rest)
+        plan.tape.stream(attempt.target, outcome)
+        return frames.answer_body(out + rest, metadata={M_OUTCOME: as_json(outcome), **self._wanted.output(rest)})
+
+
+def whole(head: bytes, pieces: int, body: bytes) -> tuple[bytes, ...]:
+    """The replies to an answer that came in so many pieces: nothing for all but the last, and `body` in its place."""
+    return head, *(frames.answer_body(b""),) * (pieces - 1), frames.answer_body(body)
+
+
+def told(plan: Plan, attempt: Attempt | None) -> list[tuple[str, str]]:
+    """What the client is told of its request in headers; of the answer too, where there is one."""
+    headers = answer_headers(plan)
+    if attempt is not None:
+        headers += attempt_headers(plan, attempt)
+        headers.append((ATTEMPTS, str(len(plan.attempts))))
+    return headers
