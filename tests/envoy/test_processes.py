@@ -132,8 +132,14 @@ def test_a_worker_that_hangs_is_found_by_its_ping(gateway: Gateway, primary: Sim
     with sooner_pings(gateway), concurrent.futures.ThreadPoolExecutor(12) as pool:
         worker.suspend()
         try:
-            held = Counter(pool.map(status, range(24)))
-            assert set(held) == {(200, ""), (503, "no_provider_available")}, held
+            answered: Counter[tuple[int, str]] = Counter()
+
+            def met() -> bool:
+                answered.update(pool.map(status, range(24)))
+                assert set(answered) <= {(200, ""), (503, "no_provider_available")}, answered
+                return len(answered) == 2
+
+            wait_until(met, 20, "one of them to be sent to it, and one to the other")
             # It is passed over for a while, then tried again: so a round without it may take a second go.
             wait_until(lambda: set(pool.map(status, range(12))) == {(200, "")}, 10, "the other worker to have all")
         finally:
