@@ -138,6 +138,12 @@ class ProviderError(GatewayError):
     status, code, type = 502, "provider_error", "server_error"
 
 
+class NoUsableAnswer(ProviderError):
+    """The model said something that is no answer: its doing, or the request's, and no failure of its provider."""
+
+    code = "no_usable_answer"
+
+
 class NoProviderAvailable(GatewayError):
     status, code, type = 503, "no_provider_available", "server_error"
 

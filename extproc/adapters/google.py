@@ -17,7 +17,7 @@ from extproc.adapters.failures import Problem, classify, duration_s, retry_after
 from extproc.adapters.google_request import request_body
 from extproc.adapters.usage import to_openai
 from extproc.chat import encoded
-from extproc.errors import GatewayError, ProviderError
+from extproc.errors import GatewayError, NoUsableAnswer
 from extproc.records import ChatRequest, ProviderRequest, Usage
 from extproc.sse import Event
 
@@ -148,7 +148,7 @@ class GoogleAdapter(AnswerReader):
         reason = (candidate.finish_reason or "").upper()
         if reason in _FAILED:
             self._usage = self._total()
-            self._error = ProviderError(f"{self._target.provider} produced no usable answer ({reason.lower()}).")
+            self._error = NoUsableAnswer(f"{self._target.provider} produced no usable answer ({reason.lower()}).")
             return []
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             self._finish_reasons[candidate.index] = _FINISH_REASONS.get(reason, "stop")

@@ -57,6 +57,7 @@ SAID: dict[str, tuple[Outcome | None, dict[str, Any], str]] = {
     "an unreadable body": (FAILED, {"status": 502}, "error"),
     "a rate limit's event": (outcome(error_code="rate_limit_exceeded", complete=False), {}, "rate_limited"),
     "the client's own mistake": (outcome(error_code="invalid_request_error", complete=False), {}, "ok"),
+    "the model said what is no answer": (outcome(error_code="no_usable_answer", complete=False), {}, "ok"),
     "the worker was killed": (None, {}, "ok"),
     "native: no end": (NATIVE, {}, "error"),
     "native: no usage, but an end": (NATIVE, {"usage": {"finish_reason": "stop"}}, "ok"),
