@@ -83,6 +83,7 @@ local function ask_worker(handle, passing)
   -- Asked for anew: what was had before the wait is no longer ours.
   local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
   keep_headers(headers, { [":status"] = true })
+  set_headers(headers, passing["$p_told"], "$line_end")
   local first, last = (reply or ""):find("\n\n", 1, true)
   if first then
     local outcome, told = reply:sub(6, first):match("^([^\n]*)\n(.*)")
@@ -92,7 +93,6 @@ local function ask_worker(handle, passing)
   else
     headers:replace(":status", "502")
     headers:replace("content-type", "application/json")
-    set_headers(headers, passing["$p_told"], "$line_end")
     reply = FAILED
   end
   headers:replace("content-length", handle:body(true):setBytes(reply))

@@ -7,14 +7,14 @@ request's id; the Outcome as JSON), lines of headers with `:status` among them, 
 """
 
 import logging
-from collections.abc import Iterable
 
 from extproc import answer
 from extproc.adapters.emit import ClientStream
+from extproc.adapters.failures import Problem, classify
 from extproc.answer import NOT_TIMED
 from extproc.answering import told
 from extproc.encoding import Plain
-from extproc.errors import GatewayError
+from extproc.errors import GatewayError, ProviderError, ProviderTimeout
 from extproc.frames import HeaderList
 from extproc.live import Live
 from extproc.plan import Attempt, Plan
@@ -22,7 +22,7 @@ from extproc.records import Outcome
 from extproc.replies import JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
 from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Service
-from extproc.wire import H_TARGET, LINE_END, P_ID, P_SIGN, P_TARGET, P_TOLD, P_WORKER, worker_cluster
+from extproc.wire import H_ATTEMPTS, H_TARGET, LINE_END, P_ID, P_SIGN, P_TARGET, P_TOLD, P_WORKER, worker_cluster
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,17 @@ class _Session:
         request_id, headers, body = _read(message)
         try:
             plan = self._live.find(request_id)
-        except GatewayError as error:
-            return _error(error, None, None)
+        except GatewayError:
+            return _forgotten(headers)
         index = headers.get(H_TARGET, "")
         attempt = plan.answered_by(int(index) if index.isdigit() else None)
         try:
             return _answer(plan, attempt, headers, body)
-        except GatewayError as error:
-            return _error(error, plan, attempt)
         except Exception as error:
-            log.error("answer not read", extra=ids(request_id, plan.decision.traceparent), exc_info=error)
-            return _error(GatewayError("The gateway failed to handle this request."), plan, attempt)
+            if not isinstance(error, GatewayError):
+                log.error("answer not read", extra=ids(request_id, plan.decision.traceparent), exc_info=error)
+                error = GatewayError("The gateway failed to handle this request.")
+            return _message(refusal(error, plan, attempt), [*_headers(error), *told(plan, attempt)], error.body())
 
     def finish(self) -> None:
         """Everything was said in the one message."""
@@ -112,19 +112,29 @@ def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) 
         kind = _JSON
         read = answer.whole(plan, attempt, headers, body, NOT_TIMED, fields=False)
         body, outcome = read.body, read.outcome
-    return _message(plan, attempt, outcome, [(":status", "200"), ("content-type", kind)], body)
+    return _message(outcome, [(":status", "200"), ("content-type", kind), *told(plan, attempt)], body)
 
 
-def _error(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> bytes:
-    headers = [(":status", str(error.http_status)), *error_headers(error), *error.headers]
-    return _message(plan, attempt, refusal(error, plan, attempt), headers, error.body())
+def _forgotten(headers: dict[str, str]) -> bytes:
+    """What comes to a request that nobody knows any more, for its worker died or it waited too long: by its status."""
+    status, attempts = headers.get(":status", ""), headers.get(H_ATTEMPTS, "")
+    error: GatewayError = ProviderError("The provider's answer could not be read.")
+    if status == "504":
+        error = ProviderTimeout("The provider did not answer in time.")
+    elif status >= "400":
+        error = classify("The provider", int(status), Problem())
+    outcome = Outcome(
+        attempts=int(attempts) if attempts.isdigit() else 1, error_code=error.payload()["error"]["code"], complete=True
+    )
+    return _message(outcome, _headers(error), error.body())
 
 
-def _message(
-    plan: Plan | None, attempt: Attempt | None, outcome: Outcome, headers: Iterable[tuple[str, str]], body: bytes
-) -> bytes:
-    head = f"{as_json(outcome)}\n{lines([*headers, *(told(plan, attempt) if plan else [])], end=chr(10))}\n"
-    return head.encode("utf-8", "surrogateescape") + body
+def _headers(error: GatewayError) -> list[tuple[str, str]]:
+    return [(":status", str(error.http_status)), *error_headers(error), *error.headers]
+
+
+def _message(outcome: Outcome, headers: HeaderList, body: bytes) -> bytes:
+    return f"{as_json(outcome)}\n{lines(headers, end=chr(10))}\n".encode("utf-8", "surrogateescape") + body
 
 
 def _read(message: bytes) -> tuple[str, dict[str, str], bytes]:

@@ -164,10 +164,22 @@ def test_what_is_no_stream_is_an_error(answered: dict[str, str]) -> None:
         assert (told[":status"], json.loads(body)["error"]["code"]) == ("502", "provider_error")
 
 
-def test_a_request_nobody_knows_is_an_error_and_no_crash() -> None:
-    outcome, told, body = rescued(exchange(), {":status": "500"}, b"")
-    assert (told[":status"], json.loads(body)["error"]["code"]) == ("503", "no_provider_available")
-    assert outcome.attempts == 0
+@pytest.mark.parametrize(
+    ("status", "wanted", "code"),
+    [
+        ("400", "400", "invalid_request_error"),
+        ("429", "429", "rate_limit_exceeded"),
+        ("503", "502", "provider_error"),
+        ("504", "504", "provider_timeout"),
+        ("200", "502", "provider_error"),
+    ],
+)
+def test_of_a_request_nobody_knows_the_status_tells(status: str, wanted: str, code: str) -> None:
+    outcome, told, body = rescued(exchange(), {":status": status, "x-envoy-attempt-count": "2"}, b"sk-secret")
+    said = json.loads(body)["error"]
+    assert (told[":status"], said["code"]) == (wanted, code)
+    assert (outcome.attempts, outcome.error_code) == (2, said["code"])
+    assert b"sk-secret" not in body
 
 
 # --- stand-ins of another format, behind the loopback ----------------------------------------------------------------
