@@ -4,6 +4,7 @@ In: changes to a base configuration. Out: a running gateway, official SDK client
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -35,11 +36,18 @@ _BUSY = 3
 _BASE_PATH = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
 
 
+# A range for each process of pytest, below those the kernel gives out: a port that it names may be another's by the
+# time it is used, and who then answers there is not the simulator that was started.
+_FIRST_PORT = 10_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 9)
+_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 2_500))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports have no end")
 
 
 class Simulator:
