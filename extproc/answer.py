@@ -63,15 +63,20 @@ def whole(
     completion = fold(chunks, final)
     if fields:
         _add_fields(completion, plan, attempt, final, timing)
-    outcome = Outcome(
+    return Answer(msgspec.json.encode(completion), outcome(plan, attempt, final))
+
+
+def outcome(plan: Plan, attempt: Attempt, final: Final) -> Outcome:
+    """For the settler, of an answer that was read to its end."""
+    return Outcome(
         attempt=attempt.index,
         attempts=len(plan.attempts),
         outrun=plan.outrun(attempt),
         usage=final.usage,
         finish_reason=final.finish_reason,
-        complete=True,
+        complete=final.complete,
+        error_code=final.error.code if final.error else None,
     )
-    return Answer(msgspec.json.encode(completion), outcome)
 
 
 def _add_fields(completion: dict[str, Any], plan: Plan, attempt: Attempt, final: Final, timing: Timing) -> None:

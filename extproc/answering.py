@@ -160,15 +160,7 @@ class Answering:
         if not (event.end or stream.complete):
             return frames.answer_body(out)
         rest, final = stream.finish(self._plain.error)
-        outcome = Outcome(
-            attempt=attempt.index,
-            attempts=len(plan.attempts),
-            outrun=plan.outrun(attempt),
-            usage=final.usage,
-            finish_reason=final.finish_reason,
-            complete=final.complete,
-            error_code=final.error.code if final.error else None,
-        )
+        outcome = answer.outcome(plan, attempt, final)
         plan.tape.piece(rest)
         plan.tape.stream(attempt.target, outcome)
         return frames.answer_body(out + rest, metadata={M_OUTCOME: as_json(outcome), **self._wanted.output(rest)})

@@ -90,7 +90,6 @@ class _Session:
 
 def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
     """An answer after all. Raises GatewayError."""
-    attempts = len(plan.attempts)
     encoding, kind = headers.get("content-encoding", ""), headers.get("content-type", "")
     if headers.get(":status") == "200" and plan.chat.stream and not kind.startswith(_JSON):
         plain = Plain(encoding)
@@ -100,14 +99,7 @@ def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) 
         out = stream.feed(plain.feed(body))
         rest, final = stream.finish(plain.error)
         body = out + rest
-        outcome = Outcome(
-            attempt=attempt.index,
-            attempts=attempts,
-            usage=final.usage,
-            finish_reason=final.finish_reason,
-            complete=final.complete,
-            error_code=final.error.code if final.error else None,
-        )
+        outcome = answer.outcome(plan, attempt, final)
     else:
         kind = _JSON
         read = answer.whole(plan, attempt, headers, body, NOT_TIMED, fields=False)

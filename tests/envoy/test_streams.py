@@ -183,7 +183,7 @@ def test_a_client_that_leaves(gateway: Gateway, primary: Simulator, model: str, 
     wait_until(lambda: primary.total("aborted_by_client") == 1, 5, "the upstream request to be cancelled")
     wait_until(lambda: gateway.rows()[0]["status"] == "cancelled", 5, "a cancelled row")
     row = gateway.rows()[0]
-    assert row["estimated"]
+    assert row["estimated"], row
     if stream:
         served = primary.recent()[-1]["completion_tokens"]
         assert 0.5 * served <= row["output_tokens"] <= 1.5 * served
