@@ -216,6 +216,14 @@ class Gateway:
         wait_until(look, timeout_s, f"an audit row for {request_id}")
         return found
 
+    def new_row(self, began: float, status: str, timeout_s: float = 10.0) -> dict[str, Any]:
+        """The audit row, of this status, of the last request since `began` (wall clock); waits for it.
+
+        For requests whose id the client never learnt. The newest row alone may be another request's, settled before.
+        """
+        wait_until(lambda: self.rows(since=began, status=status), timeout_s, f"a {status} row")
+        return self.rows(since=began, status=status)[0]
+
     def processes(self, title: str) -> list[psutil.Process]:
         """Descendants whose command line contains `title`."""
         alive = []
