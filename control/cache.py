@@ -102,7 +102,6 @@ class CacheApi:
     async def delete(self, request: web.Request) -> web.Response:
         """Delete entries; tells how many."""
         self._caller_of(request).require_admin()
-        query(request, ())
         deletion = deletion_of(await json_object(request))
         try:
             return answer({"entries_deleted": await self._delete(deletion)})

@@ -18,6 +18,7 @@ from extproc.budget.windows import Window, Windows, windows_at
 from extproc.errors import Conflict, InvalidRequest, NotFound, StateUnavailable
 from extproc.logs import rfc3339
 from extproc.settings import SettingsError, Team
+from extproc.settings.rules import unknown_models
 from extproc.snapshot import shared
 from extproc.snapshot.current import Current
 from extproc.snapshot.overrides import Overrides, TeamOverride, merged, new_team, overridden, patched
@@ -68,7 +69,7 @@ class Changes:
             if self._configured(team_id) or overrides.teams.get(team_id, TeamOverride()).made:
                 raise Conflict(f"There is a team {team_id} already.", param="id")
             made = TeamOverride(changes=dict(wish), made=True)
-            return made, {"after": _differing(_checked(_named(team_id), made), new_team(team_id))}
+            return made, {"after": _differing(self._checked(_named(team_id), made), new_team(team_id))}
 
         await self._write(team_id, "team.create", step, who, now_s)
 
@@ -96,7 +97,7 @@ class Changes:
     ) -> None:
         def step(base: Team, old: TeamOverride) -> tuple[TeamOverride, dict[str, Any]]:
             new = msgspec.structs.replace(old, changes=after(old.changes))
-            before, then = overridden(base, old, now_s, []), _checked(base, new)
+            before, then = overridden(base, old, now_s, []), self._checked(base, new)
             return new, {"before": _differing(before, then), "after": _differing(then, before)}
 
         await self.change(team_id, action, step, who, now_s)
@@ -135,6 +136,19 @@ class Changes:
             return await shared.entries(self._client, before, most)
         except shared.SharedStateUnavailable:
             raise StateUnavailable("The shared state, where changes are logged, cannot be reached.") from None
+
+    def _checked(self, base: Team, override: TeamOverride) -> Team:
+        """`base` with `override`. Raises InvalidRequest naming the field."""
+        models = [model.name for model in self._current.snapshot.settings.models]
+        try:
+            team = patched(base, override.changes)
+            if problems := unknown_models("routing.auto", team.routing.auto, models):
+                raise SettingsError(problems)
+        except SettingsError as error:
+            param = error.problems[0].partition(":")[0]
+            text = "; ".join(error.problems)
+            raise InvalidRequest(text if text.endswith("?") else f"{text}.", param=param) from None
+        return team
 
     def _configured(self, team_id: str) -> Team | None:
         teams = self._current.snapshot.configured.teams
@@ -177,15 +191,6 @@ def _check_wish(wish: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{name}: cannot be changed here.", param=name)
 
 
-def _checked(base: Team, override: TeamOverride) -> Team:
-    try:
-        return patched(base, override.changes)
-    except SettingsError as error:
-        param = error.problems[0].partition(":")[0]
-        text = "; ".join(error.problems)
-        raise InvalidRequest(text if text.endswith("?") else f"{text}.", param=param) from None
-
-
 def _named(team_id: str) -> Team:
     """A team of that name. Raises InvalidRequest unless it can be one."""
     if not re.fullmatch(_NEW_NAME, team_id):
@@ -197,10 +202,11 @@ def _check_grant(team: Team, grant: Grant, key: str) -> None:
     if not 0 < len(key) <= _LONGEST_KEY_CHARS or not key.isprintable():
         raise InvalidRequest("The header idempotency-key is needed: any text, new for each top-up.", param=_KEY)
     least = 1 if grant.unit == "tokens" else 1 / NANO_PER_USD
+    most = MAX_AMOUNT if grant.unit == "tokens" else MAX_AMOUNT / NANO_PER_USD
     whole = grant.unit == "usd" or isinstance(grant.amount, int)
-    if not (whole and least <= grant.amount and grant.ledger_amount <= MAX_AMOUNT):
+    if not (whole and least <= grant.amount <= most):
         wanted = "a whole number of tokens" if grant.unit == "tokens" else "an amount of USD"
-        raise InvalidRequest(f"amount must be {wanted} above 0.", param="amount")
+        raise InvalidRequest(f"amount must be {wanted} above 0, at most {most:,.0f}.", param="amount")
     if getattr(caps_for(team.budget, team.limits), f"{grant.window}_{grant.ledger_unit}") is None:
         raise InvalidRequest(f"Team {team.id} has no {grant.window} limit in {grant.unit} to add to.", param="window")
 

@@ -3,6 +3,7 @@
 In: requests of administrators. Out: JSON. What a change means and where it goes is in `changes`.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ class TeamsApi:
         wish = await json_object(request)
         team_id = wish.pop("id", None)
         if not isinstance(team_id, str):
-            raise InvalidRequest("id is missing: the team's name.", param="id")
+            raise InvalidRequest("id is needed: the team's name, a string.", param="id")
         await self._changes.make(team_id, wish, who, self._wall_s())
         return await self._answer(self._named(team_id), 201)
 
@@ -94,6 +95,7 @@ class TeamsApi:
     async def reset(self, request: web.Request) -> web.Response:
         """Back to gateway.yaml."""
         who = self._admin(request)
+        query(request, ())
         await self._changes.reset(self._team(request).id, who, self._wall_s())
         return await self._answer(self._team(request))
 
@@ -156,6 +158,6 @@ def _added(account: Account) -> dict[str, float]:
 
 
 def _cursor(text: str | None) -> str | None:
-    if text is not None and not all(part.isdigit() and part.isascii() for part in text.split("-", 1)):
+    if text is not None and not re.fullmatch(r"[0-9]{1,19}(-[0-9]{1,19})?", text):
         raise InvalidRequest("cursor must be the next_cursor of an earlier answer.", param="cursor")
     return text

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 from aiohttp import web
@@ -76,18 +76,22 @@ def _translated(request: web.Request, error: web.HTTPException) -> GatewayError:
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """The request's body. Raises InvalidRequest unless it is a JSON object."""
+    """The request's body; no query parameter goes with it. Raises InvalidRequest unless it is a JSON object."""
+    query(request, ())
     body = await request.read()
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.")
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body must be a JSON object: {error}.") from None
+        raise InvalidRequest(f"The body must be a JSON object: {str(error).partition(' - at ')[0]}.") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
 
 
 async def body_of(request: web.Request, kind: type[_T]) -> _T:
     """The request's body as a `kind`; no body is an empty object. Raises InvalidRequest, naming the field."""
+    query(request, ())
     given = await json_object(request) if request.body_exists else {}
     known = msgspec.structs.fields(kind)
     for name in given:
@@ -100,7 +104,10 @@ async def body_of(request: web.Request, kind: type[_T]) -> _T:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$.")
-        raise InvalidRequest(f"{path.rstrip('`')}: {text}.", param=path.rstrip("`")) from None
+        name = path.rstrip("`")
+        if text.startswith("Invalid enum value"):
+            text = "must be " + " or ".join(get_args(get_type_hints(kind)[name]))
+        raise InvalidRequest(f"{name}: {text}.", param=name) from None
 
 
 def duration_s(value: str | float, name: str, least_s: float, most_s: float) -> float:
@@ -121,7 +128,8 @@ def query(request: web.Request, known: Collection[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for name, value in request.query.items():
         if name not in known:
-            raise InvalidRequest(f"Unknown query parameter {name!r}; known are {', '.join(known)}.", param=name)
+            told = f"known are {', '.join(known)}" if known else "there are none here"
+            raise InvalidRequest(f"Unknown query parameter {name!r}; {told}.", param=name)
         if name in given:
             raise InvalidRequest(f"The query parameter {name} is given twice.", param=name)
         given[name] = value

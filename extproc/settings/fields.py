@@ -67,6 +67,11 @@ def _network(value: str) -> str:
     raise ValueError(f"has bits after its prefix; write {meant}")
 
 
+def _several(value: object) -> object:
+    """One is a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 def _without_last_slash(value: str) -> str:
     return value.rstrip("/")
 
@@ -81,6 +86,15 @@ KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
 Network = Annotated[str, AfterValidator(_network)]
 Zone = Annotated[str, AfterValidator(_known_zone)]
-Tokens = Annotated[int, Field(ge=0)]
-Usd = Annotated[float, Field(ge=0)]
+# As much as a script of the shared state can add up exactly; and what, in billionths of a USD, is not far from it.
+Amount = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Usd = Annotated[float, Field(ge=0, le=1e9)]
+UsdPerMillion = Annotated[float, Field(ge=0, le=1e6)]
 Percent = Annotated[float, Field(gt=0, le=100)]
+_PERCENT = {"type": "number", "exclusiveMinimum": 0, "maximum": 100}
+Percents = Annotated[
+    list[Percent],
+    Field(min_length=1),
+    BeforeValidator(_several),
+    WithJsonSchema({"anyOf": [_PERCENT, {"type": "array", "items": _PERCENT, "minItems": 1}]}),
+]

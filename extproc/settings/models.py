@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from extproc.records import Feature
-from extproc.settings.fields import NAME, Section, Usd
+from extproc.settings.fields import NAME, Section, UsdPerMillion
 
 
 class TokenPrices(Section):
     """USD per 1M tokens. A missing part is the list price's, if the model is known, else unknown, never 0."""
 
-    input: Usd | None = None
-    cached_input: Usd | None = Field(default=None, description="unknown: billed as input")
-    cache_write: Usd | None = None
-    cache_write_long: Usd | None = Field(default=None, description="into the longer-lived cache, such as 1 h")
-    output: Usd | None = None
-    reasoning: Usd | None = Field(default=None, description="unknown: billed as output")
+    input: UsdPerMillion | None = None
+    cached_input: UsdPerMillion | None = Field(default=None, description="unknown: billed as input")
+    cache_write: UsdPerMillion | None = None
+    cache_write_long: UsdPerMillion | None = Field(default=None, description="into the longer-lived cache, such as 1 h")
+    output: UsdPerMillion | None = None
+    reasoning: UsdPerMillion | None = Field(default=None, description="unknown: billed as output")
 
 
 class LongContext(TokenPrices):

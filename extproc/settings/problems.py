@@ -34,7 +34,7 @@ def explain(error: ValidationError, root: type[Section]) -> list[str]:
             hint = f"; did you mean {nearest}?" if nearest else ""
             lines.append(f"{dotted(loc)}: unknown key{hint}")
         else:
-            text = item["msg"].removeprefix("Value error, ")
+            text = item["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
             lines.append(f"{dotted(loc)}: {text[0].lower() + text[1:]}")
     return lines
 

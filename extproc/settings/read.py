@@ -93,9 +93,10 @@ def with_list_prices(settings: Settings) -> Settings:
 
 
 def parse_team(raw: Mapping[str, Any]) -> Team:
-    """Check one team by itself. Raises SettingsError; paths begin below the team."""
+    """Check one team by itself, given as JSON's values: "5" is no number there. Raises SettingsError; paths begin below
+    the team."""
     try:
-        return Team.model_validate(raw)
+        return Team.model_validate_json(msgspec.json.encode(raw), strict=True)
     except ValidationError as error:
         raise SettingsError(explain(error, Team)) from None
 

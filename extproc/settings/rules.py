@@ -1,7 +1,10 @@
 """Rules over several keys: names that must exist, names and keys that must not repeat."""
 
+from collections.abc import Collection, Mapping, Sequence
+
 from extproc import state_url
 from extproc.settings.problems import unknown
+from extproc.settings.routing import Tier
 from extproc.settings.whole import Settings
 
 
@@ -30,12 +33,7 @@ def cross_check(settings: Settings) -> list[str]:
     autos = [("routing.auto", settings.routing.auto)]
     autos += [(f"teams[{index}].routing.auto", team.routing.auto) for index, team in enumerate(settings.teams)]
     for path, auto in autos:
-        problems += [
-            f"{path}.{tier}[{at}]: {unknown('model', name, names)}"
-            for tier, chosen in auto.items()
-            for at, name in enumerate(chosen)
-            if name not in names
-        ]
+        problems += unknown_models(path, auto, names)
     if settings.routing.deadlines.min > settings.routing.deadlines.max:
         problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
     problems += _state_problems(settings.state.url)
@@ -47,6 +45,16 @@ def cross_check(settings: Settings) -> list[str]:
         if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
             problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
     return problems
+
+
+def unknown_models(path: str, auto: Mapping[Tier, Sequence[str]], names: Collection[str]) -> list[str]:
+    """A line for each model in the tiers at `path` that is not among `names`."""
+    return [
+        f"{path}.{tier}[{at}]: {unknown('model', name, names)}"
+        for tier, chosen in auto.items()
+        for at, name in enumerate(chosen)
+        if name not in names
+    ]
 
 
 def _state_problems(url: str) -> list[str]:

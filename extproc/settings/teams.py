@@ -1,21 +1,19 @@
 """Teams: who they are, how much they may use, and which models."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from extproc.settings.fields import NAME, KeyDigest, Network, Percent, Section, Tokens, Usd, Zone
+from extproc.settings.fields import NAME, Amount, KeyDigest, Network, Percents, Section, Usd, Zone
 from extproc.settings.routing import TeamRouting
 
 
 class Budget(Section):
     """Limits of a team per calendar day and month; null is no limit."""
 
-    daily_tokens: Tokens | None = None
-    monthly_tokens: Tokens | None = None
+    daily_tokens: Amount | None = None
+    monthly_tokens: Amount | None = None
     daily_usd: Usd | None = None
     monthly_usd: Usd | None = None
-    burst_tokens: Tokens = 0
+    burst_tokens: Amount = 0
     strict: bool = False
     timezone: Zone = Field(default="UTC", description="IANA name of the zone whose midnight begins a day and a month")
 
@@ -23,24 +21,21 @@ class Budget(Section):
 class Limits(Section):
     """Rates of a team; null is no limit."""
 
-    requests_per_minute: int | None = Field(default=None, ge=0)
-    tokens_per_minute: Tokens | None = None
+    requests_per_minute: Amount | None = None
+    tokens_per_minute: Amount | None = None
 
 
 class Alert(Section):
     """When and where a team's budget alert goes."""
 
-    threshold_pct: Percent | Annotated[list[Percent], Field(min_length=1)] = Field(
-        default=80.0, description="one, or several, each told once per window"
-    )
+    threshold_pct: Percents = Field(default=[80.0], description="one, or several, each told once per window")
     webhook: str | None = Field(default=None, pattern=r"^https?://.+")
     secret: str | None = Field(default=None, repr=False)
 
     @property
     def thresholds_pct(self) -> tuple[float, ...]:
         """The thresholds, lowest first."""
-        several = self.threshold_pct if isinstance(self.threshold_pct, list) else [self.threshold_pct]
-        return tuple(sorted(set(several)))
+        return tuple(sorted(set(self.threshold_pct)))
 
 
 class TeamCache(Section):

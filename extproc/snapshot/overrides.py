@@ -67,7 +67,7 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 def patched(team: Team, changes: Mapping[str, Any]) -> Team:
     """`team` with `changes`. Raises SettingsError, whose lines begin with the path of what is wrong."""
-    return parse_team(merged(team.model_dump(), changes)) if changes else team
+    return parse_team(merged(team.model_dump(mode="json"), changes)) if changes else team
 
 
 def apply(settings: Settings, overrides: Overrides, now_s: float = 0.0) -> tuple[Settings, list[str]]:

@@ -52,6 +52,7 @@ class TestTopUp:
             ({"amount": -5}, "amount"),
             ({"amount": 1.5}, "amount"),
             ({"amount": 1e30, "unit": "usd", "window": "monthly"}, "amount"),
+            ({"amount": 1e300, "unit": "usd", "window": "monthly"}, "amount"),
             ({"amount": "many"}, "amount"),
             ({"window": "weekly"}, "window"),
             ({"window": "monthly"}, "window"),  # no monthly limit in tokens to add to

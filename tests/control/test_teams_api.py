@@ -79,7 +79,20 @@ class TestPatch:
             ({"budget": {"timezone": "Nowhere"}}, "budget.timezone"),
             ({"budget": 5}, "budget"),
             ({"limits": {"requests_per_minute": "many"}}, "limits.requests_per_minute"),
-            ({"auto_downgrade": "maybe"}, "auto_downgrade"),
+            ({"limits": {"requests_per_minute": "5"}}, "limits.requests_per_minute"),
+            ({"limits": {"requests_per_minute": True}}, "limits.requests_per_minute"),
+            ({"limits": {"requests_per_minute": 5.0}}, "limits.requests_per_minute"),
+            ({"limits": {"tokens_per_minute": 2**53}}, "limits.tokens_per_minute"),
+            ({"limits": None}, "limits"),
+            ({"budget": {"daily_usd": "5"}}, "budget.daily_usd"),
+            ({"budget": {"daily_usd": 1e300}}, "budget.daily_usd"),
+            ({"budget": {"strict": "yes"}}, "budget.strict"),
+            ({"alert": {"threshold_pct": [80, "90"]}}, "alert.threshold_pct[1]"),
+            ({"alert": {"threshold_pct": 500}}, "alert.threshold_pct[0]"),
+            ({"routing": {"auto": {"hard": ["no-model"]}}}, "routing.auto.hard[0]"),
+            ({"routing": {"target": {"save_pct": "5"}}}, "routing.target.save_pct"),
+            ({"cache": {"shared": 1}}, "cache.shared"),
+            ({"auto_downgrade": "true"}, "auto_downgrade"),
             ({"alert": {"webhook": "ftp://x"}}, "alert.webhook"),
             ({"models": "gpt"}, "models"),
             ({"keys": ["sk-x"]}, "keys"),
@@ -87,6 +100,7 @@ class TestPatch:
             ({"budgets": {}}, "budgets"),
             ([], None),
             (b"{", None),
+            (b'{"a":' * 3000 + b"1" + b"}" * 3000, None),
         ],
     )
     async def test_what_is_wrong_is_named_and_nothing_changes(self, control: Control, body: Any, param: str) -> None:
@@ -129,8 +143,9 @@ class TestPatch:
             cursor = f"&cursor={body['next_cursor']}"
         assert seen == [4, 3, 2, 1, 0]
         assert body["next_cursor"] is None
-        status, body = await control.call("GET", "/v1/audit?cursor=x")
-        assert (status, body["error"]["param"]) == (400, "cursor")
+        for wrong in ("x", "9" * 23):
+            status, body = await control.call("GET", f"/v1/audit?cursor={wrong}")
+            assert (status, body["error"]["param"]) == (400, "cursor")
 
 
 class TestMade:
@@ -175,6 +190,20 @@ class TestMade:
         status, answer = await control.call("POST", "/v1/teams", body)
         assert (status, answer["error"]["param"]) == (400, param)
         assert await control.log() == []
+
+
+async def test_a_query_parameter_that_does_nothing_is_told(control: Control) -> None:
+    for method, path, body in (
+        ("POST", "/v1/teams", {"id": "c"}),
+        ("PATCH", "/v1/teams/a", {"auto_downgrade": True}),
+        ("DELETE", "/v1/teams/a/overrides", None),
+        ("POST", "/v1/teams/a/topups", TOPUP),
+        ("POST", "/v1/teams/a/keys", {}),
+    ):
+        status, answer = await control.call(method, f"{path}?dry_run=1", body, **{"idempotency-key": "k"})
+        assert (status, answer["error"]["param"]) == (400, "dry_run"), path
+        assert answer["error"]["message"] == "Unknown query parameter 'dry_run'; there are none here."
+    assert await control.log() == []
 
 
 async def test_overrides_outlive_the_process(control: Control, valkey: Valkey) -> None:
