@@ -18,6 +18,8 @@ _QUEUE_LINES = 10_000
 _MAX_LINE_BYTES = 64 * 1024
 _TAIL_LINES = 8
 
+Rewrite = Callable[[bytes], bytes | None]  # of a line, without its end; None: it is left out
+
 
 class Stderr:
     """Writes to `descriptor` (stderr) from a thread. `write` never blocks."""
@@ -56,12 +58,17 @@ class Stderr:
                 continue  # the reader is gone for good; keep the queue moving
 
 
-class Lines:
-    """Cuts one child's output into lines. `rewrite` puts each into the form of ours; without it they have it."""
+def _as_it_is(text: bytes) -> bytes:
+    return text
 
-    def __init__(self, stderr: Stderr, rewrite: Callable[[bytes], bytes] | None = None) -> None:
+
+class Lines:
+    """Cuts one child's output into lines. `rewrite` puts each into the form of ours, or leaves it out; without it they
+    have it."""
+
+    def __init__(self, stderr: Stderr, rewrite: Rewrite | None = None) -> None:
         self._stderr = stderr
-        self._rewrite = rewrite
+        self._rewrite = rewrite or _as_it_is
         self._partial = b""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
@@ -73,8 +80,9 @@ class Lines:
             whole, newline, rest = self._partial, b"\n", b""
         self._partial = rest
         if newline:
-            lines = whole.split(b"\n")
-            self._stderr.write(b"\n".join(map(self._rewrite, lines) if self._rewrite else lines) + newline)
+            told = [text for text in map(self._rewrite, whole.split(b"\n")) if text is not None]
+            if told:
+                self._stderr.write(b"\n".join(told) + newline)
             self.tail.extend(whole.decode(errors="replace").splitlines())
 
 

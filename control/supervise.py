@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from control.output import Lines, Stderr
+from control.output import Lines, Rewrite, Stderr
 from control.silence import SILENT_S, Ask, until_silent
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Process(msgspec.Struct, frozen=True):
     grace_s: float = 5.0
     ask: Ask | None = None
     silent_s: float = SILENT_S
-    rewrite: Callable[[bytes], bytes] | None = None  # of each line of one that logs to stdout, in a form of its own
+    rewrite: Rewrite | None = None  # of each line of one that logs to stdout, in a form of its own
 
 
 def next_delay_s(previous_s: float, lived_s: float) -> float:

@@ -17,8 +17,10 @@ from extproc.paths import Paths
 # `22697:signal-handler (1795997560) Received SIGTERM scheduling shutdown...`.
 _LINE = re.compile(rb"\d+:(?:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.*#-])|signal-handler \(\d+\)) (.*)")
 _LEVEL = {b"#": "warning"}
-# What it calls a warning at every start (it never forks for a snapshot here) and every end.
-_USUAL = re.compile(rb"WARNING Memory overcommit must be enabled|Valkey is now ready to exit|User requested shutdown")
+# What it calls a warning at every end.
+_USUAL = re.compile(rb"Valkey is now ready to exit|User requested shutdown")
+# What it advises at every start. It forks here only to shorten its file; if that fails once, it says so itself.
+_ADVICE = re.compile(rb"WARNING Memory overcommit must be enabled")
 
 
 def embedded(paths: Paths) -> Process:
@@ -40,10 +42,12 @@ def embedded(paths: Paths) -> Process:
     return Process(name="valkey", argv=(str(get_binary_path()), *arguments), grace_s=10.0, rewrite=as_json)
 
 
-def as_json(text: bytes) -> bytes:
-    """One line of Valkey's, without its end -> a line of JSON; `at` is now."""
+def as_json(text: bytes) -> bytes | None:
+    """One line of Valkey's, without its end -> a line of JSON; `at` is now. None: nobody need read it."""
     match = _LINE.fullmatch(text)
     level, event = (_LEVEL.get(match[1], "info"), match[2]) if match else ("info", text)
+    if _ADVICE.match(event):
+        return None
     if _USUAL.match(event):
         level = "info"
     return line(time.time(), level, "valkey", event.decode(errors="replace")).encode()

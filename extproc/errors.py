@@ -18,6 +18,7 @@
     ├── NoProviderAvailable           503     no_provider_available
     ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
     ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed
+    ├── ControlUnavailable            503     control_unavailable     the process that serves all but chat is away
     ├── TokensUnavailable             503     tokens_unavailable      a token's issuer is away, and its keys not known
     ├── StateUnavailable              503     state_unavailable       the shared state is away: nothing can be changed
     └── ProviderTimeout               504     provider_timeout
@@ -154,6 +155,10 @@ class AuditUnavailable(GatewayError):
 
 class StateUnavailable(GatewayError):
     status, code, type = 503, "state_unavailable", "server_error"
+
+
+class ControlUnavailable(GatewayError):
+    status, code, type = 503, "control_unavailable", "server_error"
 
 
 class TokensUnavailable(GatewayError):

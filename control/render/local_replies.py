@@ -5,8 +5,9 @@ In: nothing. Out: the ingress' `local_reply_config`. The first mapper that fits 
 
 from typing import Any
 
-from control.render.names import any_of
+from control.render.names import CONTROL, any_of
 from extproc.errors import (
+    ControlUnavailable,
     GatewayError,
     InvalidApiKey,
     InvalidRequest,
@@ -27,7 +28,9 @@ _NO_KEYS = "Jwks_remote_fetch_is_failed"
 
 def local_replies() -> Document:
     """Errors that Envoy answers itself, in OpenAI's shape. Only those that never reached the worker's mapping."""
+    away = ControlUnavailable("The control process, which serves this path, does not answer now; chat requests go on.")
     mappers = [
+        *(_local_reply(status, away, cluster=CONTROL) for status in (502, 503, 504)),
         _local_reply(400, InvalidRequest("The request is not HTTP as this gateway takes it.")),
         _local_reply(401, TokensUnavailable("The issuer's keys cannot be fetched now; API keys work."), _NO_KEYS),
         _local_reply(401, InvalidApiKey("The token is not accepted: %LOCAL_REPLY_BODY%."), "jwt_authn"),
@@ -49,11 +52,14 @@ class _Internal(GatewayError):
     status, code = 500, "internal_error"
 
 
-def _local_reply(status: int, error: GatewayError, details: str = "") -> Document:
-    """`error` in the place of Envoy's `status`; only where the response code details have `details`, if given."""
+def _local_reply(status: int, error: GatewayError, details: str = "", *, cluster: str = "") -> Document:
+    """`error` in the place of Envoy's `status`; only where the response code details have `details`, or the request was
+    meant for `cluster`, if given."""
     # An answer of the worker keeps its own words.
     which = f"contains('{details}')" if details else f"startsWith('{OWN_ANSWER}')"
     expression = f"response.code == {status} && {'' if details else '!'}response.code_details.{which}"
+    if cluster:
+        expression += f" && xds.cluster_name == '{cluster}'"
     return {
         **({"status_code": error.status} if error.status != status else {}),
         "filter": {

@@ -186,9 +186,14 @@ def test_a_killed_envoy_comes_back(gateway: Gateway) -> None:
     wait_until(lambda: answers(gateway), 15, "answers")
 
 
-def test_a_dead_child_is_logged(gateway: Gateway) -> None:
+def test_a_dead_child_is_logged_and_its_paths_say_so(gateway: Gateway) -> None:
     process = one(gateway, "gateway control")
     process.kill()
+    process.wait()
+    for path in ("/readyz", "/v1/usage"):
+        answer = gateway.http.get(path, headers=bearer(ADMIN_KEY))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "control_unavailable")
+        assert answer.headers["x-gateway-request-id"]
     back(gateway, "gateway control", process.pid)
     wait_until(lambda: re.search(r'"child":"control".*SIGKILL', gateway.log()), 5, "a log line")
 
