@@ -30,6 +30,7 @@ local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
 local FAILED = '$failed_body'
 local TO_CLIENT = { $to_client }
+local MOST_ERROR = 1048576 -- bytes of an error that the worker is shown: nobody needs more to say what it is
 local WAIT_MS = 10000 -- for what the worker makes of an unexpected answer
 
 -- Sets the headers that `text` has in lines, each with one byte `ending` behind it.
@@ -52,14 +53,19 @@ local function keep_headers(headers, kept)
   end
 end
 
--- Whether an answer may pass: a stream where one was asked for, else JSON.
-local function expected(headers, stream)
+-- Whether an answer may pass: a stream where one was asked for, else JSON, of which Envoy has read the usage by now. What
+-- has none (an error, half an answer, nothing at all) is for the worker to read.
+local function expected(handle, stream)
+  local headers = handle:headers()
   local encoding, length = headers:get("content-encoding"), headers:get("content-length")
   if headers:get(":status") ~= "200" or length == "0" or encoding and encoding ~= "identity" then
     return false
   end
-  local json = (headers:get("content-type") or ""):find("application/json", 1, true) == 1
-  return json ~= (stream or false)
+  if stream then
+    return (headers:get("content-type") or ""):find("application/json", 1, true) ~= 1
+  end
+  local usage = handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
+  return ($counted) ~= nil
 end
 
 -- Puts what the worker makes of an answer in its place.
@@ -70,6 +76,9 @@ local function ask_worker(handle, passing)
   end
   local body = handle:body(true)
   local size = body:length()
+  if handle:headers():get(":status") ~= "200" then
+    size = math.min(size, MOST_ERROR)
+  end
   local message = table.concat(lines, "\n") .. "\n\n" .. (size > 0 and body:getBytes(0, size) or "")
   size = #message
   local prefix = string.char(0, math.floor(size / 16777216) % 256, math.floor(size / 65536) % 256, math.floor(size / 256) % 256, size % 256)
@@ -100,11 +109,11 @@ end
 
 -- What the worker would have said to the headers of an answer. Whether the answer is the one that was expected.
 local function pass(handle, passing, stream)
-  local headers = handle:headers()
-  if not expected(headers, stream) then
+  if not expected(handle, stream) then
     ask_worker(handle, passing)
     return false
   end
+  local headers = handle:headers()
   local attempts = tonumber(headers:get("$h_attempts")) or 1
   local note = "^" .. passing["$p_sign"] .. " (%d+)$line_end(.*)"
   local target, told = (headers:get("$h_told") or ""):match(note) -- of an attempt after the first
@@ -247,7 +256,8 @@ function envoy_on_response(handle)
     end
     last = chunk
   end
-  local tail = (hide and rest or "") .. (done and "" or CUT)
+  -- Half an event would take the error with it: it is not passed, or ended where it has been.
+  local tail = done and (hide and rest or "") or (hide and "" or "\n\n") .. CUT
   if last and tail ~= "" then
     -- The last chunk is still ours: the iterator ends while Envoy waits for it. Not so behind trailers, which no
     -- provider sends with a stream; then nothing can be added.

@@ -12,7 +12,7 @@ from control.render.bootstrap import asset
 from control.render.names import BUFFER_BYTES, any_of, grpc_service, seconds
 from control.render.routes import EXT_PROC
 from extproc import passing
-from extproc.adapters.usage import PATHS
+from extproc.adapters.usage import COUNTED, PATHS
 from extproc.errors import ProviderError
 from extproc.replies import ATTEMPTS, TO_CLIENT
 from extproc.wire import (
@@ -113,6 +113,7 @@ _NAMES = {
     "sse_key": M_SSE,
     "usage_metadata": USAGE_METADATA,
     "usage_key": M_USAGE,
+    "counted": " and ".join(f'usage["{name}"]' for name in COUNTED),
     "metadata": METADATA,
     "outcome": M_OUTCOME,
     "passing": M_PASSING,
@@ -141,12 +142,15 @@ def native_answers() -> Document:
 
 
 def json_usage() -> Document:
-    """Reads it out of whole answers, which then may pass without the worker."""
+    """Reads it out of whole answers, which then may pass without the worker; it holds their headers until it has."""
     return {
         "name": "envoy.filters.http.json_to_metadata",
         "typed_config": any_of(
             "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
-            response_rules={"rules": _usage_rules(PATHS)},
+            response_rules={
+                "rules": _usage_rules(PATHS),
+                "allow_content_types_regex": {"regex": "(?i)application/json *(;.*)?"},  # Azure names a charset
+            },
         ),
     }
 

@@ -29,6 +29,8 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("completion_tokens_details", "reasoning_tokens"),
 )
 
+COUNTED = ("prompt_tokens", "completion_tokens")  # without both there is no usage
+
 
 def from_openai(usage: dict[str, Any]) -> Usage:
     """Usage as billed. Details have moved about: each is looked for under every name it is known to have.
@@ -71,7 +73,7 @@ def from_envoy(counts: Mapping[str, float], written: str) -> Usage | None:
     with suppress(msgspec.DecodeError):
         read = msgspec.json.decode(written or "{}", type=dict[str, Any])
         found, counts = found | read, {**counts, **read}
-    return from_openai(found) if "prompt_tokens" in counts and "completion_tokens" in counts else None
+    return from_openai(found) if all(name in counts for name in COUNTED) else None
 
 
 def to_openai(usage: Usage) -> dict[str, Any]:

@@ -96,17 +96,22 @@ def _header_lines(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
 
 def whole(body: bytes, *, status: int = 200, **headers: str) -> bytes:
     """An answer with a content-length."""
-    return _head(status, {"content-type": "application/json", "content-length": str(len(body)), **headers}) + body
+    known = {"content-type": "application/json", "content-length": str(len(body))}
+    return _head(status, known | _named(headers)) + body
 
 
 def stream(*pieces: bytes, **headers: str) -> list[bytes]:
     """An event stream in chunks, ended; without the last element it is not."""
-    head = _head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked", **headers})
+    head = _head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked", **_named(headers)})
     return [head, *(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces), b"0\r\n\r\n"]
 
 
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
 def _head(status: int, headers: dict[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} X", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 

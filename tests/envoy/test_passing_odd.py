@@ -1,0 +1,138 @@
+"""Answers that were to pass by Envoy alone and are not quite what was asked for: what is told, what is counted."""
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.envoy.harness import Config, Gateway, ask, bearer
+from tests.envoy.scripted import CLOSE, Scripted, Step, event, stream, whole
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+MESSAGE = {"role": "assistant", "content": "Hi."}
+BODY = {"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}], "usage": USAGE}
+ANSWER = json.dumps({"id": "c1", "object": "chat.completion", "created": 1, "model": "m", **BODY}).encode()
+SAID = event({"choices": [{"index": 0, "delta": {"content": "Hi."}, "finish_reason": "stop"}]})
+EVENTS = (SAID, event({"choices": [], "usage": USAGE}), b"data: [DONE]\n\n")
+CHUNKED = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+UNTIL_CLOSED = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Any:
+    provider = Scripted()
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture(scope="module")
+def config(new_config: Callable[[], Config], scripted: Scripted) -> Config:
+    """Whole answers pass too."""
+    config = new_config() | {"response_metadata": "headers", "cache": {"exact": False}}
+    config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
+    config["models"].append({"name": "odd", "provider": "scripted"})
+    return config
+
+
+def asked(gateway: Gateway, streamed: bool) -> tuple[Any, dict[str, Any]]:
+    """The client's answer and its row."""
+    raw = gateway.http.post("/v1/chat/completions", json=ask("hi", "odd", stream=streamed), headers=bearer())
+    assert not [name for name in raw.headers if name.startswith(("x-gw-", "set-cookie"))]
+    return raw, gateway.row(raw.headers["x-gateway-request-id"])
+
+
+def typed(kind: str | None) -> bytes:
+    plain = whole(ANSWER)
+    return plain.replace(b"content-type: application/json\r\n", f"content-type: {kind}\r\n".encode() if kind else b"")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *(
+            pytest.param([typed(kind)], id=str(kind))
+            for kind in ("application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON", None)
+        ),
+        pytest.param([typed("text/plain")], id="text"),
+        pytest.param([CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER)], id="chunked"),
+        pytest.param([UNTIL_CLOSED + ANSWER, CLOSE], id="until it is closed"),
+        pytest.param([whole(gzip.compress(ANSWER), content_encoding="gzip")], id="gzip"),
+        pytest.param([whole(ANSWER, content_encoding="Identity")], id="identity"),
+        pytest.param([b"HTTP/1.1 103 Early\r\nlink: </a>\r\n\r\n" + whole(ANSWER)], id="hints"),
+    ],
+)
+def test_however_it_says_so_an_answer_costs_what_it_says(
+    gateway: Gateway, scripted: Scripted, steps: list[Step]
+) -> None:
+    scripted.says(*steps)
+    raw, row = asked(gateway, False)
+    assert raw.json()["choices"][0]["message"]["content"] == "Hi."
+    assert (row["status"], row["estimated"], row["input_tokens"], row["output_tokens"]) == ("success", False, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([CHUNKED + b"0\r\n\r\n"], id="nothing, in chunks"),
+        pytest.param([UNTIL_CLOSED, CLOSE], id="nothing, until it is closed"),
+        pytest.param([whole(b"It is nice.")], id="no JSON"),
+        pytest.param([whole(ANSWER[:-9])], id="half"),
+        pytest.param([whole(ANSWER).replace(b"length: ", b"length: 9"), CLOSE], id="less than promised"),
+        pytest.param([whole(b'{"error": {"message": "sk-secret", "type": "server_error"}}')], id="an error"),
+        *(pytest.param([f"HTTP/1.1 {status} X\r\n\r\n".encode(), CLOSE], id=str(status)) for status in (204, 304, 206)),
+        pytest.param([whole(ANSWER, content_encoding="zstd")], id="an encoding nobody knows"),
+    ],
+)
+def test_what_is_no_answer_is_an_error(gateway: Gateway, scripted: Scripted, steps: list[Step]) -> None:
+    scripted.says(*steps)
+    raw, row = asked(gateway, False)
+    assert (raw.status_code, raw.json()["error"]["code"]) == (502, "provider_error")
+    assert "sk-secret" not in raw.text
+    assert (row["status"], row["error_code"], row["http_status"]) == ("failed", "provider_error", 502)
+    assert (row["input_tokens"], row["output_tokens"]) == (0, 0)
+
+
+def test_an_answer_without_usage_is_estimated(gateway: Gateway, scripted: Scripted) -> None:
+    scripted.says(whole(json.dumps({**BODY, "usage": None}).encode()))
+    raw, row = asked(gateway, False)
+    assert raw.json()["choices"][0]["message"]["content"] == "Hi."
+    assert (row["status"], row["estimated"]) == ("success", True)
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["stream", "whole"])
+def test_an_error_of_60_mib_is_told_in_a_few_words(gateway: Gateway, scripted: Scripted, streamed: bool) -> None:
+    scripted.says(whole(b'{"error": {"message": "%b"}}' % (b"x" * (60 << 20)), status=400))
+    raw, row = asked(gateway, streamed)
+    assert (raw.status_code, len(raw.content) < 1000) == (400, True)
+    assert (row["status"], row["http_status"]) == ("failed", 400)
+
+
+@pytest.mark.parametrize("usage", [True, False], ids=["asks for usage", "does not"])
+@pytest.mark.parametrize(
+    "pieces",
+    [(SAID, SAID[:-9]), (SAID[:-9],), (b"<html>",), (SAID[:-1],), ()],
+    ids=["in its second event", "in its first", "another type", "before an empty line", "before anything"],
+)
+def test_a_stream_that_is_cut_ends_with_an_error_event(
+    gateway: Gateway, scripted: Scripted, pieces: tuple[bytes, ...], usage: bool
+) -> None:
+    """Who asks for usage has every byte at once; to all others half an event is none."""
+    scripted.says(*stream(*pieces))
+    options = {"stream_options": {"include_usage": True}} if usage else {}
+    body = ask("hi", "odd", stream=True, **options)
+    raw = gateway.http.post("/v1/chat/completions", json=body, headers=bearer())
+    *events, last, nothing = raw.text.split("\n\n")
+    assert (json.loads(last.strip().removeprefix("data: "))["error"]["code"], nothing) == ("provider_error", "")
+    if not usage:
+        assert events == [SAID.decode().strip()] * (len(pieces) - 1)
+    assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "failed"
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data: [DONE]\n", b"data: [DONE]"], ids=str)
+def test_a_stream_that_says_it_is_done_is(gateway: Gateway, scripted: Scripted, end: bytes) -> None:
+    scripted.says(*stream(*EVENTS[:-1], end, content_type="Text/Event-Stream; charset=utf-8"))
+    raw, row = asked(gateway, True)
+    assert raw.text == (SAID + end).decode()
+    assert (row["status"], row["input_tokens"], row["output_tokens"]) == ("success", 3, 2)
