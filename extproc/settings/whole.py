@@ -48,7 +48,7 @@ class Timeouts(Section):
     request: Duration = 600.0
     idle: Duration = 300.0  # of a connection on which nothing moves: a model may think for minutes without a word
     drain: Duration = 30.0
-    connect: Duration = 5.0
+    connect: Duration = 1.5  # TLS included; a lost packet is sent again after 1 s
 
 
 class Settings(Section):

@@ -1,6 +1,8 @@
 """Failover through the loopback: what goes wrong at the first provider, and who answers instead."""
 
+import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -38,9 +40,27 @@ REWRITE = "You stand in for another model: " + "answer in the very form that was
 
 
 @pytest.fixture(scope="module")
-def config(config: Config) -> Config:
+def walled() -> Iterator[int]:
+    """A port where nothing answers, as behind a firewall: its backlog is full, so packets to it are dropped."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for client in waiting:
+            client.close()
+
+
+@pytest.fixture(scope="module")
+def config(config: Config, walled: int) -> Config:
     for group in config["equivalents"][1:3]:
         group["rewrite"] = {"gpt-b": REWRITE}
+    config["providers"]["walled"] = {"format": "openai", "base_url": f"http://127.0.0.1:{walled}/v1"}
+    config["models"].append({"name": "walled-ha", "provider": "walled", "price": {"input": 1.0, "output": 4.0}})
+    config["equivalents"].append({"models": ["walled-ha", "gpt-b"]})
     return config
 
 
@@ -91,6 +111,14 @@ def test_a_large_request_fails_over_whole(gateway: Gateway, second: Simulator, m
 def test_a_dead_port_fails_over(gateway: Gateway, second: Simulator) -> None:
     answer = gateway.client().chat.completions.create(**ask("hi", "dead-ha"))
     assert answer.model == "gpt-b"
+
+
+def test_a_port_where_nothing_answers_is_given_up_before_the_first_byte_deadline(gateway: Gateway) -> None:
+    raw = gateway.client().chat.completions.with_raw_response.create(**ask("hi", "walled-ha"))
+    row = gateway.row(raw.headers["x-gateway-request-id"])
+    assert row["model_used"] == "gpt-b"
+    first = row["attempt_log"][0]
+    assert first["flags"] == ["upstream_connection_failure"], "by `timeouts.connect`, not the 2 s of this configuration"
 
 
 def test_the_last_of_three_attempts(gateway: Gateway, primary: Simulator, second: Simulator) -> None:
