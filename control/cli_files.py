@@ -19,6 +19,8 @@ from control.arguments import CONFIG, PATH, demo_config, loaded, refuse, say
 from extproc.paths import Paths
 from extproc.settings import Settings, SettingsError
 
+_MOST_PROBLEMS = 20  # of a price file; each of its models may have the same
+
 
 @click.command()
 @click.argument("file", type=PATH)
@@ -75,7 +77,7 @@ def prices() -> None:
 
 @prices.command(name="import")
 @click.argument("file", type=PATH)
-@click.option("--output", type=PATH, default=Path("prices.json"), show_default=True, help="The table to write.")
+@click.option("--output", "-o", type=PATH, default=Path("prices.json"), show_default=True, help="The table to write.")
 @click.option("--as-of", default=None, metavar="YYYY-MM-DD", help="The date of FILE. Default: today.")
 def import_prices(file: Path, output: Path, as_of: str | None) -> None:
     """Make a price table of LiteLLM's public FILE, model_prices_and_context_window.json, for `prices: {file: …}`."""
@@ -87,8 +89,10 @@ def import_prices(file: Path, output: Path, as_of: str | None) -> None:
     try:
         click.echo(import_file(file, output, as_of or f"{datetime.now(UTC):%Y-%m-%d}"))
     except PriceTableError as error:
-        for problem in error.problems:
+        for problem in error.problems[:_MOST_PROBLEMS]:
             say(problem)
+        if more := error.problems[_MOST_PROBLEMS:]:
+            say(f"and {len(more)} more")
         sys.exit(2)
     except OSError as error:
         say(f"{output}: cannot be written: {error.strerror}")

@@ -33,7 +33,10 @@ class Priced(msgspec.Struct, frozen=True):
 def import_file(file: Path, output: Path, as_of: str) -> str:
     """Write the table of `file` to `output`; returns what to tell. Raises PriceTableError, OSError."""
     table = import_litellm(file, as_of)
-    replace_file(output, dump_table(table), _READABLE)
+    if output.exists() and not output.is_file():  # a pipe or a device, which nothing must take the place of
+        output.write_bytes(dump_table(table))
+    else:
+        replace_file(output.resolve(), dump_table(table), _READABLE)  # what a link leads to, not the link
     counts = ", ".join(f"{len(models)} {name}" for name, models in table.models.items())
     differing = sum(1 for _ in _differing(table))
     return (

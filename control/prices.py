@@ -5,8 +5,8 @@ In: `model_prices_and_context_window.json` as LiteLLM publishes it (USD per toke
 are priced in gateway.yaml.
 """
 
-import math
 import re
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ _PART = {
     "output_cost_per_token": "output",
     "output_cost_per_reasoning_token": "reasoning",
 }
-_TIER = re.compile(r"_above_(\d+)k_tokens$")
+_TIER = re.compile(r"_above_(\d{1,5})k_tokens$")
+# No model costs 1,000 USD per 1M tokens; most would, had a file prices per 1,000 tokens, or per million.
+_MOST_USD_PER_TOKEN = 0.001
 SOURCE = "LiteLLM, model_prices_and_context_window.json (MIT)"
 
 
@@ -36,11 +38,14 @@ def import_litellm(path: Path, as_of: str, source: str = SOURCE) -> PriceTable:
     charge, since LiteLLM writes 0 for what it does not know.
     Raises PriceTableError with every problem found.
     """
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", as_of):
+    if not _is_date(as_of):
         raise PriceTableError([f"{as_of!r} is not a date: write YYYY-MM-DD"])
     problems: list[str] = []
     models: dict[str, dict[str, ListedModel]] = {name: {} for name in _FORMAT.values()}
-    for name, entry in _read(path).items():
+    entries = _read(path)
+    if not any(isinstance(entry, dict) and "litellm_provider" in entry for entry in entries.values()):
+        raise PriceTableError([f"{path}: is not LiteLLM's price file: no entry of it has a litellm_provider"])
+    for name, entry in entries.items():
         if not isinstance(entry, dict):
             problems.append(f"{name}: must be an object")
         elif _wanted(name, entry, as_of):
@@ -49,10 +54,17 @@ def import_litellm(path: Path, as_of: str, source: str = SOURCE) -> PriceTable:
             if listed and listed.price.input and listed.price.output:
                 models[_FORMAT[entry["litellm_provider"]]][short] = listed
     if not problems and not any(models.values()):
-        problems.append(f"{path}: has no chat model of OpenAI, Anthropic or Google; is it LiteLLM's price file?")
+        problems.append(f"{path}: has no chat model of OpenAI, Anthropic or Google with a price")
     if problems:
         raise PriceTableError(problems)
     return PriceTable(as_of=as_of, source=source, models={form: dict(sorted(m.items())) for form, m in models.items()})
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(re.fullmatch(r"\d{4}-\d\d-\d\d", text)) and bool(date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -67,7 +79,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _wanted(name: str, entry: dict[str, Any], as_of: str) -> bool:
     retired = entry.get("deprecation_date")
     return (
-        entry.get("litellm_provider") in _FORMAT
+        isinstance(provider := entry.get("litellm_provider"), str)
+        and provider in _FORMAT
         and entry.get("mode") == "chat"
         and not name.startswith("ft:")
         and "output_cost_per_audio_token" not in entry
@@ -86,7 +99,7 @@ def _listed(name: str, entry: dict[str, Any], problems: list[str]) -> ListedMode
             continue
         usd = _usd_per_million(value)
         if usd is None:
-            problems.append(f"{name}.{key}: must be a price in USD per token, 0 to 1")
+            problems.append(f"{name}.{key}: must be a price in USD per token, 0 to {_MOST_USD_PER_TOKEN:g}")
             continue
         tiers.setdefault(int(tier[1]) * 1000 if tier else 0, {})[part] = usd
     sizes = [_tokens(name, entry, key, problems) for key in ("max_input_tokens", "max_output_tokens")]
@@ -105,7 +118,7 @@ def _listed(name: str, entry: dict[str, Any], problems: list[str]) -> ListedMode
 
 def _usd_per_million(value: object) -> float | None:
     """USD per token, written as 1.5e-07, to USD per 1M tokens, exactly 0.15."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_USD_PER_TOKEN:
         return None
     return float(Decimal(repr(value)) * 1_000_000)
 

@@ -212,5 +212,5 @@ def dump_table(table: PriceTable) -> bytes:
 def _decode(data: bytes, name: str) -> PriceTable:
     try:
         return msgspec.json.decode(data, type=PriceTable)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PriceTableError([f"{name}: {error}"]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PriceTableError([f"{name}: not a table of `gateway prices import`: {error}"]) from None

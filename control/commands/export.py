@@ -150,8 +150,14 @@ def _opened(output: Path | None) -> Iterator[IO[bytes]]:
     if output is None:
         yield sys.stdout.buffer
         return
+    in_place = output.exists() and not output.is_file()  # a pipe or a device, which nothing must take the place of
+    output = output if in_place else output.resolve()  # what a link leads to, not the link
     partial = output.with_name(f".{output.name}.partial")
     try:
+        if in_place:
+            with output.open("wb") as file:
+                yield file
+            return
         with partial.open("wb") as file:
             yield file
         os.replace(partial, output)  # noqa: PTH105 - replacing is the point

@@ -36,9 +36,12 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             sys.exit(130)
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+        except OSError as error:  # of standard output
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left of it goes at the end
+            if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+                sys.exit(0)
+            click.echo(f"error: standard output cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
 
     return run
 

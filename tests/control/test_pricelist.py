@@ -42,6 +42,8 @@ teams: [{{id: a, keys: [sk-a]}}]
 prices: {{file: {file}}}
 """
 
+TABLE = '{"as_of": "2026-11-30", "source": "s", "models": {"openai": {"gpt-4o-mini": {"price": {"input": %s}}}}}'
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -93,7 +95,9 @@ def test_the_list_says_where_each_is_from(config: Path) -> None:
     assert "?" in text
 
 
-@pytest.mark.parametrize("content", [None, "{}", "not JSON"])
+@pytest.mark.parametrize(
+    "content", [None, "{}", "not JSON", json.dumps(PUBLIC), TABLE % "-1", TABLE % "1e300", TABLE % '"1"']
+)
 def test_a_table_that_cannot_be_used_is_a_mistake_in_the_file(tmp_path: Path, content: str | None) -> None:
     table = tmp_path / "prices.json"
     if content is not None:
@@ -104,7 +108,7 @@ def test_a_table_that_cannot_be_used_is_a_mistake_in_the_file(tmp_path: Path, co
 
 
 def test_an_import_that_cannot_be_used_writes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "public.json").write_text('{"gpt": 5}')
+    (tmp_path / "public.json").write_text(json.dumps(PUBLIC | {"gpt": 5}))
     output = tmp_path / "prices.json"
     result = CliRunner().invoke(main, ["prices", "import", str(tmp_path / "public.json"), "--output", str(output)])
     assert result.exit_code == 2

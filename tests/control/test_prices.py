@@ -107,12 +107,12 @@ def test_an_imported_table_is_used_in_place_of_the_shipped_one(tmp_path: Path) -
     assert (price.input, price.reasoning) == (37_500, 3_500_000)
 
 
-@pytest.mark.parametrize("value", [-1e-7, "1e-7", True, 2, [], {}])
+@pytest.mark.parametrize("value", [-1e-7, "1e-7", True, 2, 0.15, 0.0025, 1e300, [], {}])
 def test_what_is_not_a_price_is_named(tmp_path: Path, value: object) -> None:
     entries = {**PUBLIC, "gpt-4o-mini": {**PUBLIC["gpt-4o-mini"], "input_cost_per_token": value}}
     with pytest.raises(PriceTableError) as caught:
         import_litellm(_write(tmp_path / "public.json", entries), "2026-01-31")
-    assert caught.value.problems == ["gpt-4o-mini.input_cost_per_token: must be a price in USD per token, 0 to 1"]
+    assert caught.value.problems == ["gpt-4o-mini.input_cost_per_token: must be a price in USD per token, 0 to 0.001"]
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
@@ -136,8 +136,32 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
         import_litellm(path, "2026-01-31")
 
 
+@pytest.mark.parametrize(
+    "another",
+    [
+        {"data": [{"id": "openai/gpt-4o", "pricing": {"prompt": "0.0000025"}}]},
+        {"openai": {"models": {"gpt-4o": {"cost": {"input": 2.5}}}}},
+        {"as_of": "2026-11-30", "source": "LiteLLM", "models": {"openai": {}}},  # our own table
+    ],
+)
+def test_another_tools_prices_are_told_from_litellms(tmp_path: Path, another: dict[str, Any]) -> None:
+    with pytest.raises(PriceTableError) as caught:
+        import_litellm(_write(tmp_path / "public.json", another), "2026-01-31")
+    (problem,) = caught.value.problems
+    assert "is not LiteLLM's price file" in problem
+
+
+def test_entries_of_another_shape_are_passed_over(tmp_path: Path) -> None:
+    odd = {"litellm_provider": ["openai"], "mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    tier = PUBLIC["gpt-4o-mini"] | {f"input_cost_per_token_above_{'9' * 5000}k_tokens": 1e-6}
+    table = import_litellm(_write(tmp_path / "public.json", {"odd": odd, "gpt-4o-mini": tier}), "2026-01-31")
+    assert list(table.models["openai"]) == ["gpt-4o-mini"]
+    assert table.models["openai"]["gpt-4o-mini"].price.long_context == ()
+
+
 def test_a_missing_file_and_a_wrong_date_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PriceTableError, match="cannot be read"):
         import_litellm(tmp_path / "none.json", "2026-01-31")
-    with pytest.raises(PriceTableError, match="YYYY-MM-DD"):
-        import_litellm(_write(tmp_path / "public.json", PUBLIC), "31.1.2026")
+    for as_of in ("31.1.2026", "2026-13-99"):
+        with pytest.raises(PriceTableError, match="YYYY-MM-DD"):
+            import_litellm(_write(tmp_path / "public.json", PUBLIC), as_of)

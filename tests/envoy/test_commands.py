@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from tests.envoy.harness import (
     ADMIN_KEY,
@@ -77,6 +79,45 @@ def test_export_without_pyarrow_and_without_place(gateway: Gateway, tmp_path: Pa
     code, _, err = run(gateway, "export", "-o", str(tmp_path / "none" / "x"))
     assert (code, err) == (1, f"error: {tmp_path / 'none' / 'x'}: cannot be written: No such file or directory\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_as_parquet_has_the_rows_and_their_types(gateway: Gateway, tmp_path: Path) -> None:
+    told(gateway, "export", "--format", "parquet", "-o", str(tmp_path / "rows.parquet"))
+    table = parquet.read_table(tmp_path / "rows.parquet")
+    rows, shown = table.to_pylist(), gateway.rows()
+    assert [row["request_id"] for row in rows] == [row["request_id"] for row in shown]
+    for row, as_shown in zip(rows, shown, strict=True):
+        assert row["received_at"] == datetime.fromisoformat(as_shown["received_at"])
+        assert (row["cost_usd"], row["input_tokens"]) == (as_shown["cost_usd"], as_shown["input_tokens"])
+        assert json.loads(row["attempt_log"]) == as_shown["attempt_log"]
+    assert set(table.column_names) == set(shown[0])
+    told(gateway, "export", "--format", "parquet", "--model", "nobody's", "-o", str(tmp_path / "none.parquet"))
+    assert parquet.read_table(tmp_path / "none.parquet").num_rows == 0
+
+
+def test_an_output_that_is_no_file_is_written_to_and_stays(gateway: Gateway, tmp_path: Path) -> None:
+    pipe, link, table = tmp_path / "pipe", tmp_path / "link", tmp_path / "rows"
+    os.mkfifo(pipe)
+    table.write_text("old")
+    link.symlink_to(table)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        told(gateway, "export", "-o", str(pipe))
+        assert reader.stdout
+        assert len(reader.stdout.read().splitlines()) == 2
+    assert pipe.is_fifo()
+    told(gateway, "export", "-o", str(link))
+    assert link.is_symlink()
+    assert len(table.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", [["export"], ["export", "--format", "parquet"], ["usage"], ["usage", "--json"]])
+def test_a_full_disk_behind_standard_output_is_told_in_a_line(gateway: Gateway, command: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [GATEWAY, *command], check=False, env=environment(gateway), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    expected = "error: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr.removeprefix("2 requests\n")) == (1, expected)
 
 
 def test_tables_for_people_and_json_for_programs(gateway: Gateway) -> None:
