@@ -20,6 +20,8 @@ from extproc.settle.sums import CREDENTIAL_REFUSED, EVER, SUMMED
 _COUNTERS = {
     "unauthenticated_requests": "Requests refused for want of a valid key or token.",
     "refused_addresses": "Requests refused as listen.allowed_ips does not have the client's address.",
+    "unread_answers": "Unexpected answers that no worker was there to read: a 502 answer_unread to the client.",
+    "crowded_answers": "Answers that a worker looked at although they could have passed by Envoy alone: too many did.",
     "unreadable_entries": "Access log entries that could not be settled.",
     "dropped_traces": "Requests whose trace was never sent, as the collector was away for too long.",
     "refused_audit_rows": "Rows that the audit database cannot hold; each is named in the log.",

@@ -28,9 +28,11 @@ local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes
 local MAX_STREAM = 67108864 -- bytes of a stream: what comes behind them is not passed on
 local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
-local FAILED = '$failed_body'
+local UNREAD = '$unread_body'
 local TO_CLIENT = { $to_client }
 local MOST_ERROR = 1048576 -- bytes of an error that the worker is shown: nobody needs more to say what it is
+local WORKERS = { $workers }
+local MOST_ASKED = 3
 local WAIT_MS = 10000 -- for what the worker makes of an unexpected answer
 
 -- Sets the headers that `text` has in lines, each with one byte `ending` behind it.
@@ -68,6 +70,30 @@ local function expected(handle, stream)
   return ($counted) ~= nil
 end
 
+-- Asks the worker that knows the request and, if it does not answer, the others, of whom each can tell by the status.
+local function asked(handle, worker, message)
+  local clusters = { worker }
+  for _, cluster in ipairs(WORKERS) do
+    if cluster ~= worker and #clusters < MOST_ASKED then
+      clusters[#clusters + 1] = cluster
+    end
+  end
+  for _, cluster in ipairs(clusters) do
+    local _, reply = handle:httpCall(cluster, {
+      [":method"] = "POST",
+      [":path"] = "$method",
+      [":authority"] = "worker",
+      ["content-type"] = "application/grpc",
+      ["te"] = "trailers",
+    }, message, WAIT_MS)
+    local first, last = (reply or ""):find("\n\n", 1, true)
+    if first then
+      local outcome, told = reply:sub(6, first):match("^([^\n]*)\n(.*)")
+      return outcome, told, reply:sub(last + 1)
+    end
+  end
+end
+
 -- Puts what the worker makes of an answer in its place.
 local function ask_worker(handle, passing)
   local lines = { passing["$p_id"] }
@@ -82,28 +108,22 @@ local function ask_worker(handle, passing)
   local message = table.concat(lines, "\n") .. "\n\n" .. (size > 0 and body:getBytes(0, size) or "")
   size = #message
   local prefix = string.char(0, math.floor(size / 16777216) % 256, math.floor(size / 65536) % 256, math.floor(size / 256) % 256, size % 256)
-  local _, reply = handle:httpCall(passing["$p_worker"], {
-    [":method"] = "POST",
-    [":path"] = "$method",
-    [":authority"] = "worker",
-    ["content-type"] = "application/grpc",
-    ["te"] = "trailers",
-  }, prefix .. message, WAIT_MS)
+  local attempts = handle:headers():get("$h_attempts") or "1"
+  local outcome, told, reply = asked(handle, passing["$p_worker"], prefix .. message)
   -- Asked for anew: what was had before the wait is no longer ours.
-  local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local headers = handle:headers()
   keep_headers(headers, { [":status"] = true })
   set_headers(headers, passing["$p_told"], "$line_end")
-  local first, last = (reply or ""):find("\n\n", 1, true)
-  if first then
-    local outcome, told = reply:sub(6, first):match("^([^\n]*)\n(.*)")
+  headers:replace("$attempts", attempts)
+  if reply then
     set_headers(headers, told, "\n")
-    metadata:set("$metadata", "$outcome", outcome)
-    reply = reply:sub(last + 1)
   else
     headers:replace(":status", "502")
     headers:replace("content-type", "application/json")
-    reply = FAILED
+    outcome = ('{"attempts":%d,"complete":true,"error_code":"$unread"}'):format(attempts)
+    reply = UNREAD
   end
+  handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
   headers:replace("content-length", handle:body(true):setBytes(reply))
 end
 

@@ -139,6 +139,12 @@ class ProviderError(GatewayError):
     status, code, type = 502, "provider_error", "server_error"
 
 
+class AnswerUnread(ProviderError):
+    """What the provider sent had to be read, and no worker did: told by Envoy."""
+
+    code = "answer_unread"
+
+
 class NoUsableAnswer(ProviderError):
     """The model said something that is no answer: its doing, or the request's, and no failure of its provider."""
 

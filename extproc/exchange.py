@@ -44,6 +44,7 @@ from extproc.wire import (
     H_METADATA,
     H_REQUEST_ID,
     H_TOO_LONG,
+    M_CROWDED,
     M_DECISION,
     M_INPUT,
     M_OUTCOME,
@@ -189,14 +190,10 @@ class Exchange:
             M_DECISION: as_json(plan.decision),
             **self._input(plan.chat),
             **({M_ROOMIER: True} if plan.roomier else {}),
+            **self._pass(plan, attempt),
         }
         headers = chain_headers(plan, attempt, self._options.worker)
         keep = {name for name, _ in headers} | TO_PROVIDER
-        plan.passes = self._wanted.passes(plan)
-        if plan.passes:
-            metadata = {**metadata, M_PASSING: passing.notes(plan, attempt, self._options.worker, self._live.token)}
-            if plan.chat.stream:
-                metadata = {**metadata, **self._wanted.stream(plan)}
         said = frames.replace(
             headers=headers,
             remove=[name for name in self._headers if name not in keep and name[0] != ":"],
@@ -206,9 +203,18 @@ class Exchange:
         plan.keep_little()
         self.state = State.DONE if plan.passes else State.WAITING
         if plan.passes:
-            self._live.pass_on(plan, self._pipeline.clock.mono_ns())
             self._plan = None  # no longer ours: it outlives this exchange
         return said
+
+    def _pass(self, plan: Plan, attempt: Attempt) -> Metadata:
+        """What Envoy must know if the answer is to pass by it alone: `plan.passes`."""
+        if not self._wanted.passes(plan) or attempt.target.provider in self._live.compress:
+            return {}
+        plan.passes = self._live.pass_on(plan, self._pipeline.clock.mono_ns())
+        if not plan.passes:
+            return {M_CROWDED: True}
+        noted = passing.notes(plan, attempt, self._options.worker, self._live.token)
+        return {M_PASSING: noted, **(self._wanted.stream(plan) if plan.chat.stream else {})}
 
     def _input(self, chat: ChatRequest) -> Metadata:
         """What was asked, if traces are to have it."""
@@ -234,9 +240,11 @@ class Exchange:
         self.state = State.DONE
         plan = self._live.find(headers.get(H_REQUEST_ID, ""))
         attempt = plan.following(self._pipeline.clock.mono_ns(), larger=H_TOO_LONG in headers)
-        if plan.passes and not self._wanted.native(attempt):
-            self._relay = Relay(plan, attempt)
-            self.state = self._relay.state
+        if plan.passes:
+            self._live.pass_on(plan, self._pipeline.clock.mono_ns())
+            if not self._wanted.native(attempt):
+                self._relay = Relay(plan, attempt)
+                self.state = self._relay.state
         wanted = [
             *routing_headers(plan, attempt),
             (H_CLUSTER, plan.endpoints[attempt.target.provider].cluster),

@@ -2,20 +2,26 @@
 
 In: plans, from the reply to a request until its answer's headers or the end of its exchange, whichever is first. Envoy
 ends the latter when the client leaves and after `timeouts.request` at the latest. Of an answer that passes by Envoy
-alone (`passing`) nobody tells us when it begins: such a plan is kept until all its attempts must have had theirs.
+alone (`passing`) nobody tells us when it begins: such a plan is kept until its next attempt must have begun; where that
+would be more than PASSING_BYTES of them, an answer does not pass, for none may be forgotten before.
 Kept are the client's own bytes (a large body is read again for the next attempt): of bodies up to `chat.LARGE_BYTES` as
-many as there are exchanges, and the last MOST_PASSING of those that pass; of larger ones KEPT_BYTES in all. Beyond that
-the oldest lose theirs: they are still answered, but not tried elsewhere.
+many as there are exchanges, of larger ones KEPT_BYTES in all. Beyond that the oldest lose theirs: they are still
+answered, but not tried elsewhere.
 """
 
 import heapq
+import logging
 import secrets
 
 from extproc.errors import NoProviderAvailable
+from extproc.logs import Trouble
 from extproc.plan import Plan
 
+log = logging.getLogger(__name__)
+
 KEPT_BYTES = 256 * 1024 * 1024
-MOST_PASSING = 4096  # about 5 kB each
+PASSING_BYTES = 128 * 1024 * 1024
+PLAN_BYTES = 5_000  # of each, beside the client's bytes
 
 
 class Live:
@@ -26,7 +32,11 @@ class Live:
         self._plans: dict[str, Plan] = {}
         self._large: dict[str, int] = {}  # bytes of large bodies, the oldest first
         self._kept_bytes = 0
-        self._passing: list[tuple[int, str]] = []  # until when, the first to go first
+        self._passing: dict[str, tuple[int, int]] = {}  # until when, and bytes
+        self._passing_bytes = 0
+        self._next: list[tuple[int, str]] = []  # when to look at which of them, the first to go first
+        self._crowded = Trouble(log, "too many answers pass; others are looked at", "all answers pass again")
+        self.compress: set[str] = set()  # providers that compress streams though asked not to: only we can read those
 
     def add(self, plan: Plan) -> None:
         """Fallback attempts can find `plan` from now on."""
@@ -42,15 +52,32 @@ class Live:
             if oldest is not plan:
                 oldest.keep_nothing()
 
-    def pass_on(self, plan: Plan, now_ns: int) -> None:
-        """Nobody will `remove` it: forget it when its answer must have begun."""
-        while self._passing and (self._passing[0][0] <= now_ns or len(self._passing) >= MOST_PASSING):
-            self._forget(heapq.heappop(self._passing)[1])
-        heapq.heappush(self._passing, (now_ns + plan.patience_ns, plan.decision.request_id))
+    def pass_on(self, plan: Plan, now_ns: int) -> bool:
+        """Nobody will `remove` it: forget it when its next attempt, to be told here again, must have begun.
+
+        Returns whether there is room for it.
+        """
+        while self._next and self._next[0][0] <= now_ns:
+            _, request_id = heapq.heappop(self._next)
+            if self._passing.get(request_id, (0, 0))[0] <= now_ns:  # else it was told again
+                self._forget(request_id)
+        request_id = plan.decision.request_id
+        known = self._passing.get(request_id)
+        size = known[1] if known else PLAN_BYTES + len(plan.chat.text)
+        if not known:
+            if self._passing_bytes + size > PASSING_BYTES:
+                self._crowded.seen(f"{PASSING_BYTES} bytes of requests are kept for them", requests=len(self._passing))
+                return False
+            self._crowded.over()
+            self._passing_bytes += size
+        until_ns = now_ns + plan.patience_ns
+        self._passing[request_id] = until_ns, size
+        heapq.heappush(self._next, (until_ns, request_id))
+        return True
 
     def may_be_asked(self, now_ns: int) -> bool:
         """Whether the answer of some request that passes has had less than its time."""
-        return any(until_ns > now_ns for until_ns, _ in self._passing)
+        return any(until_ns > now_ns for until_ns, _ in self._passing.values())
 
     def remove(self, plan: Plan) -> None:
         """Forget `plan`. Harmless twice."""
@@ -59,6 +86,7 @@ class Live:
     def _forget(self, request_id: str) -> None:
         self._plans.pop(request_id, None)
         self._kept_bytes -= self._large.pop(request_id, 0)
+        self._passing_bytes -= self._passing.pop(request_id, (0, 0))[1]
 
     def find(self, request_id: str) -> Plan:
         """The plan of a request. Raises NoProviderAvailable when it is gone."""

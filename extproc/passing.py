@@ -74,37 +74,38 @@ class _Session:
         index = headers.get(H_TARGET, "")
         attempt = plan.answered_by(int(index) if index.isdigit() else None)
         try:
-            return _answer(plan, attempt, headers, body)
+            return self._answer(plan, attempt, headers, body)
         except Exception as error:
             if not isinstance(error, GatewayError):
                 log.error("answer not read", extra=ids(request_id, plan.decision.traceparent), exc_info=error)
                 error = GatewayError("The gateway failed to handle this request.")
             return _message(refusal(error, plan, attempt), [*_headers(error), *told(plan, attempt)], error.body())
 
+    def _answer(self, plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
+        """An answer after all. Raises GatewayError."""
+        kind = headers.get("content-type", "")
+        if headers.get(":status") == "200" and plan.chat.stream and not kind.startswith(_JSON):
+            plain = Plain(headers.get("content-encoding", ""))
+            if plain.error is not None:
+                raise plain.error
+            if plain.compressed:  # this one comes at its end; the next ones are ours to read as they come
+                self._live.compress.add(attempt.target.provider)
+            stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
+            out = stream.feed(plain.feed(body))
+            rest, final = stream.finish(plain.error)
+            body = out + rest
+            outcome = answer.outcome(plan, attempt, final)
+        else:
+            kind = _JSON
+            read = answer.whole(plan, attempt, headers, body, NOT_TIMED, fields=False)
+            body, outcome = read.body, read.outcome
+        return _message(outcome, [(":status", "200"), ("content-type", kind), *told(plan, attempt)], body)
+
     def finish(self) -> None:
         """Everything was said in the one message."""
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _answer(plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
-    """An answer after all. Raises GatewayError."""
-    encoding, kind = headers.get("content-encoding", ""), headers.get("content-type", "")
-    if headers.get(":status") == "200" and plan.chat.stream and not kind.startswith(_JSON):
-        plain = Plain(encoding)
-        if plain.error is not None:
-            raise plain.error
-        stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
-        out = stream.feed(plain.feed(body))
-        rest, final = stream.finish(plain.error)
-        body = out + rest
-        outcome = answer.outcome(plan, attempt, final)
-    else:
-        kind = _JSON
-        read = answer.whole(plan, attempt, headers, body, NOT_TIMED, fields=False)
-        body, outcome = read.body, read.outcome
-    return _message(outcome, [(":status", "200"), ("content-type", kind), *told(plan, attempt)], body)
 
 
 def _forgotten(headers: dict[str, str]) -> bytes:

@@ -20,7 +20,7 @@ from extproc.records import ChatRequest, Decision, ProviderRequest, Target
 from extproc.routing.deadline import Deadline
 
 _NEARLY = 0.98  # clocks of two processes
-_PATIENCE_MS = 60_000  # with an attempt that has no deadline: to be asked once more, its connection must go sooner
+_PATIENCE_MS = 60_000  # with an attempt that nothing cuts off: to be asked once more, its connection must go sooner
 _SLACK_MS = 5_000  # to connect
 
 
@@ -117,8 +117,9 @@ class Plan:
 
     @property
     def patience_ns(self) -> int:
-        """How long it may take until the last attempt must have begun, and had its time."""
-        return 1_000_000 * ((1 + self.retries) * (self.deadline.ms or _PATIENCE_MS) + _SLACK_MS)
+        """How long it may take until the attempt after the last one must have begun, or that had its time."""
+        cut_ms = 0 if self.deadline.race else self.deadline.ms
+        return 1_000_000 * ((cut_ms or max(self.deadline.ms, _PATIENCE_MS)) + _SLACK_MS)
 
     def outrun(self, winner: Attempt) -> tuple[int, ...]:
         """The attempts that were under way when `winner` answered, where the operator pays for such: hedging."""

@@ -55,6 +55,8 @@ class Relay:
         if not self._plan.chat.stream:
             return None
         self._plain = Plain(headers.get("content-encoding", ""))
+        if self._plain.error is not None:
+            raise self._plain.error
         self._stream = ClientStream(self._attempt.adapter, include_usage=True, null_usage=self._plan.chat.include_usage)
         return self._head(EVENTS)
 

@@ -22,6 +22,7 @@ P_WORKER = "worker"  # the cluster that knows it
 P_TARGET = "target"  # 1-based index of the first attempt's
 P_TOLD = "told"  # what its client is told: lines of headers with LINE_END behind each
 P_SIGN = "sign"  # begins H_TOLD, so that no provider can pass for a worker
+M_CROWDED = "crowded"  # it would have passed so, but too many do
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
 M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native stream whose answer is to be kept
 M_INPUT = "input"  # where telemetry.content is on: the messages that were sent, telemetry.content's JSON

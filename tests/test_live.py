@@ -57,3 +57,41 @@ async def test_the_next_attempt_is_made_of_what_was_kept(size: int) -> None:
     assert not first.request.body
     assert bool(asked.chat.body) == (size < LARGE_BYTES)
     assert asked.following(1).request.body == sent
+
+
+async def test_what_passes_is_kept_until_its_next_attempt_must_have_begun() -> None:
+    kept, first, second = Live(), await plan("1", 10), await plan("2", LARGE_BYTES)
+    for each in (first, second):
+        kept.add(each)
+        assert kept.pass_on(each, 0)
+    due = first.patience_ns
+    assert kept.pass_on(second, due - 1)  # its next one has
+    assert kept.pass_on(await plan("3", 10), due)
+    with pytest.raises(NoProviderAvailable):
+        kept.find("1")
+    assert kept.find("2") is second
+    assert kept.may_be_asked(due)
+    assert kept.pass_on(await plan("4", 10), 2 * due)
+    assert len(kept) == 0
+    assert kept._kept_bytes == 0
+    assert not kept.may_be_asked(3 * due)
+
+
+async def test_beyond_its_bound_nothing_is_kept_and_nothing_forgotten(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    kept, plans = Live(), [await plan(str(number), 10) for number in range(9)]
+    monkeypatch.setattr(live, "PASSING_BYTES", 3 * (live.PLAN_BYTES + len(plans[0].chat.text)))
+    for each in plans:
+        kept.add(each)
+    assert [kept.pass_on(each, 0) for each in plans] == [True] * 3 + [False] * 6
+    assert [kept.find(each.decision.request_id) for each in plans] == plans
+    kept.remove(plans[0])
+    assert kept.pass_on(plans[3], 0)
+    assert not kept.pass_on(plans[4], 0)
+    assert kept.pass_on(plans[4], plans[1].patience_ns)
+    assert [line.message for line in caplog.records] == [
+        "too many answers pass; others are looked at",
+        "all answers pass again",
+    ] * 2

@@ -37,8 +37,10 @@ WHOLE = json.dumps(
 ).encode()
 
 
-def asked(model: str, options: Options = OPTIONS, **more: Any) -> tuple[Exchange, pb.ProcessingResponse]:
-    to = exchange(options=options)
+def asked(
+    model: str, options: Options = OPTIONS, live: Live | None = None, **more: Any
+) -> tuple[Exchange, pb.ProcessingResponse]:
+    to = exchange(live, options=options)
     say(to, request_headers=headers(HEADERS))
     body = json.dumps({**json.loads(ASKED), "model": model, "stream": True} | more).encode()
     (reply,) = say(to, request_body=pb.HttpBody(body=body, end_of_stream=True))
@@ -71,25 +73,22 @@ def test_what_remains_to_be_done_keeps_the_exchange(model: str, stream: bool) ->
     assert "passing" not in reply.dynamic_metadata["gw"]
 
 
-def test_it_is_found_by_the_next_attempt_until_it_must_have_answered() -> None:
+def test_it_is_found_until_the_next_attempt_must_have_begun() -> None:
     to, _ = asked("gpt-ha")
     to.close()
     plan = to._live.find(ID)
     assert not plan.chat.body
     assert plan.chat.text
-    to._live.pass_on(plan, plan.patience_ns)
-    assert len(to._live) == 0
+    stand_in(to)
+    assert to._live.find(ID) is plan
 
 
-def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST_PASSING", 2)
-    kept = Live()
-    plans = [asked("gpt")[0]._live.find(ID) for _ in range(4)]
-    for number, plan in enumerate(plans):
-        plan.decision = msgspec.structs.replace(plan.decision, request_id=str(number))
-        kept.add(plan)
-        kept.pass_on(plan, number)
-    assert [request_id for request_id in "0123" if request_id in kept._plans] == ["2", "3"]
+def test_an_answer_for_which_there_is_no_room_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PASSING_BYTES", 0)
+    to, reply = asked("gpt")
+    assert to.state is State.WAITING
+    assert reply.dynamic_metadata["gw"]["crowded"]
+    assert "passing" not in reply.dynamic_metadata["gw"]
 
 
 def rescued(to: Exchange, answered: dict[str, str], body: bytes) -> tuple[Outcome, dict[str, str], bytes]:
@@ -135,16 +134,22 @@ def test_what_envoy_says_itself_is_told_in_our_words() -> None:
     assert (told[":status"], json.loads(body)["error"]["code"]) == ("504", "provider_timeout")
 
 
-def test_a_compressed_stream_is_read() -> None:
+def test_a_compressed_stream_is_read_and_the_next_one_as_it_comes() -> None:
     to, _ = asked("gpt")
     chunk = {"choices": [{"index": 0, "delta": {"content": "Late."}, "finish_reason": "stop"}]}
     events = b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n"
     answered = {":status": "200", "content-type": "text/event-stream", "content-encoding": "gzip"}
-    outcome, told, body = rescued(to, FROM_PROVIDER | answered, gzip.compress(events))
+    zipped = gzip.compress(events)
+    outcome, told, body = rescued(to, FROM_PROVIDER | answered, zipped)
     assert (told["content-type"], outcome.complete) == ("text/event-stream", True)
     assert b"Late." in body
     assert body.endswith(b"data: [DONE]\n\n")
     assert not outcome.native
+    to, _ = asked("gpt", live=to._live)
+    assert to.state is State.WAITING
+    say(to, response_headers=headers(answered))
+    (piece,) = say(to, response_body=pb.HttpBody(body=zipped[:-8]))  # but for its sum
+    assert b"Late." in piece.response_body.response.body_mutation.body
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from control.render.names import BUFFER_BYTES, any_of, grpc_service, seconds
 from control.render.routes import EXT_PROC
 from extproc import passing
 from extproc.adapters.usage import COUNTED, PATHS
-from extproc.errors import ProviderError
+from extproc.errors import AnswerUnread, ProviderError
 from extproc.replies import ATTEMPTS, TO_CLIENT
 from extproc.wire import (
     ANSWER_METADATA,
@@ -32,6 +32,7 @@ from extproc.wire import (
     P_TOLD,
     P_WORKER,
     USAGE_METADATA,
+    worker_cluster,
 )
 
 Document = dict[str, Any]
@@ -104,10 +105,13 @@ def _error(message: str) -> str:
     return ProviderError(message).body().decode()
 
 
+_UNREAD = AnswerUnread("The gateway failed to read the provider's answer.")
+
 # What envoy/native_stream.lua calls by the names that stand here.
 _NAMES = {
     "cut_event": f"data: {_error('The provider ended the stream before it was complete.')}\\n\\n",
-    "failed_body": _error("The gateway failed to read the provider's answer.").replace("'", "\\'"),
+    "unread_body": _UNREAD.body().decode().replace("'", "\\'"),
+    "unread": _UNREAD.code,
     "to_client": ", ".join(f'["{name}"] = true' for name in sorted(TO_CLIENT)),
     "answer_metadata": ANSWER_METADATA,
     "sse_key": M_SSE,
@@ -130,9 +134,10 @@ _NAMES = {
 }
 
 
-def native_answers() -> Document:
-    """What remains to be done with answers that no worker sees."""
-    source = Template(asset("native_stream.lua")).substitute(_NAMES)
+def native_answers(workers: int) -> Document:
+    """What remains to be done with answers that none of so many workers sees."""
+    clusters = ", ".join(f'"{worker_cluster(index)}"' for index in range(workers))
+    source = Template(asset("native_stream.lua")).substitute(_NAMES, workers=clusters)
     return {
         "name": "envoy.filters.http.lua",
         "typed_config": any_of(

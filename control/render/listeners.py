@@ -67,7 +67,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
     filters = [
         remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}], add=_client(settings, by_address)),
         *doors.filters(settings, by_address=by_address),
-        *([native_answers()] if native else []),
+        *([native_answers(settings.workers)] if native else []),
         ext_proc(cluster=WORKERS, request_body=True, idle_s=settings.timeouts.idle),
         buffer(),
         *([json_usage()] if native and settings.response_metadata == "headers" else []),

@@ -4,11 +4,13 @@ In: entries from the access log service, on the event loop. Out: rows handed to 
 the cache's recorder, sizes learnt by the estimate, counters of what makes no row. Waits for nothing.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from extproc.budget.estimate import OutputEstimates
 from extproc.cache.tape import Taker
+from extproc.errors import AnswerUnread
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.recent import Recent
 from extproc.settle.recordings import record, told
@@ -16,8 +18,11 @@ from extproc.settle.rows import AttemptRow, AuditRow
 from extproc.settle.settle import settle_attempt, settle_request, verdict_on_answer
 from extproc.settle.verdicts import Verdicts
 from extproc.telemetry.content import Content
-from extproc.wire import LOG_ATTEMPT, LOG_REQUEST
+from extproc.telemetry.trace_context import ids
+from extproc.wire import LOG_ATTEMPT, LOG_REQUEST, M_CROWDED, METADATA
 from protos.gen import accesslog_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -78,6 +83,7 @@ class Intake:
             self._recent.add(row.request_id)
             learn(row, self._sizes, self._outputs)
             self._sink.add(row)
+            self._count(entry, row)
             self.verdicts.request(row, verdict_on_answer(entry, row))
             content = told(entry, row)
             if content is not None:
@@ -89,6 +95,14 @@ class Intake:
             self._sink.count("refused_addresses" if by_address else "unauthenticated_requests")
         elif self._orphaned is not None:
             self._orphaned(entry)
+
+    def _count(self, entry: pb.HTTPAccessLogEntry, row: AuditRow) -> None:
+        """What of an answer that was to pass by Envoy alone an operator is to know."""
+        if row.error_code == AnswerUnread.code:
+            log.warning("no worker was there to read an answer", extra=ids(row.request_id, row.traceparent))
+            self._sink.count("unread_answers")
+        elif M_CROWDED in entry.common_properties.metadata.filter_metadata[METADATA].fields:
+            self._sink.count("crowded_answers")
 
 
 def learn(row: AuditRow, sizes: OutputFromBytes, outputs: OutputEstimates) -> None:

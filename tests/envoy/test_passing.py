@@ -143,7 +143,7 @@ def test_an_error_is_an_error_when_the_worker_is_killed_before_it(
         with pytest.raises(openai.APIStatusError) as caught:
             running.result()
     # Its successor knows the status alone; where there is none yet, not even that.
-    assert (caught.value.status_code, caught.value.code) in ((400, "invalid_request_error"), (502, "provider_error"))
+    assert (caught.value.status_code, caught.value.code) in ((400, "invalid_request_error"), (502, "answer_unread"))
     assert gateway.row(caught.value.response.headers["x-gateway-request-id"])["status"] == "failed"
     primary.reset()
     _whole_again(gateway)

@@ -17,9 +17,11 @@ import grpc
 import pytest
 
 from extproc import runtime
+from extproc.errors import AnswerUnread
 from extproc.paths import Paths
 from extproc.settings import parse
 from extproc.settle.als import METHOD
+from extproc.wire import M_CROWDED
 from tests.settle.builders import decision, entry, message, outcome
 
 SETTINGS = """
@@ -125,6 +127,19 @@ async def test_nobody_in_particular_makes_no_row_but_a_count(settler: Settler) -
         await until(lambda: bool(settler.rows()))
     assert settler.query("SELECT name, value FROM counter") == [("unauthenticated_requests", 3)]
     assert set(settler.rows()) == {"a"}
+
+
+async def test_answers_that_could_not_pass_or_be_read_are_counted(settler: Settler) -> None:
+    entries = [
+        entry(request_id="a", decision=decision(), outcome=outcome(error_code=AnswerUnread.code), status=502),
+        entry(request_id="b", decision=decision(), outcome=outcome(), metadata={M_CROWDED: True}),
+        went_well("c"),
+    ]
+    async with stream(settler) as requests:
+        await requests.write(message(*entries, log_name="request"))
+        await until(lambda: len(settler.rows()) == 3)
+    counts = settler.query("SELECT name, value FROM counter ORDER BY name")
+    assert counts == [("crowded_answers", 1), ("unread_answers", 1)]
 
 
 async def test_the_end_loses_nothing(settler: Settler) -> None:

@@ -1,0 +1,126 @@
+"""Answers that pass by Envoy alone, while what stands beside it is away: workers, the shared state, the disk."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.envoy.books import LEASE_S
+from tests.envoy.harness import Config, Gateway, ask, bearer, wait_until
+from tests.envoy.scripted import Scripted, whole
+
+ERROR = json.dumps({"error": {"message": "Say it otherwise", "type": "invalid_request_error"}}).encode()
+STREAMED = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "whole"])
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Any:
+    provider = Scripted()
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture(scope="module")
+def config(new_config: Callable[[], Config], scripted: Scripted) -> Config:
+    """Whole answers pass too. Who waits for a worker that hangs is not given up on meanwhile."""
+    config = new_config() | {"response_metadata": "headers", "cache": {"exact": False}}
+    config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
+    config["models"].append({"name": "odd", "provider": "scripted"})
+    config["timeouts"]["idle"] = "60s"
+    config["routing"]["first_byte_timeout"] = "60s"
+    config["budgets"] = {"hold_lease": f"{LEASE_S}s"}
+    return config
+
+
+def post(gateway: Gateway, model: str, streamed: bool, text: str = "hi") -> Any:
+    return gateway.http.post("/v1/chat/completions", json=ask(text, model, stream=streamed), headers=bearer())
+
+
+@pytest.fixture
+def unattended(gateway: Gateway) -> Iterator[Gateway]:
+    """Nobody starts what has ended."""
+    supervisor = psutil.Process(gateway.process.pid)
+    supervisor.suspend()
+    yield gateway
+    for worker in gateway.processes("gateway worker"):
+        worker.resume()
+    supervisor.resume()
+    wait_until(lambda: len(gateway.processes("gateway worker")) == 2, 20, "the workers to come back")
+
+    def well() -> bool:
+        return all(post(gateway, "gpt", True).status_code == 200 for _ in range(6))
+
+    wait_until(well, 20, "them to serve")
+
+
+class Held:
+    """A provider's answer that comes when it is let go."""
+
+    def __init__(self, scripted: Scripted) -> None:
+        self.go, self._scripted = threading.Event(), scripted
+
+        def answer(_: Any) -> Iterator[bytes]:
+            self.go.wait(60)
+            yield whole(ERROR, status=400)
+
+        scripted.does(answer)
+
+    def asked(self, times: int) -> bool:
+        return len(self._scripted.calls) == times
+
+
+@STREAMED
+@pytest.mark.parametrize("ends", [psutil.Process.kill, psutil.Process.suspend], ids=["dead", "hanging"])
+def test_where_the_worker_is_gone_another_tells_by_the_status(
+    unattended: Gateway, scripted: Scripted, ends: Callable[[psutil.Process], None], streamed: bool
+) -> None:
+    held = Held(scripted)
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(post, unattended, "odd", streamed) for _ in range(8)]
+        wait_until(lambda: held.asked(8), 10, "the provider to be asked")
+        for worker in unattended.processes("gateway worker 0"):
+            ends(worker)
+        held.go.set()
+        answers = [each.result() for each in running]
+    assert {answer.status_code for answer in answers} == {400}
+    assert {answer.headers["x-gateway-attempts"] for answer in answers} == {"1"}
+    for answer in answers:
+        row = unattended.row(answer.headers["x-gateway-request-id"])
+        assert (row["status"], row["http_status"], row["error_code"]) == ("failed", 400, "invalid_request_error")
+        assert (row["input_tokens"], row["output_tokens"]) == (0, 0)
+
+
+@STREAMED
+def test_where_all_are_gone_the_operator_is_told(unattended: Gateway, scripted: Scripted, streamed: bool) -> None:
+    held, before = Held(scripted), unread(unattended)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(post, unattended, "odd", streamed)
+        wait_until(lambda: held.asked(1), 10, "the provider to be asked")
+        for worker in unattended.processes("gateway worker"):
+            worker.kill()
+        held.go.set()
+        answer = running.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "answer_unread")
+    request_id = answer.headers["x-gateway-request-id"]
+    row = unattended.row(request_id)
+    assert (row["status"], row["error_code"], row["attempts"]) == ("failed", "answer_unread", 1)
+    wait_until(lambda: unread(unattended) == before + 1, 10, "the count")
+    psutil.Process(unattended.process.pid).resume()  # it is what writes the log
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in unattended.log().splitlines() if request_id in line]
+
+    wait_until(lines, 10, "a line")
+    assert [(line["level"], line["event"]) for line in lines()] == [
+        ("warning", "no worker was there to read an answer"),
+    ]
+
+
+def unread(gateway: Gateway) -> int:
+    lines = gateway.http.get("/metrics").text.splitlines()
+    (count,) = [line.rpartition(" ")[2] for line in lines if line.startswith("gateway_unread_answers_total ")]
+    return int(count)
