@@ -2,7 +2,8 @@
 
 In: the ledger's expired holds, charged as held. Out: an audit row for each (`failed`, `unreconciled`), then the
 ledger's leave to forget it. A row that comes later all the same takes its place, and is charged what was really used.
-Run by the settler.
+A settler that was away first reads what Envoy wrote meanwhile: those requests ended, and have rows of their own. Run by
+the settler.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 from extproc.budget.ledger import LedgerUnavailable, Settlements, Unreconciled
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.outbox import Outbox
+from extproc.settle.recent import Recent
 from extproc.settle.rows import UNRECONCILED, AuditRow
 
 log = logging.getLogger(__name__)
@@ -21,15 +23,26 @@ _EVERY_S = 1.0
 
 
 class Expiry:
-    """`teams`: the ids of all teams now."""
+    """`teams`: the ids of all teams now. `caught_up`: when what ended before the start has been taken. `recent`: what
+    was taken, which the charger puts right."""
 
-    def __init__(self, outbox: Outbox, ledger: Settlements, teams: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        ledger: Settlements,
+        teams: Callable[[], Iterable[str]],
+        caught_up: asyncio.Event,
+        recent: Recent,
+    ) -> None:
+        self._caught_up = caught_up
+        self._recent = recent
         self._outbox = outbox
         self._ledger = ledger
         self._teams = teams
 
     async def run(self) -> None:
         """Look every second, until cancelled."""
+        await self._caught_up.wait()
         while True:
             try:
                 for team_id in self._teams():
@@ -44,11 +57,12 @@ class Expiry:
         expired = await self._ledger.expire(team_id, now_ms)
         if not expired:
             return 0
-        rows = [unreconciled_row(team_id, hold, now_s) for hold in expired]
-        await asyncio.to_thread(self._outbox.unreconciled, rows)
+        rows = [unreconciled_row(team_id, hold, now_s) for hold in expired if hold.hold_id not in self._recent]
+        if rows:
+            await asyncio.to_thread(self._outbox.unreconciled, rows)
+            log.warning("unreconciled holds charged as held", extra={"team": team_id, "holds": len(rows)})
         await self._ledger.expire(team_id, now_ms, [hold.hold_id for hold in expired])
-        log.warning("unreconciled holds charged as held", extra={"team": team_id, "holds": len(expired)})
-        return len(expired)
+        return len(rows)
 
 
 def unreconciled_row(team_id: str, hold: Unreconciled, now_s: float) -> AuditRow:

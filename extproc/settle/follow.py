@@ -2,8 +2,9 @@
 
 In: the log file that Envoy appends to, and which requests are known. Out: entries of the others, to the intake; a small
 file. The service is quick but nobody acknowledges it: entries sent while the settler was down are gone. The file is
-Envoy's own, so it lacks only what Envoy had not flushed when it was killed. At the start, known is what the journal
-has; later, what the intake has taken. A line waits a moment, for the service brings it normally. Run by the settler.
+Envoy's own, so it lacks only what Envoy had not flushed when it was killed. What it has at the start is settled at
+once, piece by piece as the journal is written, unless the journal has it. A later line waits a moment, for the service
+brings it normally. Run by the settler.
 """
 
 import asyncio
@@ -31,20 +32,26 @@ KnownOf = Callable[[Iterable[str]], set[str]]
 ROTATE_BYTES = 32 * 1024 * 1024
 WAIT_S = 2.0  # for the service to bring an entry: it flushes ten times a second
 _EVERY_S = 0.5
-_READ_BYTES = 4 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+_MOST_UNWRITTEN = 10_000  # rows: a settler that was away for long must not fill the memory, nor drop any
 _ADMIN_S = 2.0
 
 
 class Follower:
-    """`known_of`: which of some ids the journal has; runs in a thread. `admin`: Envoy's socket, to reopen its logs."""
+    """`known_of`: which of some ids the journal has; runs in a thread. `unwritten`: how many rows wait for the journal.
+    `admin`: Envoy's socket, to reopen its logs. `caught_up`: what was in the file at the start has been taken."""
 
-    def __init__(self, path: Path, admin: Path, recent: Recent, known_of: KnownOf, take: Take) -> None:
+    def __init__(
+        self, path: Path, admin: Path, recent: Recent, known_of: KnownOf, take: Take, *, unwritten: Callable[[], int]
+    ) -> None:
+        self.caught_up = asyncio.Event()
         self._path = path
         self._old = path.with_suffix(".old")
         self._admin = admin
         self._recent = recent
         self._known_of = known_of
         self._take = take
+        self._unwritten = unwritten
         self._file: BinaryIO | None = None
         self._rest = b""
         self._waiting: list[tuple[float, str, bytes]] = []  # (since, id, line)
@@ -53,7 +60,6 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        await asyncio.to_thread(self._open_oldest)
         while True:
             try:
                 more = await self.step(time.monotonic())
@@ -66,32 +72,35 @@ class Follower:
 
     async def step(self, now_s: float) -> bool:
         """Read on, settle what has waited long enough. Returns whether there is more to read at once."""
+        if self._unwritten() > _MOST_UNWRITTEN:
+            return False
         lines = await asyncio.to_thread(self._read) if self._grown() else []
         for line in lines:
             found = request_id(line)
-            if found is not None and found not in self._recent:
+            if found is not None:
                 self._waiting.append((now_s, found, line))
         await self._settle(now_s)
         if not lines:
+            self.caught_up.set()
             await self._move_on()
         return bool(lines)
 
     async def _settle(self, now_s: float) -> None:
-        due = [item for item in self._waiting if item[0] <= now_s - WAIT_S]
+        self._waiting = [item for item in self._waiting if item[1] not in self._recent]
+        until_s = now_s - WAIT_S if self.caught_up.is_set() else now_s
+        due = [(found, line) for since_s, found, line in self._waiting if since_s <= until_s]
         if not due:
             return
-        missing = [(found, line) for _, found, line in due if found not in self._recent]
-        known = await asyncio.to_thread(self._known_of, [found for found, _ in missing]) if missing else set[str]()
+        known = await asyncio.to_thread(self._known_of, [found for found, _ in due])
         self._waiting = self._waiting[len(due) :]
-        for found, line in missing:
-            if found in known:
-                continue
+        missing = [(found, line) for found, line in due if found not in known and found not in self._recent]
+        for _, line in missing:
             try:
                 self._take(LOG_REQUEST, entry(line))
             except ValueError as error:  # msgspec's errors are ValueErrors
                 log.error("unreadable line in the request log", extra={"reason": str(error)} | whose(line))
-        if len(missing) > len(known):
-            log.info("settled from the request log", extra={"requests": len(missing) - len(known)})
+        if missing:
+            log.info("settled from the request log", extra={"requests": len(missing)})
 
     # --- the file ------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,9 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import uvloop
@@ -22,7 +20,7 @@ from extproc.audit.shipper import Shipper, retention_of
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import publish
 from extproc.budget.ledger import LedgerUnavailable
-from extproc.budget.redis import RedisLedger, State
+from extproc.budget.redis import RedisLedger
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
 from extproc.paths import Paths
@@ -81,7 +79,8 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     keeper = Keeper(settings, paths, client, uuid4().hex, partial(tell_of_refusal, Outbox(paths.journal)))
     keeper.start(_earlier_attempts(paths.journal))
     current.on_swap.append(lambda snapshot: keeper.use(snapshot.settings))
-    orphans = Orphans(RedisLedger(client), lambda: current.snapshot.teams)
+    ledger = RedisLedger(client)
+    orphans = Orphans(ledger, lambda: current.snapshot.teams)
     intake = Intake(
         *(writer, sizes, outputs, recent), attempted=keeper.take, recorder=cache.recorder, orphaned=orphans.add
     )
@@ -95,21 +94,27 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     current.on_swap.append(lambda snapshot: writer.keep(retention_of(snapshot.settings)))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
-    charger, others = _charging(current, paths, client, outputs, written)
+    # Power lost before a mark is on disk: the row is charged again, which the ledger knows and does not count.
+    charger = Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team, written)
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
     shipper.start()
-    follower = Follower(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take)
+    known = Outbox(paths.journal).known
+    follower = Follower(
+        paths.request_log, paths.admin_socket, recent, known, intake.take, unwritten=lambda: writer.waiting
+    )
     works = (
         charger.run(),
         follower.run(),
+        Expiry(Outbox(paths.journal), ledger, lambda: current.snapshot.teams, follower.caught_up, recent).run(),
+        Alerts(Outbox(paths.journal), partial(_receiver, current)).run(),
+        publish(client, outputs),
         orphans.run(intake.take),
         refresher.run(),
         intake.verdicts.run(),
         keeper.run(),
         *cache.beside(),
-        *others,
     )
     tasks = [asyncio.create_task(work) for work in works]
     log.info("serving")
@@ -127,20 +132,6 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     await client.aclose()
     log.info("stopped")
     return lost
-
-
-def _charging(
-    current: Current, paths: Paths, client: State, outputs: OutputEstimates, written: asyncio.Event
-) -> tuple[Charger, list[Coroutine[Any, Any, None]]]:
-    """The charger, and what runs beside it; each with a connection to the journal of its own."""
-    ledger = RedisLedger(client)
-    others = [
-        Expiry(Outbox(paths.journal), ledger, lambda: current.snapshot.teams).run(),
-        Alerts(Outbox(paths.journal), partial(_receiver, current)).run(),
-        publish(client, outputs),
-    ]
-    # Power lost before a mark is on disk: the row is charged again, which the ledger knows and does not count.
-    return Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team, written), others
 
 
 def _receiver(current: Current, team_id: str) -> Receiver | None:

@@ -66,6 +66,11 @@ class Writer:
         """Delete what `retention` does not keep from now on."""
         self._retention = retention
 
+    @property
+    def waiting(self) -> int:
+        """Rows that are not written yet."""
+        return len(self._rows) + self._in_hand
+
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()
@@ -73,7 +78,7 @@ class Writer:
     def add(self, row: Row) -> None:
         """Have `row` written. Dropped, and counted, if too many wait."""
         with self._changed:
-            if len(self._rows) + self._in_hand >= self._most_waiting:
+            if self.waiting >= self._most_waiting:
                 self._dropped += 1
                 self._counts["dropped_rows"] += 1
                 return
@@ -94,7 +99,7 @@ class Writer:
             self._closed.set()
             self._changed.notify()
         self._thread.join()
-        return len(self._rows) + self._in_hand
+        return self.waiting
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:

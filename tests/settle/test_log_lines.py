@@ -78,7 +78,7 @@ async def test_a_line_of_envoys_log_that_cannot_be_read(caplog: pytest.LogCaptur
     line = {"id": "r7", "start": "no time", "decision": made}
     (tmp_path / "requests.log").write_text(json.dumps(line) + "\n")
     paths = (tmp_path / "requests.log", tmp_path / "admin.sock")
-    follower = Follower(*paths, Recent(), lambda _: set(), lambda *_: None)
+    follower = Follower(*paths, Recent(), lambda _: set(), lambda *_: None, unwritten=lambda: 0)
     await follower.step(0.0)
     await follower.step(WAIT_S)
     (told,) = lines(caplog)

@@ -32,11 +32,12 @@ teams: [{id: team-search, keys: [sk-search]}]
 
 
 class Settler:
-    """One settler at a time, on one data directory."""
+    """One settler at a time, on one data directory. `state`: whose ledger; none is there by default."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, state: str = "embedded") -> None:
         self.paths = Paths.of(data_dir)
-        runtime.write(parse(SETTINGS, {}), self.paths.runtime)
+        data_dir.mkdir(exist_ok=True)
+        runtime.write(parse(f"{SETTINGS}state: {{url: '{state}'}}", {}), self.paths.runtime)
         self.process: subprocess.Popen[str] | None = None
         self.log = ""
 
