@@ -24,6 +24,7 @@ LINE: Final[dict[str, str]] = {
     "details": "%RESPONSE_CODE_DETAILS%",
     "flags": "%RESPONSE_FLAGS_LONG%",
     "bytes": "%BYTES_SENT%",
+    "received": "%UPSTREAM_WIRE_BYTES_RECEIVED%",
     "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
     "first_byte_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%",
     "duration_ms": "%DURATION%",
@@ -48,6 +49,7 @@ class _Line(msgspec.Struct):
     details: str | None = None
     flags: str | None = None
     bytes: int | None = None
+    received: int | None = None
     duration_us: int | None = None
     first_byte_us: int | None = None
     duration_ms: int | None = None
@@ -79,6 +81,7 @@ def entry(line: bytes) -> pb.HTTPAccessLogEntry:
         _duration(common.time_to_first_downstream_tx_byte, read.first_byte_us)
     common.upstream_request_attempt_count = read.attempts or 0
     common.upstream_cluster = read.cluster or ""
+    common.upstream_wire_bytes_received = read.received or 0
     common.stream_id = result.request.request_id = read.id
     for flag in (read.flags or "").split(","):
         name = _CAPITAL.sub("_", flag).lower()

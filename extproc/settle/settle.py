@@ -71,6 +71,7 @@ _CODE_OF_STATUS: Final = {
 _VERDICTS: Final[dict[str | None, Verdict]] = {"provider_error": "error", "rate_limit_exceeded": "rate_limited"}
 _OUR_CREDENTIAL_REFUSED: Final = (401, 403)
 _PROVIDER_PREFIX: Final = provider_cluster("")
+_WORKER_GONE: Final = "ext_proc_error"  # how Envoy's details begin then
 _MOST_TOKENS: Final = 10**12  # a provider's number beyond it is no count, and would not fit the journal
 
 _T = TypeVar("_T")
@@ -137,7 +138,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
     status = status_of(facts)
     usage = said.usage
     # Providers bill no answer that is an error.
-    answered = facts.http_status == 200 or (facts.http_status == 0 and facts.client_left)
+    answered = facts.http_status == 200 or (facts.http_status == 0 and facts.client_left) or _abandoned(entry, said)
     estimated = usage is None and target is not None and answered
     if usage is None:
         usage = _from_bytes(entry, decision, target, estimate) if target is not None and answered else Usage()
@@ -324,12 +325,22 @@ def _count(number: float) -> int:
     return int(min(max(number, 0), _MOST_TOKENS)) if math.isfinite(number) else 0
 
 
+def _abandoned(entry: pb.HTTPAccessLogEntry, said: _Said) -> bool:
+    """Whether a provider answered, but the worker died before it could tell what: the client was told of an error."""
+    failed = entry.response.response_code_details.startswith(_WORKER_GONE)
+    return failed and said.outcome is None and entry.common_properties.upstream_request_attempt_count > 0
+
+
 def _from_bytes(entry: pb.HTTPAccessLogEntry, decision: Decision, target: Target, estimate: EstimateOutput) -> Usage:
     """The estimate of an answer that was cut. One that had not begun is billed for its input at least."""
     response = entry.response
     output, reasoning = 0, 0
-    if response.response_code.value:
+    if response.response_code.value == 200:
         output, reasoning = estimate(target, decision.stream, response.response_body_bytes)
+    elif (
+        response.response_code.value
+    ):  # what was sent is Envoy's own; headers are about what the worker would have added
+        output, reasoning = estimate(target, decision.stream, entry.common_properties.upstream_wire_bytes_received)
     counted = decision.input_tokens if decision.counted_tokens is None else decision.counted_tokens
     return Usage(input_tokens=counted, output_tokens=output, reasoning_tokens=reasoning)
 

@@ -73,6 +73,7 @@ def entry(
     status: int = 200,
     flags: tuple[str, ...] = (),
     body_bytes: int = 5_000,
+    received_bytes: int = 0,
     attempts: int = 1,
     cluster: str = "chain-openai-0",
     details: str = "via_upstream",
@@ -103,6 +104,7 @@ def entry(
                     filter_metadata={name: Struct.from_dict(fields) for name, fields in spaces.items() if fields}
                 ),
                 upstream_request_attempt_count=attempts,
+                upstream_wire_bytes_received=received_bytes,
                 route_name=route,
                 stream_id=request_id,
                 **{name: timedelta(milliseconds=value) for name, value in times.items() if value is not None},

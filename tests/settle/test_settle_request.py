@@ -202,6 +202,10 @@ WAYS: dict[str, tuple[dict[str, Any], tuple[str, str | None, tuple[int, int], bo
         {"decision": None, "status": 503, "attempts": 0, "details": "ext_proc_error_grpc_error_14"},
         ("failed", "no_provider_available", (0, 0), False),
     ),
+    "worker killed with the answer in hand": (
+        {"status": 503, "received_bytes": 4_000, "details": "ext_proc_error_gRPC_error_13{upstream_reset}"},
+        ("failed", "no_provider_available", (120, 40), True),
+    ),
     "worker killed before the answer": ({"status": 500}, ("failed", "internal_error", (0, 0), False)),
     "worker killed while it streamed": ({}, ("failed", "provider_error", (120, 50), True)),
     "no answer in time": (
