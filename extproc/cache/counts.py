@@ -1,11 +1,13 @@
 """What happened in the cache, by team: for the statistics and the metrics. Pure.
 
-In: `add`, from the walk and the recorder. Out: what has gathered since the last `take`, as fields of a hash in the
-shared state, which `redis` adds them to about once a second. A process that is killed loses a second of them.
+In: `add`, from the walk and the recorder. Out: what has gathered, in batches of fields of a hash in the shared state,
+which `redis` adds them to about twice a second: each again until it is known to be there, under the name by which the
+state knows it. A process that is killed loses its last one.
 """
 
 from collections import Counter
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+from uuid import uuid4
 
 Event = Literal[
     "hits",
@@ -26,11 +28,19 @@ Event = Literal[
 SEPARATOR: Final = "|"
 
 
+class Batch(NamedTuple):
+    """What is added at once, and once."""
+
+    name: str
+    numbers: dict[str, int]
+
+
 class Counts:
     """Gathered in one process."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._batch: Batch | None = None
 
     def add(self, team_id: str, event: Event, number: int = 1, detail: str = "") -> None:
         """`number` more of `event`."""
@@ -41,9 +51,15 @@ class Counts:
         taken, self._counts = dict(self._counts), Counter()
         return taken
 
-    def give_back(self, taken: dict[str, int]) -> None:
-        """What could not be handed on."""
-        self._counts.update(taken)
+    def batch(self) -> Batch | None:
+        """What is to be handed on: the same until it is `done`. None: nothing."""
+        if self._batch is None and self._counts:
+            self._batch = Batch(uuid4().hex, self.take())
+        return self._batch
+
+    def done(self) -> None:
+        """The batch has been handed on."""
+        self._batch = None
 
 
 def read(field: str) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ store is left alone for a second (`answers`).
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from extproc.budget.ledger import Rider
 from extproc.budget.redis import RESERVE, Argument, Script, State
 from extproc.cache.calibrate import SCALE, Tally
-from extproc.cache.counts import Counts
+from extproc.cache.counts import Batch, Counts
 from extproc.cache.entry import Entry, Stored, dump, load
 from extproc.cache.key import Key
 from extproc.cache.ports import Flight, StoreUnavailable, Stowed
@@ -29,6 +30,7 @@ WRITE_S = 2.0  # behind the reply: nobody waits
 NEWS_KEPT = 50_000  # entries a restarted worker can learn of
 PURGE_KEPT_MS = 3_600_000  # longer than any request lasts
 CHECKS_KEPT_S = 30 * 86_400
+_COUNTED_KEPT_MS = 600_000  # names of batches that were added: longer than one is repeated, but for an outage
 _FLUSH_S = 0.5
 _SCAN = 500
 
@@ -43,9 +45,9 @@ if type(found) == 'string' or (found == 0 and flight ~= '') then return {found, 
 return {found, (function(KEYS, ARGV) %s end)({KEYS[2]}, {unpack(ARGV, size + 2)})}
 """
 
-_LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE, _VECTORS, _ADD_VECTORS = (
+_LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE, _VECTORS, _ADD_VECTORS, _COUNT = (
     Script.of("extproc.cache", name)
-    for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors")
+    for name in ("look_up", "store", "land", "forget", "purge", "size", "vectors", "add_vectors", "count")
 )
 _LOOK_UP_AND_HOLD = Script(_BOTH % (_LOOK_UP.text, RESERVE.text))
 
@@ -168,22 +170,38 @@ class RedisStore:
 
     # --- counts ------------------------------------------------------------------------------------------------------
 
-    async def add_counts(self, replica: str, counts: dict[str, int]) -> None:
-        """Add to what `replica` counted so far."""
-        if not counts:
-            return
-        await self._command("SADD", f"{self._prefix}:replicas", replica)
-        for field, number in counts.items():
-            await self._command("HINCRBY", f"{self._prefix}:counts:{replica}", field, number)
+    async def add_counts(self, replica: str, batch: Batch) -> None:
+        """Add a batch to what `replica` counted so far, unless it was added before."""
+        counts = self._counts(replica)
+        words: list[Argument] = [_COUNTED_KEPT_MS]
+        for field, number in batch.numbers.items():
+            words += (field, number)
+        await asyncio.gather(
+            self._command("SADD", f"{self._prefix}:replicas", replica),
+            self._evaluate(_COUNT, (counts, f"{{{counts}}}:{batch.name}"), tuple(words)),
+        )
 
     async def counts(self, replica: str) -> dict[str, int]:
         """What `replica` counted since it began."""
-        rows = await self._command("HGETALL", f"{self._prefix}:counts:{replica}")
+        rows = await self._command("HGETALL", self._counts(replica))
         return {field.decode(): int(number) for field, number in _mapping(rows).items()}
 
     async def replicas(self) -> set[str]:
         """Every replica that ever counted."""
         return {name.decode() for name in await self._command("SMEMBERS", f"{self._prefix}:replicas")}
+
+    async def hand_on(self, replica: str, counts: Counts) -> None:
+        """Add all that `counts` has. What the store does not take now stays there."""
+        with suppress(StoreUnavailable):
+            while (batch := counts.batch()) is not None:
+                await self.add_counts(replica, batch)
+                counts.done()
+
+    async def flush(self, replica: str, counts: Counts) -> None:
+        """Hand on what `counts` gathers, until cancelled."""
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            await self.hand_on(replica, counts)
 
     # --- checks of similar hits ----------------------------------------------------------------------------------
 
@@ -203,20 +221,13 @@ class RedisStore:
             (tally.wrong if kind == "wrong" else tally.checked)[int(at)] = int(number)
         return tally
 
-    async def flush(self, replica: str, counts: Counts) -> None:
-        """Hand on what `counts` gathers, until cancelled. Kept while the store is away."""
-        while True:
-            await asyncio.sleep(_FLUSH_S)
-            taken = counts.take()
-            try:
-                await self.add_counts(replica, taken)
-            except StoreUnavailable:
-                counts.give_back(taken)
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _base(self, partition: str) -> str:
         return f"{self._prefix}:{{{partition}}}"
+
+    def _counts(self, replica: str) -> str:
+        return f"{self._prefix}:counts:{replica}"
 
     def _checks(self, partition: str) -> str:
         return f"{self._prefix}:checks:{SCALE}:{partition}"
@@ -234,7 +245,17 @@ class RedisStore:
         limit_s: float = WRITE_S,
     ) -> Any:
         """`also`: keys besides the partition's."""
-        keys = (self._base(partition), *also)
+        return await self._evaluate(script, (self._base(partition), *also), arguments, client=client, limit_s=limit_s)
+
+    async def _evaluate(
+        self,
+        script: Script,
+        keys: tuple[str, ...],
+        arguments: tuple[Argument, ...],
+        *,
+        client: State | None = None,
+        limit_s: float = WRITE_S,
+    ) -> Any:
         words = (len(keys), *keys, *arguments)
         try:
             return await self._command("EVALSHA", script.sha, *words, client=client, limit_s=limit_s)

@@ -7,7 +7,6 @@ own, so that a slow answer of the cache's keeps nobody from the ledger. Made by 
 import hashlib
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from extproc.cache.answers import Answers
@@ -16,7 +15,6 @@ from extproc.cache.checks import Follower
 from extproc.cache.confirm import Confirmer
 from extproc.cache.counts import Counts
 from extproc.cache.index import Index
-from extproc.cache.ports import StoreUnavailable
 from extproc.cache.recorder import Recorder
 from extproc.cache.redis import LOOK_UP_S, WRITE_S, RedisStore
 from extproc.cache.sampler import Sampler
@@ -69,7 +67,6 @@ class CacheParts:
     async def close(self) -> None:
         """Keep what waits to be kept, and leave."""
         await self.recorder.drain()
-        with suppress(StoreUnavailable):
-            await self.store.add_counts(self._replica, self.counts.take())
+        await self.store.hand_on(self._replica, self.counts)
         await self._client.aclose()
         await self._quick.aclose()

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extproc.budget.redis import connect
+from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry
 from extproc.cache.key import SHARED, Key, key_of, partition_of
 from extproc.cache.ports import Flight, StoreUnavailable, Stowed
@@ -185,6 +186,26 @@ async def test_a_store_that_is_slow(own_valkey: Valkey) -> None:
         await find(store, known)
     assert time.monotonic() - began < 4
     own_valkey.signal(signal.SIGCONT)
+    await client.aclose()
+
+
+async def test_what_was_counted_is_added_once_whoever_knows_of_it(own_valkey: Valkey) -> None:
+    """The server has the batch, but the process ended its wait for the answer: it is handed on again at the end."""
+    client = open_state(own_valkey.url, timeout_s=10)
+    store, counts = RedisStore(client), Counts()
+    counts.add("a", "hits", 2)
+    await store.hand_on("replica", counts)
+    own_valkey.signal(signal.SIGSTOP)
+    counts.add("a", "hits", 3)
+    counts.add("a", "misses")
+    handing = asyncio.create_task(store.hand_on("replica", counts))
+    await asyncio.sleep(0.05)  # sent, and not answered
+    handing.cancel()
+    await asyncio.gather(handing, return_exceptions=True)
+    own_valkey.signal(signal.SIGCONT)
+    counts.add("a", "hits", 10)
+    await store.hand_on("replica", counts)
+    assert await store.counts("replica") == {"a|hits|": 15, "a|misses|": 1}
     await client.aclose()
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import redis
 
+from extproc.cache.counts import Batch
 from extproc.cache.entry import Entry
 from extproc.cache.key import Key
 from extproc.cache.ports import Flight
@@ -31,7 +32,7 @@ async def test_every_call_works_and_a_partition_stays_in_its_slot(cluster: list[
         assert (await store.tally(one.partition)).wrong[3] == 1
         assert [about.digest async for about in store.about(one.partition)] == [one.digest]
         assert (await store.size(one.partition, NOW_MS))[0] == 1
-    await store.add_counts("replica", {"hits a": 2})
+    await store.add_counts("replica", Batch("first", {"hits a": 2}))
     assert (await store.counts("replica"), await store.replicas()) == ({"hits a": 2}, {"replica"})
     assert await store.partitions() == {one.partition for one in known}
     assert {stored.key.digest for _, stored in await store.stored_after()} == {one.digest for one in known}

@@ -14,6 +14,7 @@ from control.app import Api, application
 from control.store import Store
 from extproc.budget.redis import connect
 from extproc.cache.calibrate import START
+from extproc.cache.counts import Batch
 from extproc.cache.key import SHARED, Key, key_of
 from extproc.cache.ports import Flight
 from extproc.cache.redis import RedisStore
@@ -198,9 +199,9 @@ async def test_statistics_are_of_all_replicas_and_metrics_of_this_one(control: C
     await control.keep(key("one", team=control.a))
     mine = {f"{control.a}|hits|": 3, f"{control.a}|misses|": 5, f"{control.a}|saved_nano_usd|": 2_000_000_000}
     mine |= {f"{control.a}|bypasses|asked": 2, f"{control.a}|refused|oversized": 1}
-    await control.cache.add_counts(f"replica-of-{control.a}", mine)
+    await control.cache.add_counts(f"replica-of-{control.a}", Batch(f"mine-{control.a}", mine))
     theirs = {f"{control.a}|semantic_hits|": 1, f"{control.a}|checked|": 50, f"{control.a}|wrong|": 1}
-    await control.cache.add_counts(f"another-of-{control.a}", theirs)
+    await control.cache.add_counts(f"another-of-{control.a}", Batch(f"theirs-{control.a}", theirs))
     for _ in range(3):
         await control.cache.add_check(f"team:{control.a}", 15, wrong=False)
     await control.cache.add_check(f"team:{control.a}", 2, wrong=True)
