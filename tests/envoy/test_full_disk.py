@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.envoy.books import Books
 from tests.envoy.harness import GATEWAY, Config, Gateway, ask, bearer, running, wait_until
 from tests.telemetry.collector import Collector, Span
 
@@ -58,11 +59,13 @@ def test_a_full_disk_costs_no_request_and_is_told_once(
         sent: list[str] = []
 
         def send() -> bool:
-            answer = gateway.http.post("/v1/chat/completions", json=ask("hi"), headers=bearer())
+            asked = ask("hi", stream=bool(len(sent) % 2))  # of which the answer passes by Envoy alone
+            answer = gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
             assert answer.status_code == 200, answer.text
             sent.append(answer.headers["x-gateway-request-id"])
             return True
 
+        books = Books(gateway, "team-a")
         send()
         filler = fill(small)
         config["teams"].append({"id": "team-new", "keys": ["sk-new"]})
@@ -82,6 +85,7 @@ def test_a_full_disk_costs_no_request_and_is_told_once(
             lambda: gateway.http.get("/v1/models", headers=bearer("sk-new")).status_code == 200, 20, "the change"
         )
         wait_until(lambda: {row["request_id"] for row in gateway.rows()} == set(sent), 30, "every row")
+        books.close(len(sent), 0)
         lines = told(gateway)
         workers = len(gateway.processes("gateway worker"))
         for begins, ends in LINES.items():

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.envoy.books import LEASE_S
-from tests.envoy.harness import Config, Gateway, ask, bearer, wait_until
+from tests.envoy.books import LEASE_S, Books, served
+from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, marker, wait_until
 from tests.envoy.scripted import Scripted, whole
 
 ERROR = json.dumps({"error": {"message": "Say it otherwise", "type": "invalid_request_error"}}).encode()
@@ -124,3 +124,31 @@ def unread(gateway: Gateway) -> int:
     lines = gateway.http.get("/metrics").text.splitlines()
     (count,) = [line.rpartition(" ")[2] for line in lines if line.startswith("gateway_unread_answers_total ")]
     return int(count)
+
+
+@STREAMED
+@pytest.mark.parametrize("ends", [psutil.Process.kill, psutil.Process.suspend], ids=["dead", "hanging"])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_without_the_shared_state_all_is_answered_and_charged_afterwards(
+    gateway: Gateway, primary: Simulator, when: str, ends: Callable[[psutil.Process], None], streamed: bool
+) -> None:
+    books, rows = Books(gateway, "team-a"), len(gateway.rows(team_id="team-a"))
+    (valkey,) = gateway.processes("valkey-server")
+    text = f"A story {marker(first_byte_ms=700, chunks=20, chunk_interval_ms=20)}"
+    with ThreadPoolExecutor(4) as pool:
+        if when == "before":
+            ends(valkey)
+        running = [pool.submit(post, gateway, "gpt", streamed, text) for _ in range(4)]
+        if when == "during":
+            wait_until(lambda: len(primary.recent()) == 4, 10, "the provider to be asked")
+            ends(valkey)
+        answers = [each.result() for each in running]
+    if valkey.is_running():
+        valkey.resume()
+    assert [answer.status_code for answer in answers] == [200] * 4
+    wait_until(lambda: "gateway_ledger_up 1" in gateway.http.get("/metrics").text.splitlines(), 20, "the state")
+    books.close(4, rows)
+    assert served(primary) == books.used
+    for answer in answers:
+        row = gateway.row(answer.headers["x-gateway-request-id"])
+        assert (row["status"], row["native"], row["estimated"]) == ("success", True, False)

@@ -2,7 +2,9 @@
 
 import gzip
 import json
-from collections.abc import Callable
+import threading
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -136,3 +138,32 @@ def test_a_stream_that_says_it_is_done_is(gateway: Gateway, scripted: Scripted, 
     raw, row = asked(gateway, True)
     assert raw.text == (SAID + end).decode()
     assert (row["status"], row["input_tokens"], row["output_tokens"]) == ("success", 3, 2)
+
+
+def test_compressed_streams_come_as_they_are_made_but_for_the_first(gateway: Gateway, scripted: Scripted) -> None:
+    """Each worker must have met one."""
+    shown, packer = threading.Event(), zlib.compressobj(wbits=31)
+    begin = packer.compress(SAID) + packer.flush(zlib.Z_SYNC_FLUSH)
+    end = packer.compress(b"".join(EVENTS[1:])) + packer.flush()
+    head, *pieces, over = stream(begin, end, content_encoding="gzip")
+
+    def answer(_: Any) -> Iterator[bytes]:
+        yield head + pieces[0]
+        shown.wait(1)  # a client that sees nothing before the end says so by then
+        yield pieces[1] + over
+
+    scripted.does(answer)
+    body, request_ids = ask("hi", "odd", stream=True), set()
+    while not shown.is_set():
+        with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=bearer()) as raw:
+            text = ""
+            for piece in raw.iter_text():
+                text += piece
+                if "[DONE]" not in text:
+                    shown.set()
+        assert text.endswith("data: [DONE]\n\n")
+        request_ids.add(raw.headers["x-gateway-request-id"])
+        assert len(request_ids) < 9
+    for request_id in request_ids:
+        row = gateway.row(request_id)
+        assert (row["status"], row["estimated"], row["output_tokens"]) == ("success", False, 2)
