@@ -74,17 +74,22 @@ function every(period, work) {
 async function enter() {
   $("login").hidden = true;
   await attempt(async () => {
-    state.me = await get("/v1/me");
-    $("bar").hidden = $("page").hidden = false;
-    $("who").textContent = state.me.role === "admin" ? "administrator" : state.me.team_id;
-    $("team-choice").hidden = state.me.role !== "admin";
+    const me = await get("/v1/me");
+    $("who").textContent = me.role === "admin" ? "administrator" : me.team_id;
+    $("team-choice").hidden = me.role !== "admin";
     $("group").value = "model";
-    if (state.me.role === "admin") {
+    if (me.role === "admin") {
       const { teams } = await get("/v1/teams");
       show($("team"), h("option", { value: "" }, "all"), teams.map((each) => h("option", {}, each.team_id)));
     }
+    state.me = me;
+    $("bar").hidden = $("page").hidden = false;
   });
   if (!signedIn()) return;
+  if (!state.me) {
+    timers.push(setTimeout(enter, REQUESTS_MS));
+    return;
+  }
   every(FIGURES_MS, figures);
   every(REQUESTS_MS, () => ($("live").checked && !state.older ? requests() : undefined));
 }
@@ -93,6 +98,8 @@ function leave(why = "") {
   signOut();
   timers.forEach(clearTimeout);
   timers = [];
+  state.me = null;
+  $("trouble").hidden = true;
   $("detail").close();
   for (const id of ["tiles", "usage-chart", "budgets-body", "providers-body", "routing-body", "cache-body", "requests-body"]) show($(id));
   $("bar").hidden = $("page").hidden = true;

@@ -79,7 +79,7 @@ export function providers(health, series) {
       ago(each.last_failure_at),
     ];
   });
-  const columns = [["Provider"], ["Status"], ["Circuit"], ["Errors 1 min", "number"], ["5 min", "number"], ["p50", "number"], ["p99", "number"], ["Latency over time", "wide"], ["Last failure", "wide"]];
+  const columns = [["Provider"], ["Status"], ["Circuit"], ["Errors 1 min", "number"], ["5 min", "number wide"], ["p50", "number wide"], ["p99", "number"], ["Latency over time", "wide"], ["Last failure", "wide"]];
   return [h("div", { class: "scroll" }, table("Time to the first byte of an answer; blue p50, orange p99", columns, rows))];
 }
 
@@ -98,7 +98,7 @@ export function routing(answer) {
   const told = auto.requests === 0 ? "No request asked for auto."
     : auto.saved_usd === null ? `auto cost ${usd(auto.cost_usd)}; what it saved is not known: the hard model has no price.`
     : `auto cost ${usd(auto.cost_usd)}; always ${auto.hard_model} would have cost ${usd(auto.always_hard_usd)}: ${usd(auto.saved_usd)} saved.`;
-  return [bar, table("How models were chosen", [["Decision"], ["Models"], ["Requests", "number"], ["Cost", "number"]], rows), h("p", {}, told)];
+  return [bar, table("How models were chosen", [["Decision"], ["Models", "wide"], ["Requests", "number"], ["Cost", "number"]], rows), h("p", {}, told)];
 }
 
 export function cache(answer) {
@@ -106,7 +106,7 @@ export function cache(answer) {
   const rows = answer.teams.map((team) => [
     team.team_id, count(team.hits), count(team.semantic_hits), count(team.saved_tokens), usd(team.saved_usd), pct(team.estimated_wrong_hit_rate), count(team.entries),
   ]);
-  const columns = [["Team"], ["Hits", "number"], ["Semantic", "number"], ["Tokens saved", "number"], ["Saved", "number"], ["Wrong, est.", "number"], ["Entries", "number"]];
+  const columns = [["Team"], ["Hits", "number"], ["Semantic", "number wide"], ["Tokens saved", "number"], ["Saved", "number"], ["Wrong, est.", "number wide"], ["Entries", "number wide"]];
   return rows.length ? [h("div", { class: "scroll" }, table("Since the cache was turned on", columns, rows))] : [empty("Nothing was served from the cache yet.")];
 }
 
@@ -124,8 +124,8 @@ export function requests(rows, onOpen) {
 }
 
 function model(row) {
-  const used = row.model_used || row.model_routed || "–";
-  return row.model_requested && row.model_requested !== used ? `${row.model_requested} → ${used}` : used;
+  const asked = row.model_requested, used = row.model_used || row.model_routed;
+  return asked && used && asked !== used ? `${asked} → ${used}` : used || asked || "–";
 }
 
 export function detail(row, onClose) {

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -42,9 +43,13 @@ def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
     assert wrong == []
 
 
-def sign_in(page: Page, key: str) -> None:
+def send_key(page: Page, key: str) -> None:
     page.get_by_label("Key").fill(key)
     page.keyboard.press("Enter")
+
+
+def sign_in(page: Page, key: str) -> None:
+    send_key(page, key)
     expect(page.locator("#page")).to_be_visible()
 
 
@@ -83,10 +88,27 @@ def test_a_team_sees_itself_alone(page: Page, gateway: Gateway) -> None:
 
 
 def test_a_wrong_key_says_so_and_is_forgotten(page: Page) -> None:
-    page.get_by_label("Key").fill("sk-wrong")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("alert").first).to_contain_text("not known")
+    send_key(page, "sk-wrong")
+    expect(page.locator("#refused")).to_contain_text("not known")
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_while_control_is_away_the_page_says_so_and_goes_on_when_it_is_back(page: Page, gateway: Gateway) -> None:
+    """While signing in, and later."""
+    supervisor = psutil.Process(gateway.process.pid)
+    for step in (lambda: send_key(page, ADMIN_KEY), lambda: None):
+        (control,) = gateway.processes("gateway control")
+        supervisor.suspend()
+        try:
+            control.kill()
+            step()
+            expect(page.locator("#trouble")).to_be_visible(timeout=20_000)
+            expect(page.locator("#trouble")).to_contain_text("control process")
+        finally:
+            supervisor.resume()
+        expect(page.locator("#trouble")).to_be_hidden(timeout=20_000)
+        expect(page.locator("#page")).to_be_visible()
+        expect(page.locator("#budgets-body")).not_to_be_empty()
 
 
 def test_the_key_is_in_no_address_and_gone_after_signing_out(page: Page) -> None:
