@@ -23,7 +23,7 @@ from extproc.telemetry.content import Said
 from extproc.transport.session import Reply
 from extproc.wire import H_TARGET, M_ANSWER, M_CONTENT, M_HIDE_USAGE, M_NATIVE, M_OUTCOME, M_RECORD
 
-_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ class Answering:
     def _on_part(self, event: Event) -> Reply:
         self._pieces.append(event.body)
         self._size += len(event.body)
-        if self._size > _MAX_ANSWER_BYTES:
+        if self._size > MAX_ANSWER_BYTES:
             raise ProviderError("The provider's answer is larger than this gateway accepts.")
         return self._on_whole() if event.end else None
 

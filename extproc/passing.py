@@ -7,10 +7,11 @@ request's id; the Outcome as JSON), lines of headers with `:status` among them, 
 """
 
 import logging
+import time
 
 from extproc import answer
 from extproc.adapters.emit import ClientStream
-from extproc.adapters.failures import Problem, classify
+from extproc.adapters.failures import Problem, classify, retry_after_s
 from extproc.answer import NOT_TIMED
 from extproc.answering import told
 from extproc.encoding import Plain
@@ -115,7 +116,7 @@ def _forgotten(headers: dict[str, str]) -> bytes:
     if status == "504":
         error = ProviderTimeout("The provider did not answer in time.")
     elif status >= "400":
-        error = classify("The provider", int(status), Problem())
+        error = classify("The provider", int(status), Problem(), retry_after_s(headers, time.time()))
     outcome = Outcome(
         attempts=int(attempts) if attempts.isdigit() else 1, error_code=error.payload()["error"]["code"], complete=True
     )

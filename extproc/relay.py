@@ -8,7 +8,7 @@ as they are; what they become is for `passing`. Called by the exchange of that a
 from extproc import answer, frames
 from extproc.adapters.emit import ClientStream
 from extproc.answer import NOT_TIMED
-from extproc.answering import whole
+from extproc.answering import MAX_ANSWER_BYTES, whole
 from extproc.encoding import Plain
 from extproc.errors import GatewayError, ProviderError
 from extproc.frames import Event, Kind
@@ -16,8 +16,6 @@ from extproc.plan import Attempt, Plan
 from extproc.replies import EVENTS, JSON, error_headers, immediate
 from extproc.states import State
 from extproc.transport.session import Reply
-
-_MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class Relay:
@@ -67,7 +65,7 @@ class Relay:
     def _on_part(self, event: Event) -> Reply:
         self._pieces.append(event.body)
         self._size += len(event.body)
-        if self._size > _MAX_ANSWER_BYTES:
+        if self._size > MAX_ANSWER_BYTES:
             raise ProviderError("The provider's answer is larger than this gateway accepts.")
         if not event.end:
             return None

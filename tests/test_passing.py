@@ -180,10 +180,12 @@ def test_what_is_no_stream_is_an_error(answered: dict[str, str]) -> None:
     ],
 )
 def test_of_a_request_nobody_knows_the_status_tells(status: str, wanted: str, code: str) -> None:
-    outcome, told, body = rescued(exchange(), {":status": status, "x-envoy-attempt-count": "2"}, b"sk-secret")
+    answered = {":status": status, "x-envoy-attempt-count": "2", "retry-after": "7"}
+    outcome, told, body = rescued(exchange(), answered, b"sk-secret")
     said = json.loads(body)["error"]
     assert (told[":status"], said["code"]) == (wanted, code)
     assert (outcome.attempts, outcome.error_code) == (2, said["code"])
+    assert told.get("retry-after") == ("7" if status == "429" else None)
     assert b"sk-secret" not in body
 
 
