@@ -1,6 +1,8 @@
 """Answers that pass by Envoy alone, while what stands beside it is away: workers, the shared state, the disk."""
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.envoy.books import LEASE_S, Books, served
+from extproc.paths import Paths
+from tests.envoy.books import Books, served
 from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, marker, wait_until
 from tests.envoy.scripted import Scripted, whole
 
@@ -32,7 +35,6 @@ def config(new_config: Callable[[], Config], scripted: Scripted) -> Config:
     config["models"].append({"name": "odd", "provider": "scripted"})
     config["timeouts"]["idle"] = "60s"
     config["routing"]["first_byte_timeout"] = "60s"
-    config["budgets"] = {"hold_lease": f"{LEASE_S}s"}
     return config
 
 
@@ -49,11 +51,14 @@ def unattended(gateway: Gateway) -> Iterator[Gateway]:
     for worker in gateway.processes("gateway worker"):
         worker.resume()
     supervisor.resume()
-    wait_until(lambda: len(gateway.processes("gateway worker")) == 2, 20, "the workers to come back")
+    back(gateway)
 
+
+def back(gateway: Gateway) -> None:
     def well() -> bool:
         return all(post(gateway, "gpt", True).status_code == 200 for _ in range(6))
 
+    wait_until(lambda: all(takes_requests(gateway, index) for index in (0, 1)), 20, "the workers to come back")
     wait_until(well, 20, "them to serve")
 
 
@@ -124,6 +129,30 @@ def unread(gateway: Gateway) -> int:
     lines = gateway.http.get("/metrics").text.splitlines()
     (count,) = [line.rpartition(" ")[2] for line in lines if line.startswith("gateway_unread_answers_total ")]
     return int(count)
+
+
+@STREAMED
+def test_a_worker_that_is_to_end_waits_for_what_may_need_it(
+    gateway: Gateway, scripted: Scripted, streamed: bool
+) -> None:
+    held = Held(scripted)
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(post, gateway, "odd", streamed) for _ in range(4)]
+        wait_until(lambda: held.asked(4), 10, "the provider to be asked")
+        for worker in gateway.processes("gateway worker"):
+            worker.terminate()
+        wait_until(lambda: not any(takes_requests(gateway, index) for index in (0, 1)), 10, "them to take no more")
+        held.go.set()
+        answers = [each.result() for each in running]
+    assert [answer.json()["error"]["message"] for answer in answers] == ["Say it otherwise"] * 4
+    back(gateway)
+
+
+def takes_requests(gateway: Gateway, worker: int) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(Paths.of(gateway.data_dir).worker_socket(worker)))
+        return True
+    return False
 
 
 @STREAMED
