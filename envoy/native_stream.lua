@@ -278,11 +278,16 @@ function envoy_on_response(handle)
   end
   -- Half an event would take the error with it: it is not passed, or ended where it has been.
   local tail = done and (hide and rest or "") or (hide and "" or "\n\n") .. CUT
-  if last and tail ~= "" then
-    -- The last chunk is still ours: the iterator ends while Envoy waits for it. Not so behind trailers, which no
-    -- provider sends with a stream; then nothing can be added.
-    pcall(function()
-      last:setBytes(last:getBytes(0, last:length()) .. tail)
-    end)
+  if tail == "" then
+    return
   end
+  -- The last chunk is still ours: the iterator ends while Envoy waits for it. Not so behind trailers, which no provider
+  -- sends with a stream; then nothing can be added.
+  pcall(function()
+    if last then
+      last:setBytes(last:getBytes(0, last:length()) .. tail)
+    else
+      handle:body(true):setBytes(tail)
+    end
+  end)
 end

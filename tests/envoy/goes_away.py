@@ -1,6 +1,7 @@
 """An HTTPS provider of HTTP/2 that goes away under every second request of a connection, as a proxy that restarts does.
 
-In: chat requests. Out: an answer to the first of each connection; to the next a GOAWAY that names it as not read.
+In: chat requests. Out: an answer to the first of each connection, of a stream its headers alone; to the next a GOAWAY
+that names it as not read.
 """
 
 import json
@@ -57,10 +58,11 @@ class GoesAway:
         http = H2Connection(H2Configuration(client_side=False))
         http.initiate_connection()
         connection.sendall(http.data_to_send())
-        answered = 0
+        answered, asked = 0, b""
         while data := connection.recv(65536):
             for event in http.receive_data(data):
                 if isinstance(event, DataReceived):
+                    asked += event.data
                     http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 if isinstance(event, StreamEnded):
                     if answered:
@@ -69,6 +71,10 @@ class GoesAway:
                         connection.sendall(http.data_to_send())
                         return
                     answered = event.stream_id
+                    if json.loads(asked).get("stream"):
+                        head = [(":status", "200"), ("content-type", "text/event-stream")]
+                        http.send_headers(answered, head, end_stream=True)
+                        continue
                     http.send_headers(answered, [(":status", "200"), ("content-type", "application/json")])
                     http.send_data(answered, json.dumps(_ANSWER).encode(), end_stream=True)
             connection.sendall(http.data_to_send())

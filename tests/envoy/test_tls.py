@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.envoy.goes_away import GoesAway
-from tests.envoy.harness import Config, Gateway, ask, free_port, running, wait_until
+from tests.envoy.harness import Config, Gateway, ask, bearer, free_port, running, wait_until
 
 # An ASGI provider that answers with the HTTP version it was asked in.
 SERVER = """
@@ -168,3 +168,10 @@ def test_a_certificate_of_another_host_is_refused(gateway: Gateway) -> None:
 def test_an_unknown_authority_is_refused_and_fails_over(gateway: Gateway) -> None:
     answer = gateway.client().chat.completions.create(**ask("hi", "stranger"))
     assert answer.model == "h2"
+
+
+def test_a_stream_that_is_over_with_its_headers_ends_with_an_error_event(gateway: Gateway) -> None:
+    raw = gateway.http.post("/v1/chat/completions", json=ask("hi", "leaver", stream=True), headers=bearer())
+    said = json.loads(raw.text.removeprefix("data: "))
+    assert (raw.status_code, said["error"]["code"]) == (200, "provider_error")
+    assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "failed"
