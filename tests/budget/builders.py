@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from extproc.budget.ledger import Caps, Reservation, Settlement
+from extproc.budget.ledger import Bill, Caps, Reservation, Settlement
 from extproc.budget.windows import windows_at
 
 NOON_MS = 1_929_960_000_000  # 2031-02-27T12:00:00Z: in the future of any server's clock, so that no key has expired
@@ -25,4 +25,4 @@ def reservation(team: str, hold: str, **changes: Any) -> Reservation:
 def settlement(team: str, hold: str, tokens: int, nano_usd: int | None = 0, **changes: Any) -> Settlement:
     now_ms = changes.pop("now_ms", NOON_MS)
     values: dict[str, Any] = {"windows": windows_at(now_ms)}
-    return Settlement(team_id=team, hold_id=hold, tokens=tokens, nano_usd=nano_usd, **(values | changes))
+    return Settlement(team_id=team, bills=(Bill(hold, tokens, nano_usd),), **(values | changes))

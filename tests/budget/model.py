@@ -4,6 +4,7 @@ In: what happens to holds. Out: what the ledger must say. The stateful test hold
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -74,8 +75,8 @@ class Model:
         minute = Minute(len(entries), sum(tokens for _, tokens in entries), reset_ms)
         return Standing(self.account("daily", windows), self.account("monthly", windows), minute)
 
-    def crossings(self, name: str, windows: Windows, caps: Caps) -> set[Crossing]:
-        """Thresholds whose alert is `name`'s to send."""
+    def crossings(self, names: Sequence[str], windows: Windows, caps: Caps) -> set[Crossing]:
+        """Thresholds whose alert is for one of `names` to send; the first one's, if it is new."""
         found = set()
         for kind, unit, pct in itertools.product(("daily", "monthly"), ("tokens", "nano_usd"), THRESHOLDS):
             cap, account = getattr(caps, f"{kind}_{unit}"), self.account(kind, windows)
@@ -84,6 +85,6 @@ class Model:
             limit, used = cap + getattr(account, f"topup_{unit}"), getattr(account, f"used_{unit}")
             window_id = getattr(windows, kind).id
             passed = limit > 0 and used * 100 >= limit * pct
-            if passed and self.alerted.setdefault((kind, window_id, unit, pct), name) == name:
+            if passed and self.alerted.setdefault((kind, window_id, unit, pct), names[0]) in names:
                 found.add(Crossing(kind, window_id, unit, pct, used, limit))
         return found

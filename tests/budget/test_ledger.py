@@ -40,7 +40,7 @@ async def test_settling_replaces_the_hold_by_what_was_used(ledger: RedisLedger, 
         reservation(team, "a", tokens_per_minute=500, input_nano_usd=70, output_pico_usd_per_token=2_000)
     )
     settled = await ledger.settle(settlement(team, "a", 42, 123))
-    assert settled.was == "held"
+    assert settled.was == ("held",)
     now = await standing(ledger, team)
     assert now.daily == now.monthly == Account(used_tokens=42, used_nano_usd=123)
     assert (now.minute.requests, now.minute.tokens) == (1, 42)
@@ -49,13 +49,13 @@ async def test_settling_replaces_the_hold_by_what_was_used(ledger: RedisLedger, 
 
 async def test_settling_twice_charges_once(ledger: RedisLedger, team: str) -> None:
     await ledger.reserve(reservation(team, "a"))
-    assert [(await ledger.settle(settlement(team, "a", 42))).was for _ in range(3)] == ["held", "settled", "settled"]
+    assert [(await ledger.settle(settlement(team, "a", 42))).was[0] for _ in range(3)] == ["held", "settled", "settled"]
     assert (await standing(ledger, team)).daily.used_tokens == 42
 
 
 async def test_settling_without_a_hold_charges_the_windows_given(ledger: RedisLedger, team: str) -> None:
-    assert (await ledger.settle(settlement(team, "never-reserved", 42, 7))).was == "none"
-    assert (await ledger.settle(settlement(team, "never-reserved", 42, 7))).was == "settled"
+    assert (await ledger.settle(settlement(team, "never-reserved", 42, 7))).was == ("none",)
+    assert (await ledger.settle(settlement(team, "never-reserved", 42, 7))).was == ("settled",)
     assert (await standing(ledger, team)).monthly == Account(used_tokens=42, used_nano_usd=7)
 
 
@@ -105,7 +105,7 @@ async def test_release_after_settling_takes_nothing_back(ledger: RedisLedger, te
 async def test_what_was_used_after_a_release_is_charged_all_the_same(ledger: RedisLedger, team: str) -> None:
     await ledger.reserve(reservation(team, "a"))
     await ledger.release(team, "a")
-    assert (await ledger.settle(settlement(team, "a", 42))).was == "released"
+    assert (await ledger.settle(settlement(team, "a", 42))).was == ("released",)
     assert (await standing(ledger, team)).daily == Account(used_tokens=42)
 
 
@@ -133,7 +133,7 @@ class TestExpiry:
         await ledger.reserve(reservation(team, "a", input_nano_usd=70, output_pico_usd_per_token=2_000))
         await ledger.expire(team, NOON_MS + HOUR_MS)
         await ledger.expire(team, NOON_MS + HOUR_MS, acknowledged)
-        assert (await ledger.settle(settlement(team, "a", 42, 99))).was == "expired"
+        assert (await ledger.settle(settlement(team, "a", 42, 99))).was == ("expired",)
         assert (await standing(ledger, team)).daily == Account(used_tokens=42, used_nano_usd=99)
         assert await ledger.expire(team, NOON_MS + HOUR_MS) == []
 
@@ -173,7 +173,7 @@ class TestTogether:
     async def test_the_same_settlement_from_everywhere_charges_once(self, ledger: RedisLedger, team: str) -> None:
         await ledger.reserve(reservation(team, "a"))
         settled = await gathered([ledger.settle(settlement(team, "a", 42)) for _ in range(50)])
-        assert sorted(answer.was for answer in settled) == ["held"] + ["settled"] * 49
+        assert sorted(answer.was[0] for answer in settled) == ["held"] + ["settled"] * 49
         assert (await standing(ledger, team)).daily == Account(used_tokens=42)
 
 
@@ -210,7 +210,7 @@ class TestServer:
             await ledger.settle(settlement(team, "0", 42))
         own_valkey.start()
         settled = await gathered([ledger.settle(settlement(team, str(i), 42)) for i in range(8)])
-        assert {answer.was for answer in settled} == {"held"}
+        assert {answer.was for answer in settled} == {("held",)}
         assert (await standing(ledger, team)).daily == Account(used_tokens=8 * 42)
         await client.aclose()
 

@@ -3,6 +3,7 @@
 import pytest
 
 from extproc.budget.ledger import (
+    MAX_AMOUNT,
     Account,
     Admitted,
     Caps,
@@ -11,7 +12,7 @@ from extproc.budget.ledger import (
     Standing,
     TopUp,
 )
-from extproc.budget.redis import MAX_AMOUNT, RedisLedger
+from extproc.budget.redis import RedisLedger
 from tests.budget.standing import WINDOWS, standing
 
 from .builders import DAY_MS, NOON_MS, reservation, settlement

@@ -22,6 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from extproc.budget.ledger import (
     Account,
     Admitted,
+    Bill,
     Caps,
     HoldClosed,
     Refused,
@@ -171,13 +172,21 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle_a_hold(self, name: str, share: float, beyond: int, priced: bool) -> None:
         hold = self.known[name]
         nano_usd = int((hold.nano_usd or 0) * share) + beyond if priced else None
-        self.settle(name, int(hold.tokens * share) + beyond, nano_usd)
+        self.settle([Bill(name, int(hold.tokens * share) + beyond, nano_usd)])
+
+    @rule(
+        names=st.lists(holds, min_size=1, max_size=6, unique=True),
+        tokens=TOKENS,
+        nano_usd=st.none() | st.integers(0, 100),
+    )
+    def settle_several(self, names: list[str], tokens: int, nano_usd: int | None) -> None:
+        self.settle([Bill(name, tokens + number, nano_usd) for number, name in enumerate(names)])
 
     @rule(target=holds, tokens=TOKENS, nano_usd=st.none() | st.integers(0, 100))
     def settle_what_was_never_reserved(self, tokens: int, nano_usd: int | None) -> str:
         name = next(self.names)
         self.known[name] = Hold(self.windows)
-        self.settle(name, tokens, nano_usd)
+        self.settle([Bill(name, tokens, nano_usd)])
         return name
 
     @rule(name=holds)
@@ -281,38 +290,42 @@ class LedgerMachine(RuleBasedStateMachine):
     def run(self, call: Any) -> Any:
         return self.runner.run(call)
 
-    def settle(self, name: str, tokens: int, nano_usd: int | None) -> None:
-        hold, caps = self.known[name], caps_for(self.budget, self.limits)
+    def settle(self, bills: list[Bill]) -> None:
+        caps, given = caps_for(self.budget, self.limits), self.known[bills[0].hold_id].windows
+        states = tuple(self.known[bill.hold_id].state for bill in bills)
         answer = self.run(
             self.ledger.settle(
-                Settlement(
-                    team_id=self.team,
-                    hold_id=name,
-                    tokens=tokens,
-                    nano_usd=nano_usd,
-                    windows=hold.windows,
-                    caps=caps,
-                    thresholds_pct=THRESHOLDS,
-                )
+                Settlement(team_id=self.team, bills=tuple(bills), windows=given, caps=caps, thresholds_pct=THRESHOLDS)
             )
         )
-        assert answer.was == hold.state
-        if hold.state != "settled":
-            within = hold.state in ("held", "expired")
-            self.model.allow(
-                hold.windows,
-                tokens - (hold.tokens if within else 0),
-                (nano_usd or 0) - (hold.nano_usd or 0 if within else 0),
-            )
-            if hold.state == "held":
-                self.model.post_held(hold, -1)
-                if name in self.model.minute:
-                    self.model.minute[name] = (hold.at_ms, tokens)
-            elif hold.state == "expired":
-                self.model.post_used(hold.windows, hold.tokens, hold.nano_usd, -1)
-            self.model.post_used(hold.windows, tokens, nano_usd)
-            self.close(name, "settled")
-        assert set(answer.crossings) == self.model.crossings(name, hold.windows, caps)
+        assert answer.was == states
+        for bill in bills:
+            self.settled(bill, given)
+        names = [bill.hold_id for bill in bills]
+        windows = [self.known[name].windows for name in names]
+        assert set(answer.crossings) == set().union(*(self.model.crossings(names, each, caps) for each in windows))
+
+    def settled(self, bill: Bill, given: Windows) -> None:
+        """In the model."""
+        hold = self.known[bill.hold_id]
+        if hold.state == "settled":
+            return
+        within = hold.state in ("held", "expired")
+        if not within:
+            hold.windows = given
+        self.model.allow(
+            hold.windows,
+            bill.tokens - (hold.tokens if within else 0),
+            (bill.nano_usd or 0) - (hold.nano_usd or 0 if within else 0),
+        )
+        if hold.state == "held":
+            self.model.post_held(hold, -1)
+            if bill.hold_id in self.model.minute:
+                self.model.minute[bill.hold_id] = (hold.at_ms, bill.tokens)
+        elif hold.state == "expired":
+            self.model.post_used(hold.windows, hold.tokens, hold.nano_usd, -1)
+        self.model.post_used(hold.windows, bill.tokens, bill.nano_usd)
+        self.close(bill.hold_id, "settled")
 
     def close(self, name: str, state: str) -> None:
         self.known[name].state = state

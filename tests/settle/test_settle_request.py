@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from extproc.budget.ledger import MAX_AMOUNT
 from extproc.records import Price, Target, Usage
 from extproc.settle.rows import AuditRow
 from extproc.settle.settle import STATUS_RULES, Facts, settle_request, status_of
@@ -314,8 +315,10 @@ def test_numbers_that_are_no_count_are_bounded(number: float) -> None:
 
 
 def test_the_workers_numbers_are_bounded_too() -> None:
-    row = settled(outcome=outcome(usage=Usage(input_tokens=-1, output_tokens=2**63 - 1)))
+    dear = decision(targets=(target(price=Price(input=10**12, output=10**12)),))
+    row = settled(outcome=outcome(usage=Usage(input_tokens=-1, output_tokens=2**63 - 1)), decision=dear)
     assert (row.input_tokens, row.output_tokens) == (0, 10**12)
+    assert row.cost_nano_usd == MAX_AMOUNT, "what the ledger would refuse would hold up all that comes after it"
 
 
 def test_an_attempt_that_lost_a_race_is_paid_for_too() -> None:

@@ -25,34 +25,49 @@ local function hold_key(id) return base .. ':hold:' .. id end
 -- A number below 2^53 as Redis reads integers; tostring() would give 1e+15.
 local function integer(number) return string.format('%d', number) end
 
--- A window: its key, the end of its life, and its counters in the order of FIELDS, as digits or false.
+-- A window: its key, the end of its life, its counters in the order of FIELDS, as digits or false; those that changed.
 local function window(kind, id, until_ms)
   local key = base .. ':' .. kind .. ':' .. id
-  return {key = key, until_ms = until_ms, counts = redis.call('HMGET', key, unpack(FIELDS))}
+  local counts = redis.call('HMGET', key, unpack(FIELDS))
+  local fresh = true
+  for _, count in ipairs(counts) do fresh = fresh and not count end
+  return {key = key, id = id, until_ms = until_ms, counts = counts, fresh = fresh, changed = {}}
 end
 local function daily(of) return window('daily', of.daily, of.daily_until) end
 local function monthly(of) return window('monthly', of.monthly, of.monthly_until) end
 
--- Adds `changes` (field -> number) to a window. One write for all that doubles carry exactly; the rest one by one.
-local function post(into, changes)
-  local set, fresh = {}, true
+-- Writes what changed in a window.
+local function save(of)
+  local set = {}
+  for i in pairs(of.changed) do
+    set[#set + 1] = FIELDS[i]
+    set[#set + 1] = of.counts[i]
+  end
+  if #set > 0 then redis.call('HSET', of.key, unpack(set)) end
+  if of.fresh then redis.call('PEXPIREAT', of.key, of.until_ms) end
+  of.changed, of.fresh = {}, false
+end
+
+-- Adds `changes` (field -> number) to a window, to be saved. What doubles do not carry exactly the server adds.
+local function add(into, changes)
   for i, field in ipairs(FIELDS) do
-    local count, change = into.counts[i], changes[field]
-    fresh = fresh and not count
+    local change = changes[field]
     if change and change ~= 0 then
-      local sum = (tonumber(count or 0)) + change
+      local sum = (tonumber(into.counts[i] or 0)) + change
       if sum < EXACT and sum > -EXACT then
-        into.counts[i] = integer(sum)
-        set[#set + 1] = field
-        set[#set + 1] = into.counts[i]
+        into.counts[i], into.changed[i] = integer(sum), true
       else
+        if into.changed[i] then redis.call('HSET', into.key, field, into.counts[i]) end
         redis.call('HINCRBY', into.key, field, integer(change))
-        into.counts[i] = redis.call('HGET', into.key, field)
+        into.counts[i], into.changed[i] = redis.call('HGET', into.key, field), nil
       end
     end
   end
-  if #set > 0 then redis.call('HSET', into.key, unpack(set)) end
-  if fresh then redis.call('PEXPIREAT', into.key, into.until_ms) end
+end
+
+local function post(into, changes)
+  add(into, changes)
+  save(into)
 end
 
 -- Into `changes`: what was used, or with sign -1 was not. nano_usd nil: the price is not known, which is counted apart
@@ -82,9 +97,8 @@ local function hold_text(state, of, tokens, nano_usd, output_tokens, at_ms)
                        of.daily or '', of.daily_until or '', of.monthly or '', of.monthly_until or ''}, '|')
 end
 
--- Ends a hold. What is left answers repetitions until `keep_ms` has passed. `of` has its windows.
+-- What is left of a hold that ended answers repetitions until `keep_ms` has passed. `of` has its windows.
 local function close(id, state, of, keep_ms)
-  redis.call('ZREM', leases, id)
   redis.call('SET', hold_key(id), hold_text(state, of), 'PX', keep_ms)
 end
 
@@ -128,12 +142,12 @@ local function add_to_minute(of, id, now_ms, tokens)
   write_minute(of)
 end
 
--- Puts `tokens` in the place of what a hold took of the last minute; nil takes it out, the request too.
-local function correct_minute(sums, id, hold, tokens)
-  if not sums or tokens == hold.tokens then return end
+-- Puts `tokens` in the place of what a hold took of the last minute; nil takes it out, the request too. `of.changed`
+-- tells that the sums are to be written.
+local function correct_minute(of, id, hold, tokens)
+  if of.requests == 0 or tokens == hold.tokens then return end
   if redis.call('ZREM', minute, integer(hold.tokens) .. ':' .. id) == 0 then return end
-  local of = parse_minute(sums)
-  of.tokens = of.tokens - hold.tokens + (tokens or 0)
+  of.tokens, of.changed = of.tokens - hold.tokens + (tokens or 0), true
   if tokens then
     redis.call('ZADD', minute, hold.at_ms, integer(tokens) .. ':' .. id)
     if of.requests == 1 then redis.call('PEXPIRE', minute, 2 * MINUTE_MS) end -- it was empty, so it is new
@@ -142,5 +156,4 @@ local function correct_minute(sums, id, hold, tokens)
     local last = redis.call('ZRANGE', minute, -1, -1, 'WITHSCORES')
     of.newest = tonumber(last[2]) or 0
   end
-  write_minute(of)
 end

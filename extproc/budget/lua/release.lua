@@ -12,7 +12,10 @@ if hold then
   if was == 'held' then add_held(changes, hold, -1) else add_used(changes, hold.tokens, hold.nano_usd, -1) end
   post(daily(hold), changes)
   post(monthly(hold), changes)
-  correct_minute(found[2], id, hold, nil)
+  local of = parse_minute(found[2])
+  correct_minute(of, id, hold, nil)
+  if of.changed then write_minute(of) end
 end
+redis.call('ZREM', leases, id)
 close(id, 'released', hold or {}, keep_ms)
 return was
