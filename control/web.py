@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from extproc.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RequestTooLarge
+from extproc.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RequestTooLarge, in_json_words
 from extproc.settings.fields import Wait
 from extproc.telemetry.trace_context import ids
 from extproc.wire import H_REQUEST_ID
@@ -107,7 +107,7 @@ async def body_of(request: web.Request, kind: type[_T]) -> _T:
         name = path.rstrip("`")
         if text.startswith("Invalid enum value"):
             text = "must be " + " or ".join(get_args(get_type_hints(kind)[name]))
-        raise InvalidRequest(f"{name}: {text}.", param=name) from None
+        raise InvalidRequest(f"{name}: {in_json_words(text[0].lower() + text[1:])}.", param=name) from None
 
 
 def duration_s(value: str | float, name: str, least_s: float, most_s: float) -> float:

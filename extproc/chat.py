@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from extproc.errors import InvalidRequest
+from extproc.errors import InvalidRequest, in_json_words
 from extproc.records import ChatRequest, Feature, Large, Priority, Wish
 from extproc.surrogates import repaired
 
@@ -184,13 +184,13 @@ def invalid(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequest:
     at = _AT.search(text)
     path = at[1] if at else ""
     if missing := _MISSING.match(text):
-        path, text = f"{path}.{missing[1]}" if path else missing[1], "is required"
-    elif at:
-        text = text[: at.start()]
-        text = text[0].lower() + text[1:]
+        path, text = f"{path}.{missing[1]}" if path else missing[1], " is required"
+    else:
+        text = in_json_words(text[: at.start()] if at else text)
+        text = f": {text[0].lower()}{text[1:]}" if prefix or path else text
     separator = "." if prefix and path and not path.startswith("[") else ""
     param = f"{prefix}{separator}{path}"
-    return InvalidRequest(f"{param}: {text}." if param else f"{text}.", param=param or None)
+    return InvalidRequest(f"{param}{text}.", param=param or None)
 
 
 def messages(chat: ChatRequest) -> list[Message]:

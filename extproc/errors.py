@@ -28,11 +28,21 @@ Texts are ours; a provider's text reaches a client only through ProviderRejected
 provider's documented message field of a 4xx about the client's own input.
 """
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Self
 
 import msgspec
 
 MAX_PROVIDER_TEXT_CHARS = 2_000
+_LONGEST_NAME_CHARS = 200  # of what a client named, told back
+
+_TYPES = re.compile(r"`([a-z]+(?: \| [a-z]+)*)`")
+_JSON_NAMES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+
+
+def in_json_words(finding: str) -> str:
+    """What msgspec found wrong, in the words of JSON and not of Python: "Expected integer or null, got string"."""
+    return _TYPES.sub(lambda types: " or ".join(_JSON_NAMES.get(one, one) for one in types[1].split(" | ")), finding)
 
 
 class GatewayError(Exception):
@@ -89,6 +99,12 @@ class PermissionDenied(GatewayError):
 
 class ModelNotFound(GatewayError):
     status, code, type = 404, "model_not_found", "invalid_request_error"
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """There is no model of that name, for this team at least."""
+        short = name if len(name) <= _LONGEST_NAME_CHARS else f"{name[:_LONGEST_NAME_CHARS]}…"
+        return cls(f"The model `{short}` does not exist or you do not have access to it.", param="model")
 
 
 class NotFound(GatewayError):

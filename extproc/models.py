@@ -18,7 +18,7 @@ def answer(catalog: Catalog, team: TeamView, path: str) -> bytes:
         known = [AUTO, *catalog.targets]
         return msgspec.json.encode({"object": "list", "data": [_model(catalog, n) for n in known if n in team.models]})
     if name not in team.models:
-        raise ModelNotFound(f"The model `{name}` does not exist or you do not have access to it.", param="model")
+        raise ModelNotFound.of(name)
     return msgspec.json.encode(_model(catalog, name))
 
 

@@ -329,7 +329,9 @@ def check_request(headers: Mapping[str, str]) -> None:
     path, method = headers.get(":path", "").partition("?")[0], headers.get(":method", "")
     wanted = "POST" if path == CHAT_PATH else "GET"
     if method != wanted:
-        raise MethodNotAllowed(f"Not allowed: {method} {path}; use {wanted}.")
+        refusal = MethodNotAllowed(f"Not allowed: {method} {path}; use {wanted}.")
+        refusal.headers = (("allow", wanted),)
+        raise refusal
     if path.startswith(MODELS_PATH):
         return
     if headers.get("content-encoding", "identity") != "identity":

@@ -114,6 +114,23 @@ def test_what_is_missing_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"max_tokens": "5"}, "max_tokens: expected integer or null, got string."),
+        ({"n": 0}, "n: expected integer >= 1."),
+        ({"stream": 1}, "stream: expected boolean or null, got integer."),
+        ({"temperature": "hot"}, "temperature: expected number or null, got string."),
+        ({"messages": []}, "messages: expected array of length >= 1."),
+        ({"messages": [{"content": "x"}]}, "messages[0].role is required."),
+    ],
+)
+def test_it_is_told_in_the_words_of_json(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(body(**fields))
+    assert caught.value.message == told
+
+
+@pytest.mark.parametrize(
     "message",
     [
         {"role": "user", "content": None},

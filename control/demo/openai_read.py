@@ -180,7 +180,9 @@ class Reader:
 
     def _part(self, path: str, role: str, part: Any) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise _invalid(f"{path}.text", f"Missing required parameter: '{path}.text'.")
             self.texts.append(part["text"])
             return str(part["text"])
         if kind == "refusal" and role == "assistant":

@@ -81,7 +81,7 @@ def check_allowed(catalog: Catalog, team: TeamView, model: str) -> None:
         if AUTO not in team.models:
             raise ModelNotFound("`auto` has no model that your team may use.", param="model")
     elif model not in catalog.targets:
-        raise ModelNotFound(f"The model `{model}` does not exist or you do not have access to it.", param="model")
+        raise ModelNotFound.of(model)
     elif model not in team.models:
         raise ModelNotAllowed(f"Your team may not use the model `{model}`.", param="model")
 

@@ -265,6 +265,7 @@ def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     assert gateway.http.get("/v1/nothing", headers=bearer()).json()["error"]["code"] == "not_found"
     answer = gateway.http.get("/v1/chat/completions", headers=bearer())
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
 
 
 def test_unknown_fields_pass_through_both_ways(gateway: Gateway, primary: Simulator) -> None:
