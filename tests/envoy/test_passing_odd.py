@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.envoy.harness import Config, Gateway, ask, bearer
+from tests.envoy.harness import GATEWAY, Config, Gateway, ask, bearer, running
 from tests.envoy.scripted import CLOSE, Scripted, Step, event, stream, whole
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -167,3 +169,22 @@ def test_compressed_streams_come_as_they_are_made_but_for_the_first(gateway: Gat
     for request_id in request_ids:
         row = gateway.row(request_id)
         assert (row["status"], row["estimated"], row["output_tokens"]) == ("success", False, 2)
+
+
+def test_on_a_connection_from_before_a_reload_usage_is_read_too(new_config: Callable[[], Config]) -> None:
+    """Its listener reads none: what passes by it is for the worker to read."""
+    config = new_config() | {"cache": {"exact": False}}
+    with running(config) as gateway:
+        plain = ask("hi", "gpt")
+
+        def one() -> Any:
+            return gateway.http.post("/v1/chat/completions", json=plain, headers=bearer())
+
+        assert "routed_from" in one().text
+        gateway.file.write_text(yaml.safe_dump(config | {"response_metadata": "headers"}))
+        subprocess.run([GATEWAY, "reload", "--config", gateway.file], check=True)
+        answers = [one() for _ in range(30)]
+        assert "routed_from" not in answers[-1].text
+        for answer in answers:
+            row = gateway.row(answer.headers["x-gateway-request-id"])
+            assert (row["estimated"], row["output_tokens"]) == (False, answer.json()["usage"]["completion_tokens"])
