@@ -57,6 +57,9 @@ def extproc(data_dir: Path, ready_timeout: float, hang_timeout: float) -> None:
     from control import pod
     from control.output import Stderr, log_to
 
+    if not Paths.of(data_dir).runtime.is_file():
+        say(f"{data_dir}: no configuration is there yet; `gateway watch` makes it")
+        sys.exit(1)
     stderr = Stderr()
     log_to(stderr, "gateway extproc")
     code = asyncio.run(pod.extproc(Paths.of(data_dir), stderr, ready_timeout_s=ready_timeout, silent_s=hang_timeout))

@@ -3,5 +3,5 @@
 client    one gateway: a call is JSON out, or an error of one line
 options   where it is and whose key is used; errors to exit codes
 show      figures as people read them
-usage, teams, keys, requests, top    the commands
+usage, teams, keys, requests, export, top    the commands
 """

@@ -276,3 +276,9 @@ class TestUpRefuses:
         code, err = self.up(file, config(data_dir=str(file.parent / "data")), "--port", "65002")
         assert (code, len(err.splitlines())) == (1, 1)
         assert f"data_dir {file.parent / 'data'} cannot be used" in err
+
+
+def test_extproc_before_watch_says_what_is_missing(tmp_path: Path) -> None:
+    code, out, err = run("extproc", "--data-dir", str(tmp_path))
+    assert (code, out) == (1, "")
+    assert err == f"{tmp_path}: no configuration is there yet; `gateway watch` makes it\n"
