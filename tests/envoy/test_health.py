@@ -2,10 +2,8 @@
 fails, when it is passed over, and how it comes back."""
 
 import asyncio
-import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -17,7 +15,6 @@ import openai
 import pytest
 
 from tests.envoy.harness import (
-    ADMIN_KEY,
     Config,
     Gateway,
     Simulator,
@@ -29,6 +26,7 @@ from tests.envoy.harness import (
     wait_until,
 )
 from tests.envoy.test_budgets import Hook
+from tests.envoy.traffic import RPS, Answer, Traffic, by_hand, circuits, health, in_use, knows_p99, one, routed_around
 
 FAILURES: dict[str, list[dict[str, Any]]] = {
     "hanging": [{"format": "openai", "hang": "before_headers"}],
@@ -39,7 +37,6 @@ FAILURES: dict[str, list[dict[str, Any]]] = {
     "resets": [{"format": "openai", "reset": "before_headers"}],
     "401s": [{"format": "openai", "status": 401}],
 }
-RPS = 20
 # From the first failure on, requests that needed a second attempt: two seconds' worth at most. Probes are few.
 MOST_FAILED_OVER = 2 * RPS
 
@@ -83,90 +80,6 @@ def _healthy(_reset: None, pair: tuple[Gateway, Gateway]) -> None:
     for gateway in pair:
         for model in ("gpt-ha", "claude-b", "gemini-b"):
             wait_until(lambda at=gateway, model=model: one(at, model, **alone).status == 200, 10, model)  # type: ignore[misc]
-
-
-def by_hand(gateway: Gateway, provider: str, action: str) -> int:
-    return gateway.http.post(f"/v1/providers/{provider}/{action}", headers=bearer(ADMIN_KEY)).status_code
-
-
-def health(gateway: Gateway, name: str = "openai") -> dict[str, Any]:
-    body = gateway.http.get("/v1/providers/health", headers=bearer()).json()
-    found: dict[str, Any] = next(provider for provider in body["providers"] if provider["provider"] == name)
-    return found
-
-
-def circuits(gateway: Gateway) -> dict[str, str]:
-    """Of the provider and the model that the tests break."""
-    found = health(gateway)
-    models = {model["model"]: model["circuit"] for model in found["models"]}
-    return {"openai": found["circuit"], "gpt-ha": models["gpt-ha"]}
-
-
-class Answer:
-    """What a client saw of one request."""
-
-    def __init__(self, status: int, headers: Any) -> None:
-        self.status = status
-        self.model: str = headers.get("x-gateway-model", "")
-        self.routing: str = headers.get("x-gateway-routing", "")
-        self.attempts = int(headers.get("x-gateway-attempts", 0))
-
-    def __repr__(self) -> str:
-        return f"{self.status} {self.model} {self.routing} {self.attempts}"
-
-
-def one(gateway: Gateway, model: str = "gpt-ha", **more: Any) -> Answer:
-    answer = gateway.http.post("/v1/chat/completions", json=ask("hi", model, **more), headers=bearer())
-    return Answer(answer.status_code, answer.headers)
-
-
-class Traffic:
-    """Requests at a steady rate, until told to stop."""
-
-    def __init__(self, gateway: Gateway, rps: float = RPS) -> None:
-        self.answers: list[Answer] = []
-        self._gateway, self._rps = gateway, rps
-        self._stop = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> "Traffic":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = True
-        self._thread.join()
-
-    async def _run(self) -> None:
-        async with aiohttp.ClientSession(headers=bearer()) as session, asyncio.TaskGroup() as group:
-            while not self._stop:
-                group.create_task(self._one(session))
-                await asyncio.sleep(1 / self._rps)
-
-    async def _one(self, session: aiohttp.ClientSession) -> None:
-        url = f"{self._gateway.url}/v1/chat/completions"
-        async with session.post(url, json=ask("hi", "gpt-ha")) as answer:
-            await answer.read()
-            self.answers.append(Answer(answer.status, answer.headers))
-
-    def until(self, condition: Callable[[list[Answer]], bool], what: str) -> None:
-        """Wait for answers, of those that come from now on."""
-        seen = len(self.answers)
-        wait_until(lambda: condition(self.answers[seen:]), 20, what)
-
-
-def in_use(answers: list[Answer]) -> bool:
-    """The provider's own answers, one after the other: it is no longer a matter of probes."""
-    return len(answers) >= 8 and all(answer.model == "gpt-ha" for answer in answers[-8:])
-
-
-def knows_p99(gateway: Gateway) -> bool:
-    known = json.loads((gateway.data_dir / "standings.json").read_text())
-    return "whole_p99_ms" in known.get("latencies", {}).get("openai/gpt-ha", {})
-
-
-def routed_around(answers: list[Answer]) -> bool:
-    return len(answers) >= 8 and all(answer.attempts == 1 and answer.model != "gpt-ha" for answer in answers[-8:])
 
 
 @pytest.mark.parametrize("fault", FAILURES)
