@@ -42,7 +42,9 @@ _JSON_NAMES = {"str": "string", "int": "integer", "float": "number", "bool": "bo
 
 def in_json_words(finding: str) -> str:
     """What msgspec found wrong, in the words of JSON and not of Python: "Expected integer or null, got string"."""
-    return _TYPES.sub(lambda types: " or ".join(_JSON_NAMES.get(one, one) for one in types[1].split(" | ")), finding)
+    # Where any number will do, `int | float` is said of one thing.
+    each = finding.replace("int | float", "float")
+    return _TYPES.sub(lambda types: " or ".join(_JSON_NAMES.get(one, one) for one in types[1].split(" | ")), each)
 
 
 class GatewayError(Exception):

@@ -65,6 +65,13 @@ class TestTopUp:
         assert (status, body["error"]["param"]) == (400, param)
         assert await control.log() == []
 
+    async def test_it_is_told_in_the_words_of_json(self, control: Control) -> None:
+        for changes, told in (
+            ({"amount": "5"}, "amount: expected number, got string."),
+            ({"window": "weekly"}, "window: must be daily or monthly."),
+        ):
+            assert (await control.top_up("k", **changes))[1]["error"]["message"] == told
+
     async def test_what_is_missing_is_named(self, control: Control) -> None:
         status, body = await control.call("POST", "/v1/teams/a/topups", {"unit": "usd", "amount": 1})
         assert (status, body["error"]["param"]) == (400, "window")
