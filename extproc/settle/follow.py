@@ -97,7 +97,7 @@ class Follower:
         for _, line in missing:
             try:
                 self._take(LOG_REQUEST, entry(line))
-            except ValueError as error:  # msgspec's errors are ValueErrors
+            except Exception as error:  # as by the service: it must not cost the others
                 log.error("unreadable line in the request log", extra={"reason": str(error)} | whose(line))
         if missing:
             log.info("settled from the request log", extra={"requests": len(missing)})

@@ -8,9 +8,11 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import uvloop
@@ -55,22 +57,23 @@ _FLUSH_S = 5.0
 
 
 def run(data_dir: Path) -> None:
-    """Serve until SIGTERM or SIGINT. Exits 1 if rows could not be written at the end."""
+    """Serve until SIGTERM or SIGINT. Exits 1 if rows could not be written at the end, or when a part of it fails."""
     logs.setup("settler")
     paths = Paths.of(data_dir)
-    lost = uvloop.run(_serve(runtime.read(paths.runtime), paths))
-    if lost:
-        log.error("rows lost: the journal could not be written", extra={"rows": lost})
+    if not uvloop.run(_serve(runtime.read(paths.runtime), paths)):
         sys.exit(1)
 
 
-async def _serve(settings: Settings, paths: Paths) -> int:
+async def _serve(settings: Settings, paths: Paths) -> bool:
+    """Whether it went well."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     written = asyncio.Event()
-    tell = partial(asyncio.get_running_loop().call_soon_threadsafe, written.set)
-    writer = Writer(partial(connect, paths.journal), retention_of(settings), on_written=tell)
+    writer = Writer(
+        *(partial(connect, paths.journal), retention_of(settings)),
+        on_written=partial(asyncio.get_running_loop().call_soon_threadsafe, written.set),
+    )
     sizes, outputs = _learnt(paths.journal)
     recent = Recent()
     current = Current(compile_snapshot(settings))
@@ -100,9 +103,9 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     tracing.start()
     shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
     shipper.start()
-    known = Outbox(paths.journal).known
     follower = Follower(
-        paths.request_log, paths.admin_socket, recent, known, intake.take, unwritten=lambda: writer.waiting
+        *(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take),
+        unwritten=lambda: writer.waiting,
     )
     works = (
         charger.run(),
@@ -116,7 +119,7 @@ async def _serve(settings: Settings, paths: Paths) -> int:
         keeper.run(),
         *cache.beside(),
     )
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(_or_end(work, stop)) for work in works]
     log.info("serving")
     await stop.wait()
     await server.stop(_LAST_ENTRIES_S)
@@ -124,14 +127,27 @@ async def _serve(settings: Settings, paths: Paths) -> int:
     lost = await asyncio.to_thread(writer.close, _FLUSH_S)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await _charge_the_rest(charger)
+    failed = [end for end in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(end, Exception)]
+    if not failed:
+        await _charge_the_rest(charger)
     await asyncio.to_thread(tracing.close, _FLUSH_S)
     await asyncio.to_thread(shipper.close, _FLUSH_S)
     await cache.close()
     await client.aclose()
+    if lost:
+        log.error("rows lost: the journal could not be written", extra={"rows": lost})
     log.info("stopped")
-    return lost
+    return not lost and not failed
+
+
+async def _or_end(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """A part that fails ends the others, so that all are started anew: nobody would miss it for long."""
+    try:
+        await work
+    except Exception:
+        log.exception("a part of the settler failed")
+        stop.set()
+        raise
 
 
 def _receiver(current: Current, team_id: str) -> Receiver | None:

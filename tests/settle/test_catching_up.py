@@ -14,12 +14,14 @@ import pytest
 from extproc.budget.redis import RedisLedger, connect
 from extproc.budget.windows import windows_at
 from extproc.settle.follow import Follower
+from extproc.settle.journal import Batch, write
+from extproc.settle.journal import connect as connect_journal
 from extproc.settle.recent import Recent
 from extproc.settle.settle import settle_request
 from protos.gen import accesslog_pb2 as pb
 from tests.budget.builders import reservation
 from tests.budget.conftest import Valkey
-from tests.settle.builders import TEAM, decision, outcome
+from tests.settle.builders import TEAM, audit, decision, outcome
 from tests.settle.test_settler import Settler, until
 
 LINES = 3_000  # more than are read at once
@@ -72,6 +74,20 @@ async def test_only_holds_of_requests_that_never_ended_are_unreconciled(state: V
         150 * len(ended) + 100 * len(lost),
     )  # the others have no hold, in an earlier month
     await client.aclose()
+
+
+async def test_a_part_that_fails_ends_the_settler(state: Valkey, tmp_path: Path) -> None:
+    """The charger, by a cost that no settler writes: without it all others would go on, and nothing be charged."""
+    settler = Settler(tmp_path / "data", state.url)
+    journal = connect_journal(settler.paths.journal)
+    write(journal, Batch([audit("r1", team_id=TEAM, cost_nano_usd=2**60)]))
+    journal.close()
+    settler.start()
+    assert settler.process is not None
+    assert await asyncio.to_thread(settler.process.wait, 30) == 1
+    settler.log = settler.process.stderr.read() if settler.process.stderr else ""
+    (told,) = (json.loads(line) for line in settler.log.splitlines() if "failed" in line)
+    assert (told["level"], told["event"]) == ("error", "a part of the settler failed")
 
 
 async def test_what_the_journal_cannot_take_now_stays_in_the_log(tmp_path: Path) -> None:
