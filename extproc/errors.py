@@ -115,6 +115,7 @@ class NotFound(GatewayError):
 
 class MethodNotAllowed(GatewayError):
     status, code, type = 405, "method_not_allowed", "invalid_request_error"
+    allow = ""  # the method, where it is one
 
 
 class Conflict(GatewayError):

@@ -330,7 +330,7 @@ def check_request(headers: Mapping[str, str]) -> None:
     wanted = "POST" if path == CHAT_PATH else "GET"
     if method != wanted:
         refusal = MethodNotAllowed(f"Not allowed: {method} {path}; use {wanted}.")
-        refusal.headers = (("allow", wanted),)
+        refusal.allow = wanted
         raise refusal
     if path.startswith(MODELS_PATH):
         return

@@ -10,7 +10,7 @@ import msgspec
 from extproc import frames
 from extproc.answer import routing_header
 from extproc.catalog import Endpoint
-from extproc.errors import GatewayError
+from extproc.errors import GatewayError, MethodNotAllowed
 from extproc.frames import Metadata
 from extproc.plan import Attempt, Plan
 from extproc.records import Outcome
@@ -93,7 +93,8 @@ def attempt_headers(plan: Plan, attempt: Attempt) -> list[tuple[str, str]]:
 def error_headers(error: GatewayError) -> list[tuple[str, str]]:
     """Of an answer that is an error of ours."""
     wait = [] if error.retry_after_s is None else [("retry-after", str(max(1, math.ceil(error.retry_after_s))))]
-    return [JSON, *wait]
+    allow = [("allow", error.allow)] if isinstance(error, MethodNotAllowed) else []
+    return [JSON, *wait, *allow]
 
 
 def refusal(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> Outcome:
