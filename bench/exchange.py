@@ -51,7 +51,7 @@ _CASES: tuple[tuple[str, int | None, int], ...] = (
     ("plain-167", 1_000, scenarios.CHUNKS),
     ("plain-167", 100_000, scenarios.CHUNKS),
     ("plain-167", 10 * 1024 * 1024, scenarios.CHUNKS),
-    *(("stream-167", None, chunks) for chunks in (20, 200, 2000)),
+    ("stream-167", None, scenarios.CHUNKS),  # passes by Envoy alone: nothing is seen of its answer
     ("translated-plain-167", None, scenarios.CHUNKS),
     *(("translated-stream-20", None, chunks) for chunks in (20, 200, 2000)),
 )
@@ -160,7 +160,7 @@ def _case(scenario: Scenario, size: int | None, chunks: int, calls: int, profile
     took = asyncio.run(_time(messages, calls, longest))
     if profiler is not None:
         profiler.disable()
-    heads = [_median(column) for column in zip(*(item[:3] for item in took), strict=True)]
+    heads = [_median([item[phase] for item in took if phase < len(item)]) for phase in range(3)]
     bodies = [item[3:] for item in took]
     pieces = list(chain.from_iterable(bodies)) if scenario.stream else []
     cells = [*heads, _median([sum(item) for item in bodies if item]), _median(pieces), _median([*map(sum, took)])]
