@@ -73,9 +73,10 @@ def main(
 @main.command()
 @click.option("--calls", type=click.IntRange(10, 1_000_000), default=2000, show_default=True)
 @click.option("--profile", is_flag=True, help="Where the time goes, by cProfile (slower: don't read the times).")
-def exchange(calls: int, profile: bool) -> None:
+@click.option("--cold", is_flag=True, help="Let something else run through the caches before each message.")
+def exchange(calls: int, profile: bool, cold: bool) -> None:
     """What one exchange costs in our own code, without gRPC, Envoy or a ledger."""
-    click.echo(own_code.measure(calls, profile=profile))
+    click.echo(own_code.measure(calls, profile=profile, cold=cold))
 
 
 @main.command()

@@ -60,6 +60,7 @@ _FORMATS: dict[str, Format] = {"openai": OpenAI(), "anthropic": Anthropic()}
 _PHASES = ("request headers", "request body", "answer headers", "answer body", "each chunk", "all", "longest step")
 _WARM_UP_CALLS = 50
 _PROFILE_LINES = 30
+_OTHERS_BYTES = 8 * 1024 * 1024  # what other processes go through meanwhile: four times this kind of machine's L2 cache
 # As the official SDK and Envoy send them.
 _HEADERS = {
     ":authority": "127.0.0.1:8080",
@@ -133,12 +134,23 @@ class _Clock:
     mono_ns = staticmethod(time.monotonic_ns)
 
 
-def measure(calls: int, *, profile: bool) -> str:
-    """The table, or with `profile` what cProfile says of the same work."""
+class _Others:
+    """Stands for whoever has the core between two messages: afterwards the caches hold nothing of ours."""
+
+    def __init__(self) -> None:
+        self._from, self._to = bytes(_OTHERS_BYTES), bytearray(_OTHERS_BYTES)
+
+    def run(self) -> None:
+        self._to[:] = self._from
+
+
+def measure(calls: int, *, profile: bool, cold: bool) -> str:
+    """The table, or with `profile` what cProfile says of the same work; with `cold` each message meets cold caches."""
     keep_memory()  # as a worker does
+    others = _Others() if cold else None
     profiler = cProfile.Profile() if profile else None
     by_name = {item.name: item for item in SCENARIOS}
-    rows = [_case(by_name[name], size, chunks, calls, profiler) for name, size, chunks in _CASES]
+    rows = [_case(by_name[name], size, chunks, calls, profiler, others) for name, size, chunks in _CASES]
     if profiler is not None:
         out = io.StringIO()
         pstats.Stats(profiler, stream=out).sort_stats("tottime").print_stats(_PROFILE_LINES)
@@ -147,17 +159,24 @@ def measure(calls: int, *, profile: bool) -> str:
     return "\n".join([head, *rows])
 
 
-def _case(scenario: Scenario, size: int | None, chunks: int, calls: int, profiler: cProfile.Profile | None) -> str:
+def _case(
+    scenario: Scenario,
+    size: int | None,
+    chunks: int,
+    calls: int,
+    profiler: cProfile.Profile | None,
+    others: _Others | None,
+) -> str:
     messages = _messages(scenario, size, chunks)
     if scenario.stream and scenario.format != "openai":
         calls = max(5, calls * 20 // (10 * chunks))
     elif size is not None and size > _LONG_BYTES:
         calls = max(5, calls // 100)
-    asyncio.run(_time(messages, min(calls, _WARM_UP_CALLS), []))
+    asyncio.run(_time(messages, min(calls, _WARM_UP_CALLS), [], others))
     if profiler is not None:
         profiler.enable()
     longest: list[float] = []
-    took = asyncio.run(_time(messages, calls, longest))
+    took = asyncio.run(_time(messages, calls, longest, others))
     if profiler is not None:
         profiler.disable()
     heads = [_median([item[phase] for item in took if phase < len(item)]) for phase in range(3)]
@@ -174,7 +193,7 @@ def _median(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.1f}" if values else "-"
 
 
-async def _time(messages: Exchanged, calls: int, longest: list[float]) -> list[list[float]]:
+async def _time(messages: Exchanged, calls: int, longest: list[float], others: _Others | None) -> list[list[float]]:
     """Microseconds of every message of every call; to `longest`, of each call's longest step."""
     settings = parse(yaml.safe_dump(scenarios.config(8080, 9000, "unused")), {})
     pipeline = Pipeline(
@@ -189,6 +208,8 @@ async def _time(messages: Exchanged, calls: int, longest: list[float]) -> list[l
         exchange = Exchange(pipeline, live, options)
         row, steps = [], [0.0]
         for message in (*messages.head, *messages.body):
+            if others is not None:
+                others.run()
             began = time.perf_counter_ns()
             said = exchange.receive(message)
             if isinstance(said, CoroutineType):
