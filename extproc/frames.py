@@ -44,6 +44,7 @@ class Kind(Enum):
     __hash__ = object.__hash__  # members are looked up for every message; Enum's own hash runs Python
 
 
+_KIND_NAMED: Final = {kind.value: kind for kind in Kind}  # an enum's own look-up runs Python
 # ProcessingRequest's first byte, where it has a body.
 _BODY_KINDS: Final = {4 << 3 | 2: Kind.REQUEST_BODY, 5 << 3 | 2: Kind.RESPONSE_BODY}
 
@@ -71,10 +72,10 @@ def parse(data: bytes) -> Event:
     which = message.WhichOneof("request")
     if which in ("request_headers", "response_headers"):
         part = getattr(message, which)
-        return Event(Kind(which), headers=_headers(part.headers.headers), end=part.end_of_stream)
+        return Event(_KIND_NAMED[which], headers=_headers(part.headers.headers), end=part.end_of_stream)
     if which in ("request_body", "response_body"):
         part = getattr(message, which)
-        return Event(Kind(which), body=part.body, end=part.end_of_stream)
+        return Event(_KIND_NAMED[which], body=part.body, end=part.end_of_stream)
     if which in ("request_trailers", "response_trailers"):
         return Event(Kind.TRAILERS, end=True)
     raise ValueError("an empty ProcessingRequest")
