@@ -161,15 +161,15 @@ async def disturbed(gateway: Gateway, provided: Provided) -> Traffic:
     """Traffic, while one process after the other is killed, and the configuration changed as it dies."""
     traffic = Traffic(gateway.url)
     running = asyncio.create_task(traffic.run())
-    for number, title in enumerate(KILLED):
+    for number, title in enumerate((*KILLED, None)):
         for _ in range(round(EVERY_S / LOOK_S)):
             await asyncio.sleep(LOOK_S)
             await asyncio.to_thread(provided.look)
-        for process in gateway.processes(title):
-            process.kill()
-        timeouts = gateway.config["timeouts"] | {"request": f"{500 + number}s"}
-        gateway.file.write_text(yaml.safe_dump(gateway.config | {"timeouts": timeouts}))
-    await asyncio.sleep(EVERY_S)
+        if title is not None:
+            for process in gateway.processes(title):
+                process.kill()
+            timeouts = gateway.config["timeouts"] | {"request": f"{500 + number}s"}
+            gateway.file.write_text(yaml.safe_dump(gateway.config | {"timeouts": timeouts}))
     traffic.stop.set()
     await running
     return traffic
