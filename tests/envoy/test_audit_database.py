@@ -144,13 +144,13 @@ def test_the_database_away_and_the_settler_killed(gateways: tuple[Gateway, Gatew
             asked += work
         wait_until(lambda: one.processes("gateway settler") not in ([], [settler]), 20, "another settler")
         wait_until(lambda: metric(one, "gateway_audit_waiting") >= 16, 30, "all rows to wait")
+        wait_until(lambda: "audit database does not take rows" in one.log(), 20, "the operator to be told")
     finally:
         postgres.start()
     rows = await_rows(one, *asked)
     assert set(rows) == set(before) | set(asked)
     wait_until(lambda: all(metric(gateway, "gateway_audit_waiting") == 0 for gateway in gateways), ARRIVES_S, "quiet")
     assert metric(one, "gateway_audit_lag_seconds") == 0
-    assert "audit database does not take rows" in one.log()
     assert "audit database takes rows again" in one.log()
 
 

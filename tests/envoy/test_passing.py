@@ -154,7 +154,7 @@ def _whole_again(gateway: Gateway) -> None:
 
     def answers() -> bool:
         try:
-            return all(said(gateway, "hi", "gpt", True)[0] for _ in range(6))
+            return all(said(gateway, "hi", "gpt", True)[0] for _ in range(20))
         except openai.APIError:
             return False
 
