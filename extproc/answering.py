@@ -88,6 +88,11 @@ class Answering:
         self._size = 0
         self._stream: ClientStream | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is an answer that was not compressed, as was asked for."""
+        return self._headers.get(":status") == "200" and not self._plain.compressed
+
     def receive(self, event: Event) -> Reply:
         """What to say to one message."""
         if event.kind is Kind.RESPONSE_HEADERS:
@@ -107,7 +112,7 @@ class Answering:
             raise self._plain.error
         if event.end:
             return self._on_whole()
-        native = status == "200" and not self._plain.compressed and wanted.native(attempt)
+        native = self.plain and wanted.native(attempt)
         if native and is_json and not plan.chat.stream and wanted.nothing(plan):
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
             self.state = State.DONE

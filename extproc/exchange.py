@@ -118,6 +118,8 @@ class Exchange:
         if self._answering is None:
             self._live.remove(self._plan)
             self._answering = Answering(self._plan, self._wanted, event.headers, self._timing)
+            if self._plan.chat.stream and self._answering.plain:
+                self._live.compress.discard(self._answering.attempt.target.provider)  # it no longer does
         return self._follow(self._answering, event)
 
     def _follow(self, half: Answering | Relay, event: Event) -> Reply:

@@ -150,6 +150,11 @@ def test_a_compressed_stream_is_read_and_the_next_one_as_it_comes() -> None:
     say(to, response_headers=headers(answered))
     (piece,) = say(to, response_body=pb.HttpBody(body=zipped[:-8]))  # but for its sum
     assert b"Late." in piece.response_body.response.body_mutation.body
+    to, _ = asked("gpt", live=to._live)
+    assert to.state is State.WAITING
+    say(to, response_headers=headers(answered | {"content-encoding": "identity"}))
+    to, _ = asked("gpt", live=to._live)
+    assert to.state is State.DONE  # it no longer compresses: what it streams passes again
 
 
 @pytest.mark.parametrize(
