@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from functools import partial
 
 import msgspec
 import pytest
@@ -162,7 +163,7 @@ def key_for(request: dict[str, object], text: str) -> Key:
 
 
 @settings(max_examples=60)
-@given(st.lists(REQUESTS, min_size=2, max_size=4, unique_by=str))
+@given(st.lists(REQUESTS, min_size=2, max_size=4, unique_by=partial(msgspec.json.encode, order="sorted")))
 async def test_nothing_is_found_across_teams_prompts_tools_formats_images_or_turns(
     requests: list[dict[str, object]],
 ) -> None:
