@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.envoy.harness import Config, Gateway, Simulator, base_config, running
+from tests.envoy.scripted import Scripted
 from tests.telemetry.collector import Collector
 
 
@@ -58,6 +59,23 @@ def new_config(
 def config(new_config: Callable[[], Config]) -> Config:
     """That of the module's gateway. A module that wants another has a `config` of its own, which makes it of this."""
     return new_config()
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Scripted]:
+    """A provider that answers as a test says."""
+    provider = Scripted()
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture(scope="module")
+def passing_config(new_config: Callable[[], Config], scripted: Scripted) -> Config:
+    """Whole answers pass by Envoy alone too, and the model `odd` is the scripted provider's."""
+    config = new_config() | {"response_metadata": "headers", "cache": {"exact": False}}
+    config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
+    config["models"].append({"name": "odd", "provider": "scripted"})
+    return config
 
 
 @pytest.fixture(scope="module")

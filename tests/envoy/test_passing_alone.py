@@ -21,21 +21,11 @@ STREAMED = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "wh
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Any:
-    provider = Scripted()
-    yield provider
-    provider.stop()
-
-
-@pytest.fixture(scope="module")
-def config(new_config: Callable[[], Config], scripted: Scripted) -> Config:
-    """Whole answers pass too. Who waits for a worker that hangs is not given up on meanwhile."""
-    config = new_config() | {"response_metadata": "headers", "cache": {"exact": False}}
-    config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
-    config["models"].append({"name": "odd", "provider": "scripted"})
-    config["timeouts"]["idle"] = "60s"
-    config["routing"]["first_byte_timeout"] = "60s"
-    return config
+def config(passing_config: Config) -> Config:
+    """Who waits for a worker that hangs is not given up on meanwhile."""
+    passing_config["timeouts"]["idle"] = "60s"
+    passing_config["routing"]["first_byte_timeout"] = "60s"
+    return passing_config
 
 
 def post(gateway: Gateway, model: str, streamed: bool, text: str = "hi") -> Any:

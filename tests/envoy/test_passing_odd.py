@@ -25,19 +25,8 @@ UNTIL_CLOSED = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Any:
-    provider = Scripted()
-    yield provider
-    provider.stop()
-
-
-@pytest.fixture(scope="module")
-def config(new_config: Callable[[], Config], scripted: Scripted) -> Config:
-    """Whole answers pass too."""
-    config = new_config() | {"response_metadata": "headers", "cache": {"exact": False}}
-    config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
-    config["models"].append({"name": "odd", "provider": "scripted"})
-    return config
+def config(passing_config: Config) -> Config:
+    return passing_config
 
 
 def asked(gateway: Gateway, streamed: bool) -> tuple[Any, dict[str, Any]]:

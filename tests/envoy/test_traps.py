@@ -13,9 +13,9 @@ import pytest
 
 from tests.envoy.harness import Gateway, Simulator, ask, bearer
 from tests.envoy.scripted import Call, Scripted, event, stream, whole
-from tests.envoy.traps import BOTH, SAID, config, cut, scripted, streamed
+from tests.envoy.traps import BOTH, SAID, config, cut, streamed
 
-__all__ = ["config", "scripted"]
+__all__ = ["config"]
 
 CITY = {"city": {"type": "string"}}
 COUNTED = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd")

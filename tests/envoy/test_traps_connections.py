@@ -13,9 +13,9 @@ import pytest
 
 from tests.envoy.harness import Gateway, ask, bearer
 from tests.envoy.scripted import CLOSE, RESET, Script, Scripted, event, stream, whole
-from tests.envoy.traps import BOTH, FORMATS, SAID, as_json, chunk, config, cut, scripted, streamed
+from tests.envoy.traps import BOTH, FORMATS, SAID, as_json, chunk, config, cut, streamed
 
-__all__ = ["config", "scripted"]
+__all__ = ["config"]
 
 MODELS = pytest.mark.parametrize("model", FORMATS)
 

@@ -1,7 +1,6 @@
 """A gateway before a scripted provider: its configuration, and pieces of answers."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,13 +26,6 @@ def config(config: Config, scripted: Scripted) -> Config:
         {"name": "gemini-3", "provider": "google", "upstream_name": "gemini-3-flash", "price": PRICE}
     )
     return config
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[Scripted]:
-    provider = Scripted()
-    yield provider
-    provider.stop()
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
