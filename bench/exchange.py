@@ -82,6 +82,7 @@ _HEADERS = {
     "x-forwarded-proto": "http",
     "x-forwarded-for": "127.0.0.1",
 }
+_BESIDE = b"B\x00"  # Envoy puts an empty metadata_context behind each message
 
 
 class Exchanged(msgspec.Struct, frozen=True):
@@ -268,4 +269,4 @@ def _headers(values: dict[str, str]) -> pb.HttpHeaders:
 
 
 def _serialised(messages: Iterable[pb.ProcessingRequest]) -> tuple[bytes, ...]:
-    return tuple(message.SerializeToString() for message in messages)
+    return tuple(message.SerializeToString() + _BESIDE for message in messages)

@@ -1,8 +1,9 @@
 """Protobuf in and out: what Envoy sends, as events; what we answer, as bytes.
 
 In: serialised ProcessingRequest messages. Out: frozen events for the exchange, and serialised ProcessingResponse
-messages built from plain values. The only file that knows the protobuf types: replies are joined from encoded fields
-(`protowire`), whose numbers stand here by name and are checked against the stubs. Source: envoy.service.ext_proc.v3.
+messages built from plain values. The only file that knows the protobuf types: what Envoy usually writes is read field
+by field, anything else by the stubs; replies are joined from encoded fields (`protowire`). The fields' numbers stand
+here by name and are checked against the stubs. Source: envoy.service.ext_proc.v3.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,11 @@ _METADATA: Final = 8
 _COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
 _MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
 _COPIED_BYTES: Final = 65_536  # of a body, at most
-_BODY_TAG, _END = b"\x0a", b"\x10\x01"  # HttpBody: the body's tag; end_of_stream is true
+# First bytes of what stands beside what we read in a ProcessingRequest: metadata_context, attributes, protocol_config.
+_BESIDE: Final = frozenset(number << 3 | 2 for number in (8, 9, 11))
+_INSIDE: Final = 1 << 3 | 2  # HttpHeaders.headers, HeaderMap.headers, HeaderValue.key, HttpBody.body
+_RAW_VALUE: Final = 3 << 3 | 2  # of HeaderValue
+_NO_END, _HEADERS_END, _BODY_END = b"", b"\x18\x01", b"\x10\x01"  # end_of_stream
 
 
 class Kind(Enum):
@@ -45,7 +50,8 @@ class Kind(Enum):
 
 
 _KIND_NAMED: Final = {kind.value: kind for kind in Kind}  # an enum's own look-up runs Python
-# ProcessingRequest's first byte, where it has a body.
+# ProcessingRequest's first byte, where it has headers or a body.
+_HEADER_KINDS: Final = {2 << 3 | 2: Kind.REQUEST_HEADERS, 3 << 3 | 2: Kind.RESPONSE_HEADERS}
 _BODY_KINDS: Final = {4 << 3 | 2: Kind.REQUEST_BODY, 5 << 3 | 2: Kind.RESPONSE_BODY}
 
 
@@ -61,9 +67,63 @@ class Event(msgspec.Struct, frozen=True):
 
 def parse(data: bytes) -> Event:
     """The event in `data`. Raises ValueError for bytes that are no known message."""
-    event = _parse_body(data)
-    if event is not None:
-        return event
+    try:
+        event = _usual(data)
+    except (IndexError, UnicodeDecodeError):
+        event = None
+    return event or _any(data)
+
+
+def _usual(data: bytes) -> Event | None:
+    """A message as Envoy writes them; None for one written otherwise. Raises IndexError, UnicodeDecodeError."""
+    size, at = protowire.take_varint(data, 1)
+    end = after = at + size
+    while after < len(data):
+        if data[after] not in _BESIDE:
+            return None
+        size, after = protowire.take_varint(data, after + 1)
+        after += size
+    if after != len(data) or data[at] != _INSIDE:
+        return None
+    size, at = protowire.take_varint(data, at + 1)
+    rest = data[at + size : end]
+    if at + size > end:
+        return None
+    if (kind := _BODY_KINDS.get(data[0])) is not None and rest in (_NO_END, _BODY_END):
+        body = data[at : at + size] if size <= _COPIED_BYTES else memoryview(data)[at : at + size]
+        return Event(kind, body=body, end=rest == _BODY_END)
+    if (kind := _HEADER_KINDS.get(data[0])) is not None and rest in (_NO_END, _HEADERS_END):
+        headers = _usual_headers(data, at, at + size)
+        return None if headers is None else Event(kind, headers=headers, end=rest == _HEADERS_END)
+    return None
+
+
+def _usual_headers(data: bytes, at: int, end: int) -> dict[str, str] | None:
+    """The fields of a HeaderMap, each a short name and its raw value. As `_usual`; each length is mostly one byte."""
+    headers: dict[str, str] = {}
+    while at < end:
+        size, begin = data[at + 1], at + 2
+        if size > 0x7F:
+            size, begin = protowire.take_varint(data, at + 1)
+        after, name_at = begin + size, begin + 2
+        value_at = name_at + data[begin + 1]
+        if data[at] != _INSIDE or data[begin] != _INSIDE or data[begin + 1] > 0x7F or value_at > after:
+            return None
+        name, value = data[name_at:value_at].decode(), ""
+        if value_at < after:
+            size, begin = data[value_at + 1], value_at + 2
+            if size > 0x7F:
+                size, begin = protowire.take_varint(data, value_at + 1)
+            if data[value_at] != _RAW_VALUE or begin + size != after:
+                return None
+            value = data[begin:after].decode("utf-8", "surrogateescape")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+        at = after
+    return headers if at == end else None
+
+
+def _any(data: bytes) -> Event:
+    """The event in `data`, read by the stubs."""
     message = pb.ProcessingRequest()
     try:
         message.ParseFromString(data)
@@ -79,25 +139,6 @@ def parse(data: bytes) -> Event:
     if which in ("request_trailers", "response_trailers"):
         return Event(Kind.TRAILERS, end=True)
     raise ValueError("an empty ProcessingRequest")
-
-
-def _parse_body(data: bytes) -> Event | None:
-    """A message that is one body and nothing else, as Envoy sends them; None for any other, to be parsed in full."""
-    kind = _BODY_KINDS.get(data[0]) if data else None
-    if kind is None:
-        return None
-    try:
-        size, at = protowire.take_varint(data, 1)
-        if at + size != len(data) or data[at : at + 1] != _BODY_TAG:
-            return None
-        length, at = protowire.take_varint(data, at + 1)
-    except IndexError:
-        return None
-    rest = data[at + length :]
-    if at + length > len(data) or rest not in (b"", _END):
-        return None
-    body = data[at : at + length] if length <= _COPIED_BYTES else memoryview(data)[at : at + length]
-    return Event(kind, body=body, end=rest == _END)
 
 
 def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:
@@ -176,18 +217,21 @@ def _metadata(metadata: Metadata) -> bytes:
     """Written under the `gw` namespace, merged by key with what was there. A Struct in a Struct."""
     if not metadata:
         return b""
-    fields = b"".join([_entry(key, _value(value)) for key, value in metadata.items()])
-    return field(_METADATA, _entry(NAMESPACE, field(5, fields)))
+    fields = b"".join([_entry(key, value) for key, value in metadata.items()])
+    return field(_METADATA, field(1, _key(NAMESPACE) + field(2, field(5, fields))))
 
 
-def _value(value: str | bool | Mapping[str, str]) -> bytes:
+def _entry(key: str, value: str | bool | Mapping[str, str]) -> bytes:
+    """One entry of a Struct's map, which is a Value's only field too."""
     if isinstance(value, str):
-        return protowire.text(3, value)
-    if isinstance(value, bool):
-        return protowire.number(4, value)
-    return field(5, b"".join([_entry(key, protowire.text(3, text)) for key, text in value.items()]))
+        encoded = protowire.text(3, value)
+    elif isinstance(value, bool):
+        encoded = protowire.number(4, value)
+    else:
+        encoded = field(5, b"".join([_entry(inner, text) for inner, text in value.items()]))
+    return field(1, _key(key) + field(2, encoded))
 
 
-def _entry(key: str, value: bytes) -> bytes:
-    """One entry of a Struct's map."""
-    return field(1, protowire.text(1, key) + field(2, value))
+@lru_cache(maxsize=256)
+def _key(name: str) -> bytes:
+    return protowire.text(1, name)

@@ -28,7 +28,8 @@ def field(number: int, payload: bytes, after: int = 0) -> bytes:
 
     `after`: bytes of payload that the caller puts behind the result himself, so that a long body is not copied here.
     """
-    return _TAGS[number] + varint(len(payload) + after) + payload
+    size = len(payload) + after
+    return _TAGS[number] + (_ONE_BYTE[size] if size < 0x80 else varint(size)) + payload
 
 
 def text(number: int, value: str) -> bytes:
