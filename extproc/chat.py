@@ -113,6 +113,9 @@ class GatewayMetadata(msgspec.Struct, frozen=True):
     fallback: bool = True  # False: one attempt, no other provider
 
 
+_NO_WISHES = GatewayMetadata()
+
+
 async def read_chat(body: bytes) -> ChatRequest:
     """The request in `body`, of any size. Raises InvalidRequest, naming the parameter where one is wrong.
 
@@ -222,21 +225,18 @@ def texts(chat: ChatRequest) -> Iterator[str]:
 
 def features(chat: ChatRequest) -> frozenset[Feature]:
     """What the request asks of a model beyond text."""
+    body = chat.body
     found: list[Feature] = []
-    if chat.body.get("tools"):
+    if body.get("tools"):
         found.append("tools")
-    if (chat.body.get("response_format") or {}).get("type") == "json_schema":
+    if (body.get("response_format") or {}).get("type") == "json_schema":
         found.append("json_schema")
-    if any(part["type"] == "image_url" for part in _parts(chat)):
-        found.append("vision")
-    return frozenset(found)
-
-
-def _parts(chat: ChatRequest) -> Iterator[_Object]:
-    for message in chat.body["messages"]:
+    for message in body["messages"]:
         content = message.get("content")
-        if isinstance(content, list):
-            yield from content
+        if isinstance(content, list) and any(part["type"] == "image_url" for part in content):
+            found.append("vision")
+            break
+    return frozenset(found)
 
 
 def text_chars(chat: ChatRequest) -> int:
@@ -264,7 +264,9 @@ def encoded(value: object, order: Literal["sorted"] | None = None) -> bytes:
 
 def gateway_metadata(chat: ChatRequest) -> GatewayMetadata:
     """The gateway's own keys in `metadata`. Raises InvalidRequest naming `metadata.<key>`."""
-    given = chat.body.get("metadata") or {}
+    given = chat.body.get("metadata")
+    if not given:
+        return _NO_WISHES
     values = {key: _flag(key, given[key]) for key in GATEWAY_KEYS & given.keys() if given[key] is not None}
     for key, known in _CHOICES.items():
         if key in values and values[key] not in known:

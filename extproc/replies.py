@@ -109,6 +109,7 @@ def refusal(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> 
 
 def _path(endpoint: Endpoint, attempt: Attempt) -> str:
     """The path of the request at its provider's base URL, with the queries of both."""
-    path, _, own_query = attempt.request.path.partition("?")
-    joined = "&".join(part for part in (own_query, endpoint.query) if part)
-    return f"{endpoint.base_path}{path}?{joined}" if joined else f"{endpoint.base_path}{path}"
+    path = f"{endpoint.base_path}{attempt.request.path}"
+    if not endpoint.query:
+        return path
+    return f"{path}{'&' if '?' in attempt.request.path else '?'}{endpoint.query}"

@@ -122,7 +122,7 @@ class Estimator:
             return 0.0, 0.0
         # encode_ordinary: "<|endoftext|>" in a user's text is text. Lone surrogates become U+FFFD in tiktoken.
         tokens = sum(map(self._count, counted))
-        wide = sum(_wide_chars(text) for text in counted)
+        wide = sum(map(_wide_chars, counted))
         return tokens * total / chars, wide / chars
 
 
@@ -188,13 +188,13 @@ class Parts:
         if not isinstance(message, dict):
             return
         for key, value in message.items():
-            if key == "content":
+            if key == "content" and not isinstance(value, str):
                 self._add_content(value)
             elif key == "tool_calls":
                 self.tokens += self.family.per_call * len(_items(value))
                 self._add_json([_call(call) for call in _items(value)])
             elif key not in ("role", "tool_call_id", "audio"):
-                self._add_json(value)  # name, refusal, reasoning_content, and what vendors add
+                self._add_json(value)  # a text, name, refusal, reasoning_content, and what vendors add
 
     def _add_content(self, content: object) -> None:
         for part in content if isinstance(content, list) else (content,):

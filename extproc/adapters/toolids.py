@@ -35,11 +35,13 @@ def unsigned(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _signed(messages: list[dict[str, Any]]) -> bool:
-    return any(_MARK in str(call_id) for message in messages for call_id in _ids(message))
-
-
-def _ids(message: dict[str, Any]) -> list[Any]:
-    return [message.get("tool_call_id"), *(call.get("id") for call in message.get("tool_calls") or ())]
+    for message in messages:
+        if _MARK in str(message.get("tool_call_id")):
+            return True
+        calls = message.get("tool_calls")
+        if calls and any(_MARK in str(call.get("id")) for call in calls):
+            return True
+    return False
 
 
 def _unsigned(message: dict[str, Any]) -> dict[str, Any]:
