@@ -85,7 +85,7 @@ async def _measure(ledger: RedisLedger, calls: int, at_once: int) -> list[Row]:
 
     async def reserve(i: int) -> None:
         reservation = reservation_for(
-            TEAM, ESTIMATE, hold_id=f"{run}-{i}", priority="normal", now_ms=now_ms + i, lease_ms=630_000
+            TEAM, caps, ESTIMATE, hold_id=f"{run}-{i}", priority="normal", now_ms=now_ms + i, lease_ms=630_000
         )
         answer = await ledger.reserve(reservation)
         rate_limit_headers(reservation, answer.standing)

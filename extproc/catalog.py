@@ -4,19 +4,22 @@ In: Settings. Out: `Catalog`: who a key belongs to, what a model name stands for
 providers are tried. A request keeps the catalog it began with. Called by the worker at start and by `gateway check`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import cast
+from typing import cast, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 
+from extproc.budget.ledger import Caps
+from extproc.budget.plan import caps_for
 from extproc.pricing import price_from_usd
-from extproc.records import Feature, ProviderFormat, Target
+from extproc.records import Feature, Priority, ProviderFormat, Target
 from extproc.routing.policy import CompiledRule, Policy, compile_rules
 from extproc.settings import Model, Provider, Routing, Settings, Team
-from extproc.settings.models import Equivalents
 from extproc.wire import provider_cluster
 
 Network = IPv4Network | IPv6Network
@@ -25,12 +28,22 @@ TIERS = ("simple", "medium", "hard")
 AUTO = "auto"
 
 
+class Route(msgspec.Struct, frozen=True):
+    """What a model's name stands for."""
+
+    targets: tuple[Target, ...]  # the model, then those that may stand in for it, best first
+    features: frozenset[Feature]  # what all that stand in can do
+    tokens: float  # a prompt of so many fits all of them, with what they are told; infinite: as far as is known
+
+
 class TeamView(msgspec.Struct, frozen=True):
     """A team as the data plane needs it."""
 
     id: str
     models: frozenset[str]  # names this team may use; `auto` too where a tier has one of them
     settings: Team
+    routes: Mapping[str, Route]  # of those models, by name
+    caps: Mapping[Priority, Caps]  # its limits, by a request's priority
     networks: tuple[Network, ...] = ()  # where its clients must be; none: anywhere
     auto: Mapping[str, tuple[str, ...]] = {}  # tier -> model names
     policy: Policy = Policy()  # how `auto` chooses a tier
@@ -52,7 +65,6 @@ class Catalog(msgspec.Struct, frozen=True):
     views: Mapping[str, TeamView]  # by id
     issuers: Mapping[str, Mapping[str, TeamView]]  # by issuer of tokens, then by the claim's value
     targets: Mapping[str, Target]  # by model name
-    chains: Mapping[str, tuple[str, ...]]  # model name -> itself and its equivalents, best first
     stand_ins: Mapping[str, tuple[Target, ...]]  # model name -> its equivalents, with the rewrite of the best group
     endpoints: Mapping[str, Endpoint]  # by provider
     routing: Routing
@@ -64,22 +76,21 @@ class Catalog(msgspec.Struct, frozen=True):
 def compile_catalog(settings: Settings) -> Catalog:
     """Compile `settings`, which must have passed its checks."""
     targets = {model.name: _target(model, settings.providers[model.provider]) for model in settings.models}
+    features = {model.name: frozenset(model.features) for model in settings.models}
+    stand_ins = {name: _stand_ins(name, targets, settings) for name in targets}
     rules = compile_rules(settings.routing.rules)
-    views = {team.id: _team(team, settings, targets, rules) for team in settings.teams}
+    routes = cache(partial(_routes, targets, stand_ins, features))  # mostly teams may use the same models
+    views = {team.id: _team(team, settings, targets, rules, routes) for team in settings.teams}
     return Catalog(
         teams={key: views[team.id] for team in settings.teams for key in team.keys},
         views=views,
         issuers=_issuers(settings, views),
         targets=targets,
-        chains={name: _chain(name, settings) for name in targets},
-        stand_ins={
-            name: tuple(_stand_in(name, targets[other], settings) for other in _chain(name, settings)[1:])
-            for name in targets
-        },
+        stand_ins=stand_ins,
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
         routing=settings.routing,
         content=settings.telemetry.content and settings.telemetry.otlp_endpoint is not None,
-        features={model.name: frozenset(model.features) for model in settings.models},
+        features=features,
         trusted_hops=settings.listen.trusted_hops,
     )
 
@@ -104,30 +115,52 @@ def _target(model: Model, provider: Provider) -> Target:
     )
 
 
-def _chain(name: str, settings: Settings) -> tuple[str, ...]:
-    """`name`, then the other models of its groups: best score first, then in the order written."""
-    order = dict.fromkeys([name, *(other for group in _groups(name, settings) for other in group.models)])
-    return tuple(order)
+def _stand_ins(name: str, targets: Mapping[str, Target], settings: Settings) -> tuple[Target, ...]:
+    """The other models of its groups: best score first, then in the order written; each by the rewrite of its best."""
+    found: dict[str, Target] = {}
+    groups = [group for group in settings.equivalents if name in group.models]
+    for group in sorted(groups, key=lambda group: -group.score):
+        for other in group.models:
+            rewrite = group.rewrite.get(other, "")
+            found.setdefault(other, msgspec.structs.replace(targets[other], rewrite=rewrite))
+    found.pop(name, None)
+    return tuple(found.values())
 
 
-def _groups(name: str, settings: Settings) -> list[Equivalents]:
-    """Those with `name`, best score first."""
-    return sorted((group for group in settings.equivalents if name in group.models), key=lambda group: -group.score)
+def _routes(
+    targets: Mapping[str, Target],
+    stand_ins: Mapping[str, tuple[Target, ...]],
+    features: Mapping[str, frozenset[Feature]],
+    allowed: frozenset[str],
+) -> dict[str, Route]:
+    """Of every model that is `allowed`."""
+    result = {}
+    for name in allowed & targets.keys():
+        others = [target for target in stand_ins[name] if target.model in allowed]
+        route = (targets[name], *others)
+        room = [each.context_tokens - len(each.rewrite.encode()) for each in route if each.context_tokens is not None]
+        result[name] = Route(
+            route,
+            frozenset(get_args(Feature)).intersection(*(features[target.model] for target in others)),
+            min(room, default=math.inf) if others else math.inf,  # with nobody to turn to it is asked all the same
+        )
+    return result
 
 
-def _stand_in(name: str, other: Target, settings: Settings) -> Target:
-    """`other` as it stands in for `name`."""
-    group = next(group for group in _groups(name, settings) if other.model in group.models)
-    return msgspec.structs.replace(other, rewrite=group.rewrite.get(other.model, ""))
-
-
-def _team(team: Team, settings: Settings, targets: Mapping[str, Target], rules: tuple[CompiledRule, ...]) -> TeamView:
+def _team(
+    team: Team,
+    settings: Settings,
+    targets: Mapping[str, Target],
+    rules: tuple[CompiledRule, ...],
+    routes: Callable[[frozenset[str]], Mapping[str, Route]],
+) -> TeamView:
     allowed = {name for name in targets if any(fnmatchcase(name, pattern) for pattern in team.models)}
     auto: dict[str, tuple[str, ...]] = {
         tier: tuple(names) for tier, names in (settings.routing.auto | team.routing.auto).items()
     }
     if any(name in allowed for names in auto.values() for name in names):
         allowed.add(AUTO)
+    models = frozenset(allowed)
     target = team.routing.target or settings.routing.target
     policy = Policy(
         rules=rules,
@@ -136,8 +169,10 @@ def _team(team: Team, settings: Settings, targets: Mapping[str, Target], rules: 
     )
     return TeamView(
         id=team.id,
-        models=frozenset(allowed),
+        models=models,
         settings=team,
+        routes=routes(models),
+        caps={priority: caps_for(team.budget, team.limits, priority) for priority in get_args(Priority)},
         networks=tuple(ip_network(network) for network in team.allowed_ips),
         auto=auto,
         policy=policy,

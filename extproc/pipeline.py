@@ -7,7 +7,7 @@ parameter.
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from zlib import crc32
 
@@ -15,6 +15,7 @@ import msgspec
 
 from extproc.auth import authenticate
 from extproc.budget.ledger import HoldClosed, Rider
+from extproc.budget.plan import used_pct
 from extproc.budget.reserve import Prepared, Reserver
 from extproc.cache.hit import Hit
 from extproc.cache.served import ROUTING, Served
@@ -27,7 +28,7 @@ from extproc.models import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision, Target
-from extproc.routing.choose import Choice, Needs, check_allowed, choose
+from extproc.routing.choose import Choice, Needs, StandingOf, check_allowed, choose
 from extproc.routing.classify import Complexity, classify
 from extproc.routing.deadline import Asked, Deadline, deadline
 from extproc.routing.standing import View
@@ -54,6 +55,11 @@ class Admission(msgspec.Struct):
     cache_control: str = ""
     model: str = ""  # asked for
 
+    @property
+    def now_ms(self) -> int:
+        """When it came in, in milliseconds since the epoch."""
+        return round(self.received_at * 1000)
+
     def refused(self) -> Decision:
         """What is known of a request that was refused before it was decided."""
         return Decision(
@@ -75,16 +81,10 @@ class _Asked(msgspec.Struct, frozen=True):
     complexity: Complexity | None  # of a request for `auto`, None for a pinned model
     steps: Steps
 
-    @property
-    def now_ms(self) -> int:
-        """When it came in, in milliseconds since the epoch."""
-        return round(self.admission.received_at * 1000)
-
 
 class _Chosen(msgspec.Struct, frozen=True):
     """Where a request may go, and what is to be held for it."""
 
-    needs: Needs
     choice: Choice
     cheaper: Choice | None  # what a strict team's request becomes near its limit
     wanted: Prepared
@@ -134,9 +134,11 @@ class Pipeline:
         complexity = classify(chat, admission.team.policy, wishes.routing) if chat.model == AUTO else None
         asked = _Asked(admission, chat, len(body), wishes, complexity, steps)
         steps.done("read")
-        chosen: _Chosen | None = None
-        with contextlib.suppress(GatewayError):  # of no account where the answer is kept, else raised below
+        chosen: _Chosen | None
+        try:
             chosen = await self._choose(asked)
+        except GatewayError:
+            chosen = None  # of no account where the answer is kept, else raised below
         steps.done("route")
         found = await self._look_up(asked, chosen.wanted.rider if chosen else None)
         steps.done("cache")
@@ -150,13 +152,12 @@ class Pipeline:
 
     async def limits(self, admission: Admission) -> tuple[tuple[str, str], ...]:
         """The `x-ratelimit-*` headers of an answer for which nothing was held. Never raises."""
-        return await self._reserver.limits(admission.team.settings, round(admission.received_at * 1000))
+        return await self._reserver.limits(admission.team, admission.now_ms)
 
     async def left(self, admission: Admission) -> None:
         """Its client left before it was decided: say whose it was, which Envoy was not told, so that it has a row."""
         with contextlib.suppress(GatewayError, HoldClosed):
-            now_ms = round(admission.received_at * 1000)
-            await self._reserver.sign(admission.team.settings, admission.request_id, now_ms)
+            await self._reserver.sign(admission.team, admission.request_id, admission.now_ms)
 
     async def _look_up(self, asked: _Asked, rider: Rider | None) -> Looked:
         if self._cache is None:
@@ -170,7 +171,7 @@ class Pipeline:
             request_id=admission.request_id,
             traceparent=admission.traceparent,
             cache_control=admission.cache_control,
-            now_ms=asked.now_ms,
+            now_ms=admission.now_ms,
             rider=rider,
         )
 
@@ -183,7 +184,7 @@ class Pipeline:
         """The kept answer; it counts as a request of the team's minute. Raises RateLimitExceeded."""
         admission, chat, wishes = asked.admission, asked.chat, asked.wishes
         limit_headers = await self._reserver.count(
-            admission.team.settings, hold_id=admission.request_id, priority=wishes.priority, now_ms=asked.now_ms
+            admission.team, hold_id=admission.request_id, priority=wishes.priority, now_ms=admission.now_ms
         )
         asked.steps.done("reserve")
         decision = Decision(
@@ -207,21 +208,20 @@ class Pipeline:
         """Choose the targets, and what to hold for them. Raises GatewayError."""
         admission = asked.admission
         settings = admission.team.settings
-        needs = self._needs(asked)
-        choice = self._route(asked, needs)
+        choice = self._route(asked)
         # A strict team's hold covers what the request may become, so that is chosen before.
         strict = settings.auto_downgrade and settings.budget.strict
-        cheaper = self._route(asked, needs, downgrade=True) if strict else None
+        cheaper = self._route(asked, downgrade=True) if strict else None
         wanted = await self._reserver.prepare(
-            settings,
+            admission.team,
             asked.chat,
             choice.targets,
             hold_id=admission.request_id,
             priority=asked.wishes.priority,
-            now_ms=asked.now_ms,
+            now_ms=admission.now_ms,
             perhaps=cheaper.targets if cheaper else (),
         )
-        return _Chosen(needs, choice, cheaper, wanted)
+        return _Chosen(choice, cheaper, wanted)
 
     async def _plan(self, asked: _Asked, found: Looked, chosen: _Chosen) -> Plan:
         """Hold what the request may cost, unless that was done with the look-up. Raises GatewayError."""
@@ -229,14 +229,15 @@ class Pipeline:
         settings = admission.team.settings
         choice = chosen.choice
         hold = await self._reserver.reserve(chosen.wanted)
-        if settings.auto_downgrade and hold.used_pct >= settings.alert.thresholds_pct[0]:
-            choice = chosen.cheaper or self._route(asked, chosen.needs, downgrade=True)
+        if settings.auto_downgrade and used_pct(settings, hold.standing) >= settings.alert.thresholds_pct[0]:
+            choice = chosen.cheaper or self._route(asked, downgrade=True)
         if choice.reason in _NOT_KEPT:
             found.tape.give_up()
         asked.steps.done("reserve")
         if hold.max_tokens is not None:
             chat = msgspec.structs.replace(chat, max_tokens=hold.max_tokens)
-        first = choice.targets[0]
+        targets, first = choice.targets, choice.targets[0]
+        rewrites = {target.model: target.rewrite for target in targets if target.rewrite}
         self._view.asked(first, admission.received_at)
         decision = Decision(
             request_id=admission.request_id,
@@ -257,46 +258,46 @@ class Pipeline:
             steps_us=asked.steps.us,
             traceparent=admission.traceparent,
             cache=found.status,
-            targets=tuple(_untold(target) for target in choice.targets),
+            targets=tuple(map(_untold, targets)) if rewrites else targets,
         )
         return Plan(
             chat,
             decision,
             f"chatcmpl-{admission.request_id.replace('-', '')}",
             admission.catalog.endpoints,
-            self._deadline(asked, choice, hold.input_tokens),
+            self._deadline(asked, targets, hold.input_tokens),
             hold.headers,
             found.headers,
             found.tape,
-            rewrites={target.model: target.rewrite for target in choice.targets if target.rewrite},
-            alone=asked.wishes.fallback and admission.catalog.routing.attempts > 1 and len(choice.targets) == 1,
+            rewrites=rewrites,
+            alone=wishes.fallback and admission.catalog.routing.attempts > 1 and len(targets) == 1,
         )
 
-    def _route(self, asked: _Asked, needs: Needs, *, downgrade: bool = False) -> Choice:
-        admission = asked.admission
-        draw = crc32(admission.request_id.encode()) / 2**32  # a request's chance is its own, whoever asks
+    def _route(self, asked: _Asked, *, downgrade: bool = False) -> Choice:
+        admission, chat = asked.admission, asked.chat
+        # A token is at least a byte of the body, but for images: their address is shorter than what they cost.
+        found = features(chat)
+        most_tokens = math.inf if "vision" in found else asked.body_bytes
+        standing: StandingOf | None = None
+        if not self._view.calm:
+            draw = crc32(admission.request_id.encode()) / 2**32  # a request's chance is its own, whoever asks
+            standing = partial(self._view.of, now_s=admission.received_at, draw=draw)
         return choose(
             admission.catalog,
             admission.team,
-            asked.chat.model,
+            chat.model,
             asked.complexity,
-            needs=needs,
-            standing=partial(self._view.of, now_s=admission.received_at, draw=draw),
+            needs=Needs(found, most_tokens, partial(self._reserver.input_tokens, chat)),
+            standing=standing,
             fallback=asked.wishes.fallback,
             downgrade=downgrade,
         )
 
-    def _needs(self, asked: _Asked) -> Needs:
-        # A token is at least a byte of the body, but for images: their address is shorter than what they cost.
-        found = features(asked.chat)
-        most_tokens = math.inf if "vision" in found else asked.body_bytes
-        return Needs(found, most_tokens, partial(self._reserver.input_tokens, asked.chat))
-
-    def _deadline(self, asked: _Asked, choice: Choice, input_tokens: int) -> Deadline:
-        admission, first = asked.admission, choice.targets[0]
-        length = self._reserver.length(admission.team.id, asked.chat, first)
-        wanted = Asked(asked.chat.stream, input_tokens, length)
-        return deadline(self._view, choice.targets, wanted, admission.catalog.routing)
+    def _deadline(self, asked: _Asked, targets: Sequence[Target], input_tokens: int) -> Deadline:
+        chat, admission = asked.chat, asked.admission
+        race = len(targets) > 1 and not chat.stream
+        length = self._reserver.length(admission.team.id, chat, targets[0]) if race else 1.0
+        return deadline(self._view, targets, Asked(chat.stream, input_tokens, length), admission.catalog.routing)
 
 
 def _untold(target: Target) -> Target:

@@ -17,7 +17,7 @@ from typing import cast
 
 import msgspec
 
-from extproc.budget.ledger import Account, Admitted, Caps, LimitName, Minute, Refused, Reservation, Standing
+from extproc.budget.ledger import Account, Admitted, Caps, LimitName, Refused, Reservation, Standing
 from extproc.budget.windows import Window, windows_at
 from extproc.errors import BudgetExceeded, GatewayError, ModelNotAllowed, RateLimitExceeded
 from extproc.pricing import ceiling_rates
@@ -88,9 +88,12 @@ def caps_for(budget: Budget, limits: Limits, priority: Priority = "normal") -> C
 
 
 def reservation_for(
-    team: Team, estimate: Estimate, *, hold_id: str, priority: Priority, now_ms: int, lease_ms: int
+    team: Team, caps: Caps, estimate: Estimate, *, hold_id: str, priority: Priority, now_ms: int, lease_ms: int
 ) -> Reservation:
-    """What to ask of the ledger. Raises ModelNotAllowed for an unpriced model under a strict USD budget."""
+    """What to ask of the ledger; `caps`: the team's, for `priority`.
+
+    Raises ModelNotAllowed for an unpriced model under a strict USD budget.
+    """
     budget = team.budget
     if budget.strict and not estimate.priced and (budget.daily_usd is not None or budget.monthly_usd is not None):
         raise ModelNotAllowed(
@@ -102,7 +105,7 @@ def reservation_for(
         now_ms=now_ms,
         lease_ms=lease_ms,
         windows=windows_at(now_ms, budget.timezone),
-        caps=caps_for(budget, team.limits, priority),
+        caps=caps,
         input_tokens=estimate.input_tokens,
         output_tokens=estimate.output_tokens,
         min_output_tokens=MIN_OUTPUT_TOKENS * estimate.choices,
@@ -159,12 +162,15 @@ def rate_limit_headers(reservation: Reservation, standing: Standing) -> list[Hea
     """
     headers: list[Header] = []
     requests = _level("requests_per_minute", reservation, standing)
-    if requests:
+    if requests is not None:
         headers += _headers("requests", requests)
-    names: tuple[LimitName, ...] = ("tokens_per_minute", "daily_tokens", "monthly_tokens")
-    tokens = [level for name in names if (level := _level(name, reservation, standing))]
-    if tokens:
-        headers += _headers("tokens", min(tokens, key=lambda level: level.left))
+    tightest: _Level | None = None
+    for name in _OF_TOKENS:
+        level = _level(name, reservation, standing)
+        if level is not None and (tightest is None or level.left < tightest.left):
+            tightest = level
+    if tightest is not None:
+        headers += _headers("tokens", tightest)
     return headers
 
 
@@ -204,15 +210,13 @@ class _Level(msgspec.Struct, frozen=True):
     name: LimitName
     limit: int  # top-ups included
     used: int  # and held
+    left: int  # never below 0
     reset_ms: int
     wait_ms: int  # until a refused request may fit
 
-    @property
-    def left(self) -> int:
-        return max(0, self.limit - self.used)
-
 
 _RATES = ("requests_per_minute", "tokens_per_minute")
+_OF_TOKENS: tuple[LimitName, ...] = ("tokens_per_minute", "daily_tokens", "monthly_tokens")
 _TEXT: dict[LimitName, str] = {
     "requests_per_minute": "Rate limit (requests per minute)",
     "tokens_per_minute": "Rate limit (tokens per minute)",
@@ -228,24 +232,22 @@ def _level(name: LimitName, reservation: Reservation, standing: Standing) -> _Le
     limit: int | None = getattr(reservation.caps, name)
     if limit is None:
         return None
-    if name in _RATES:
-        return _rate(name, limit, standing.minute)
-    kind, _, unit = name.partition("_")
-    account: Account = getattr(standing, kind)
-    window: Window = getattr(reservation.windows, kind)
-    until_end_ms = window.end_ms - reservation.now_ms
-    if unit == "tokens":
-        topup, used = account.topup_tokens, account.used_tokens + account.held_tokens
-    else:
-        topup, used = account.topup_nano_usd, account.used_nano_usd + account.held_nano_usd
-    return _Level(name, limit + topup, used, until_end_ms, until_end_ms)
-
-
-def _rate(name: LimitName, limit: int, minute: Minute) -> _Level:
-    requests = name == "requests_per_minute"
-    wait_ms = minute.request_wait_ms if requests else minute.tokens_wait_ms
+    minute = standing.minute
     # Without a wait the request can never fit (the limit is 0, or smaller than the request): come back in a minute.
-    return _Level(name, limit, minute.requests if requests else minute.tokens, minute.reset_ms, wait_ms or MINUTE_MS)
+    if name == "requests_per_minute":
+        used, reset_ms, wait_ms = minute.requests, minute.reset_ms, minute.request_wait_ms or MINUTE_MS
+    elif name == "tokens_per_minute":
+        used, reset_ms, wait_ms = minute.tokens, minute.reset_ms, minute.tokens_wait_ms or MINUTE_MS
+    else:
+        kind, _, unit = name.partition("_")
+        account: Account = getattr(standing, kind)
+        window: Window = getattr(reservation.windows, kind)
+        reset_ms = wait_ms = window.end_ms - reservation.now_ms
+        if unit == "tokens":
+            limit, used = limit + account.topup_tokens, account.used_tokens + account.held_tokens
+        else:
+            limit, used = limit + account.topup_nano_usd, account.used_nano_usd + account.held_nano_usd
+    return _Level(name, limit, used, max(0, limit - used), reset_ms, wait_ms)
 
 
 def _output_room(name: LimitName, reservation: Reservation, standing: Standing) -> int | None:

@@ -13,31 +13,29 @@ import msgspec
 
 from extproc.bounds import most_input_tokens
 from extproc.budget.estimate import ENFORCED, HELD, OutputEstimates
-from extproc.budget.ledger import Caps, Holds, Refused, Reservation, Rider
+from extproc.budget.ledger import Caps, Holds, Refused, Reservation, Rider, Standing
 from extproc.budget.plan import (
     Estimate,
     Header,
-    caps_for,
     estimate_for,
     max_tokens_to_write,
     rate_limit_headers,
     refusal,
     reservation_for,
-    used_pct,
 )
 from extproc.budget.windows import windows_at
+from extproc.catalog import TeamView
 from extproc.chat import rewritten, text_chars
-from extproc.records import ChatRequest, Priority, Target
-from extproc.settings import Team
+from extproc.records import ChatRequest, Price, Priority, Target
 from extproc.tokens import EXACT_CHARS, Estimator
 
 
 class Prepared(msgspec.Struct, frozen=True):
     """What is to be held for one request. `rider`: by which another call may take it along."""
 
-    team: Team
     estimate: Estimate
     reservation: Reservation
+    strict: bool  # the team's budget is
     counted_tokens: int  # the best estimate of the input
     rider: Rider | None
 
@@ -50,7 +48,7 @@ class Hold(msgspec.Struct, frozen=True):
     output_tokens: int  # over all choices
     max_tokens: int | None  # to be written into the request, per choice; None: leave what the client sent
     headers: tuple[Header, ...]
-    used_pct: float  # of the team's tightest budget, 0 without one
+    standing: Standing  # of the team, after it
 
 
 class Reserver:
@@ -68,7 +66,7 @@ class Reserver:
 
     async def prepare(
         self,
-        team: Team,
+        team: TeamView,
         chat: ChatRequest,
         targets: Sequence[Target],
         *,
@@ -80,18 +78,28 @@ class Reserver:
         """What is to be held. `perhaps`: what may be tried instead of `targets`, as a strict team's hold must cover it
         too. Raises ModelNotAllowed, InvalidRequest.
         """
-        counted = self.input_tokens(chat, targets[0])
-        looked_at = (*targets, *perhaps) if team.budget.strict else targets[:1]
-        held = max(counted, await self._most(chat, looked_at)) if team.budget.strict else counted
-        estimate = self._estimate(team, chat, looked_at, held)
+        strict = team.settings.budget.strict
+        held = counted = self.input_tokens(chat, targets[0])
+        if strict:
+            looked_at = (*targets, *perhaps)
+            held = max(counted, await self._most(chat, looked_at))
+            dearest = max((self._estimate(team, chat, targets[0], each.price, held) for each in looked_at), key=_cost)
+        else:
+            dearest = self._estimate(team, chat, targets[0], targets[0].price, held)
         reservation = reservation_for(
-            team, estimate, hold_id=hold_id, priority=priority, now_ms=now_ms, lease_ms=self._lease_ms
+            team.settings,
+            team.caps[priority],
+            dearest,
+            hold_id=hold_id,
+            priority=priority,
+            now_ms=now_ms,
+            lease_ms=self._lease_ms,
         )
-        return Prepared(team, estimate, reservation, counted, self._holds.rider(reservation))
+        return Prepared(dearest, reservation, strict, counted, self._holds.rider(reservation))
 
     async def reserve(self, prepared: Prepared) -> Hold:
         """Take the hold, unless its rider did. Raises RateLimitExceeded, BudgetExceeded, LimitsUnavailable."""
-        team, reservation = prepared.team, prepared.reservation
+        reservation = prepared.reservation
         answer = await self._holds.reserve(reservation, prepared.rider)
         if isinstance(answer, Refused):
             error = refusal(reservation, answer)
@@ -101,17 +109,17 @@ class Reserver:
             input_tokens=reservation.input_tokens,
             counted_tokens=prepared.counted_tokens,
             output_tokens=answer.output_tokens,
-            max_tokens=max_tokens_to_write(prepared.estimate, answer, strict=team.budget.strict),
+            max_tokens=max_tokens_to_write(prepared.estimate, answer, strict=prepared.strict),
             headers=tuple(rate_limit_headers(reservation, answer.standing)),
-            used_pct=used_pct(team, answer.standing),
+            standing=answer.standing,
         )
 
-    async def count(self, team: Team, *, hold_id: str, priority: Priority, now_ms: int) -> tuple[Header, ...]:
+    async def count(self, team: TeamView, *, hold_id: str, priority: Priority, now_ms: int) -> tuple[Header, ...]:
         """A request that costs nothing, its answer being kept: it counts as one more of the minute's requests.
 
         A team without such a limit is not counted. Raises RateLimitExceeded, LimitsUnavailable.
         """
-        if team.limits.requests_per_minute is None:
+        if team.settings.limits.requests_per_minute is None:
             return await self.limits(team, now_ms)
         reservation = self._free(team, hold_id, priority, now_ms)
         only = Caps(requests_per_minute=reservation.caps.requests_per_minute)
@@ -124,11 +132,11 @@ class Reserver:
             raise error
         return headers
 
-    async def sign(self, team: Team, hold_id: str, now_ms: int) -> None:
+    async def sign(self, team: TeamView, hold_id: str, now_ms: int) -> None:
         """A hold of nothing, by which the settler finds whose request it was. Raises LimitsUnavailable, HoldClosed."""
         await self._holds.reserve(msgspec.structs.replace(self._free(team, hold_id, "normal", now_ms), caps=Caps()))
 
-    async def limits(self, team: Team, now_ms: int) -> tuple[Header, ...]:
+    async def limits(self, team: TeamView, now_ms: int) -> tuple[Header, ...]:
         """The `x-ratelimit-*` headers of an answer that takes nothing: how the team stood within the last second.
 
         Empty for a team without limits, and where nobody knows. Never raises.
@@ -139,15 +147,15 @@ class Reserver:
         standing = await self._holds.standing(team.id, reservation.windows, now_ms)
         return () if standing is None else tuple(rate_limit_headers(reservation, standing))
 
-    def _free(self, team: Team, hold_id: str, priority: Priority, now_ms: int) -> Reservation:
+    def _free(self, team: TeamView, hold_id: str, priority: Priority, now_ms: int) -> Reservation:
         """Of nothing but a request."""
         return Reservation(
             team_id=team.id,
             hold_id=hold_id,
             now_ms=now_ms,
             lease_ms=self._lease_ms,
-            windows=windows_at(now_ms, team.budget.timezone),
-            caps=caps_for(team.budget, team.limits, priority),
+            windows=windows_at(now_ms, team.settings.budget.timezone),
+            caps=team.caps[priority],
             input_tokens=0,
             output_tokens=0,
             input_nano_usd=0,
@@ -172,28 +180,23 @@ class Reserver:
 
         return most() if text_chars(chat) <= EXACT_CHARS else await asyncio.to_thread(most)
 
-    def _estimate(self, team: Team, chat: ChatRequest, targets: Sequence[Target], input_tokens: int) -> Estimate:
-        """What the dearest of the targets would cost."""
-        first = targets[0]
+    def _estimate(self, team: TeamView, chat: ChatRequest, first: Target, price: Price, input_tokens: int) -> Estimate:
+        """What the request costs at `price`, with as long an answer as `first` may give."""
         output_tokens = self._outputs.ceiling(
             team.id,
             first.model,
             chat.max_tokens,
             first.max_output_tokens,
             n=chat.n,
-            policy=ENFORCED if team.budget.strict else HELD,
+            policy=ENFORCED if team.settings.budget.strict else HELD,
         )
-        estimates = [
-            estimate_for(
-                target.price,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                choices=chat.n,
-                output_bounded=chat.max_tokens is not None,
-            )
-            for target in targets
-        ]
-        return max(estimates, key=_cost)
+        return estimate_for(
+            price,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            choices=chat.n,
+            output_bounded=chat.max_tokens is not None,
+        )
 
 
 def _cost(estimate: Estimate) -> float:

@@ -10,11 +10,11 @@ each provider is doing. Out: `Choice`. In this order:
     standing     those whose circuit lets this request through; a half-open one last, unless the request is its probe
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from extproc.catalog import AUTO, TIERS, Catalog, TeamView
+from extproc.catalog import AUTO, TIERS, Catalog, Route, TeamView
 from extproc.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoProviderAvailable, RateLimitExceeded
 from extproc.records import Feature, Price, Target
 from extproc.routing.classify import Complexity
@@ -55,24 +55,26 @@ def choose(
     complexity: Complexity | None,
     *,
     needs: Needs,
-    standing: StandingOf,
+    standing: StandingOf | None,
     fallback: bool = True,
     downgrade: bool = False,
 ) -> Choice:
-    """Targets for `model`; for `auto`, of the tier of `complexity`, or with `downgrade` of the next cheaper one.
+    """Targets for `model`, which `check_allowed` has let pass; for `auto`, of the tier of `complexity`, or with
+    `downgrade` of the next cheaper one. `standing` None: everything is up.
 
-    Raises ModelNotFound, ModelNotAllowed, InvalidRequest, NoProviderAvailable, RateLimitExceeded.
+    Raises InvalidRequest, NoProviderAvailable, RateLimitExceeded.
     """
-    check_allowed(catalog, team, model)
+    targets: Sequence[Target]
     if complexity is not None:
         targets, reason = _auto(catalog, team, complexity, needs, downgrade=downgrade)
     else:
-        targets, reason = _pinned(catalog, team, model, needs, fallback=fallback)
-    going = _going(targets, standing)
-    if going[0] is not targets[0]:
-        reason = "fallback"
+        targets, reason = _pinned(catalog, team.routes[model], needs, fallback=fallback)
+    if standing is not None:
+        first = targets[0]
+        targets = _going(targets, standing)
+        reason = reason if targets[0] is first else "fallback"
     most = catalog.routing.attempts if fallback else 1
-    return Choice(targets=tuple(going[:most]), reason=reason)
+    return Choice(tuple(targets[:most]), reason)
 
 
 def check_allowed(catalog: Catalog, team: TeamView, model: str) -> None:
@@ -86,11 +88,13 @@ def check_allowed(catalog: Catalog, team: TeamView, model: str) -> None:
         raise ModelNotAllowed(f"Your team may not use the model `{model}`.", param="model")
 
 
-def _pinned(catalog: Catalog, team: TeamView, model: str, needs: Needs, *, fallback: bool) -> tuple[list[Target], str]:
-    pinned = catalog.targets[model]
+def _pinned(catalog: Catalog, route: Route, needs: Needs, *, fallback: bool) -> tuple[Sequence[Target], str]:
     if not fallback:
-        return [pinned], "pinned"
-    others = [target for target in _equivalents(catalog, team, model) if _able(catalog, target, needs)]
+        return route.targets[:1], "pinned"
+    if needs.features <= route.features and needs.most_tokens <= route.tokens:
+        return route.targets, "pinned"  # all of them are able
+    pinned, *equivalents = route.targets
+    others = [target for target in equivalents if _able(catalog, target, needs)]
     # Only a window that is known is known to be larger.
     if needs.fit(pinned) or all(target.context_tokens is None for target in others):
         return [pinned, *others], "pinned"
@@ -115,7 +119,7 @@ def _auto(
     tier, first = able[0]
     return _unique(
         [target for at, target in able if at == tier],
-        [target for target in _equivalents(catalog, team, first.model) if _able(catalog, target, needs)],
+        [target for target in team.routes[first.model].targets[1:] if _able(catalog, target, needs)],
         [target for _, target in able],
     ), reason
 
@@ -135,10 +139,6 @@ def _of_tiers(catalog: Catalog, team: TeamView, tiers: Iterable[int]) -> Iterato
         yield from sorted(((tier, catalog.targets[name]) for name in names), key=lambda found: _cost(found[1].price))
 
 
-def _equivalents(catalog: Catalog, team: TeamView, model: str) -> list[Target]:
-    return [target for target in catalog.stand_ins[model] if target.model in team.models]
-
-
 def _able(catalog: Catalog, target: Target, needs: Needs) -> bool:
     return needs.features <= catalog.features[target.model] and needs.fit(target)
 
@@ -150,7 +150,7 @@ def _cost(price: Price) -> float:
     return _INPUT_SHARE * price.input + (1 - _INPUT_SHARE) * price.output
 
 
-def _going(targets: list[Target], standing: StandingOf) -> list[Target]:
+def _going(targets: Sequence[Target], standing: StandingOf) -> list[Target]:
     """Those that may be asked now. Raises NoProviderAvailable, RateLimitExceeded."""
     stands = [(target, standing(target)) for target in targets]
     first = [target for target, how in stands if how.way == "up" or how.admit]

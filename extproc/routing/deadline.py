@@ -28,12 +28,15 @@ class Deadline(msgspec.Struct, frozen=True):
     hedge: bool = False
 
 
+_NONE: Final = Deadline(0)
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What an answer's duration depends on."""
 
     stream: bool
     input_tokens: int = 0
-    length: float = 1.0  # of the answer, against what is usual for the model
+    length: float = 1.0  # of an answer that is not streamed, against what is usual for the model
 
 
 def deadline(view: View, targets: Sequence[Target], asked: Asked, settings: Routing) -> Deadline:
@@ -48,7 +51,7 @@ def deadline(view: View, targets: Sequence[Target], asked: Asked, settings: Rout
     if settings.first_byte_timeout != "auto":
         return Deadline(_ms(settings.first_byte_timeout), race=hedge, hedge=hedge)
     if not several:
-        return Deadline(0)
+        return _NONE
     return Deadline(_ms(usual_s(view.latency(targets[0]), asked, settings)), race=True, hedge=hedge)
 
 

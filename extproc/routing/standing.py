@@ -42,6 +42,12 @@ class View:
         """Go by `settings` from now on."""
         self._share = settings.probe_share
 
+    @property
+    def calm(self) -> bool:
+        """Whether everything is up, as far as is known."""
+        known = self.standings
+        return not (known.circuits or known.limited_until_s or known.drained)
+
     def of(self, target: Target, now_s: float, draw: float) -> Standing:
         """How `target` may be used now. `draw`: the request's chance, 0 to 1."""
         known = self.standings

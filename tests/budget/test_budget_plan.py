@@ -73,7 +73,7 @@ class TestReservation:
     ESTIMATE = Estimate(input_tokens=7, output_tokens=300, choices=3)
 
     def reserve(self, of: Team, estimate: Estimate = ESTIMATE) -> Reservation:
-        return reservation_for(of, estimate, hold_id="h", priority="normal", now_ms=NOON_MS, lease_ms=5)
+        return reservation_for(of, Caps(), estimate, hold_id="h", priority="normal", now_ms=NOON_MS, lease_ms=5)
 
     def test_each_choice_gets_its_16_tokens(self) -> None:
         assert self.reserve(team()).min_output_tokens == 48

@@ -9,7 +9,7 @@ import pytest
 from extproc.catalog import Catalog, compile_catalog
 from extproc.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoProviderAvailable, RateLimitExceeded
 from extproc.records import Feature, Target
-from extproc.routing.choose import Choice, Needs, choose
+from extproc.routing.choose import Choice, Needs, check_allowed, choose
 from extproc.routing.classify import Complexity
 from extproc.routing.standing import UP, Standing
 from extproc.settings import parse
@@ -102,7 +102,12 @@ def ask(case: Case) -> Choice:
     def standing(target: Target) -> Standing:
         return case.providers.get(target.provider, UP)
 
-    return choose(CATALOG, TEAMS[case.team], model, complexity, needs=needs, standing=standing, **case.options)
+    team = TEAMS[case.team]
+    check_allowed(CATALOG, team, model)
+    found = choose(CATALOG, team, model, complexity, needs=needs, standing=standing, **case.options)
+    if not case.providers:
+        assert found == choose(CATALOG, team, model, complexity, needs=needs, standing=None, **case.options)
+    return found
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
