@@ -110,19 +110,21 @@ def _start_without_credentials(config: Path, port: int | None, options: tuple[st
 
 
 @main.command()
-@CONFIG
+@click.option("--config", type=PATH, default=None, help="gateway.yaml. Default: the file that the gateway runs by.")
 @click.option("--data-dir", type=PATH, default=None, help="Of the running gateway. Default: data_dir of the file.")
 @click.option("--quiet", is_flag=True, hidden=True, help="Say nothing: the supervisor logs what came of it.")
 def reload(config: Path | None, data_dir: Path | None, quiet: bool) -> None:
     """Have a running gateway take over its changed configuration now. A wrong one is refused, and nothing changes."""
+    from control import config_status
     from control import reload as reloading
 
-    config = config or demo_config()
-    paths = Paths.of(data_dir or data_dir_of(config))
+    paths = Paths.of(data_dir or data_dir_of(config or demo_config()))
     if not reloading.running(paths):
         say(f"error: no gateway runs on data_dir {paths.data_dir}")
         sys.exit(1)
     try:
+        # Never the demo configuration for want of a name: its keys are known to everybody.
+        config = config or Path(config_status.read(paths.config_status).file)
         attempt = reloading.run(config, paths, os.environ)
     except OSError as error:
         say(f"error: {error}")

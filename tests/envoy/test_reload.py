@@ -81,9 +81,11 @@ def write(gateway: Gateway, config: dict[str, Any]) -> None:
     temporary.rename(gateway.file)
 
 
-def reload(gateway: Gateway, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """`gateway reload`: exit code, stdout, stderr."""
-    command = [GATEWAY, "reload", "--config", str(gateway.file)]
+def reload(
+    gateway: Gateway, env: dict[str, str] | None = None, *, where: tuple[str, ...] | None = None
+) -> tuple[int, str, str]:
+    """`gateway reload`: exit code, stdout, stderr. `where`: told by other options than its file."""
+    command = [GATEWAY, "reload", *(where or ("--config", str(gateway.file)))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (env or {}))
     return done.returncode, done.stdout, done.stderr
 
@@ -156,6 +158,16 @@ def test_reload_forces_it_and_says_what_came_of_it(gateway: Gateway) -> None:
     assert out in ("applied\n", "unchanged\n"), "the watcher may have been first"
     wait_until(lambda: served(gateway, "forced"), 10, "the new model")
     assert reload(gateway)[:2] == (0, "unchanged\n")
+
+
+def test_reload_takes_the_file_that_the_gateway_runs_by(gateway: Gateway) -> None:
+    """And not the demo configuration, which would let in who knows its keys, and nobody else."""
+    where = ("--data-dir", gateway.config["data_dir"])
+    assert reload(gateway, where=where)[:2] == (0, "unchanged\n")
+    gateway.config = with_model(gateway.config, "by-its-own-file")
+    write(gateway, gateway.config)
+    assert reload(gateway, where=where)[0] == 0
+    wait_until(lambda: served(gateway, "by-its-own-file"), 10, "the new model")
 
 
 def test_a_new_provider_and_one_that_goes(gateway: Gateway, second: Simulator) -> None:
