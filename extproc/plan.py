@@ -55,7 +55,8 @@ class Plan:
     refused: GatewayError | None = None  # why there was no further attempt, where the last answer does not say it
 
     def first(self, now_ns: int) -> Attempt:
-        """The first attempt. Raises InvalidRequest if its provider cannot express the request, and nor can another."""
+        """The first attempt. Raises InvalidRequest if the provider of a model that was asked for by its name cannot
+        express the request, or none can."""
         refusal: InvalidRequest | None = None
         try:
             return self._next(now_ns)
@@ -156,6 +157,8 @@ class Plan:
             try:
                 attempt = self._attempt(position + 1, target, now_ns)
             except InvalidRequest as error:
+                if not self.attempts and target.model == self.chat.model:
+                    raise  # whoever names a model is not given another one for what it cannot do
                 refusal = refusal or error
                 continue
             self.attempts.append(attempt)

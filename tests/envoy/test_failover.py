@@ -215,3 +215,16 @@ def test_a_stand_in_that_cannot_express_the_request_is_skipped(
     answer = gateway.client().chat.completions.create(**ask(failing("openai", status=500), "gpt-ha"), n=2)
     assert answer.model == "gemini-b"
     assert len(answer.choices) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_model_that_was_asked_for_by_name_refuses_what_it_cannot_do(
+    gateway: Gateway, primary: Simulator, second: Simulator, stream: bool
+) -> None:
+    """Though its stand-ins could: another model is for its failures, not for what it has no word for."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        gateway.client().chat.completions.create(**ask("Hello", "claude-ha"), n=2, stream=stream)
+    assert (refused.value.param, refused.value.code) == ("n", "invalid_request_error")
+    assert primary.recent() == second.recent() == []
+    row = gateway.row(refused.value.response.headers["x-gateway-request-id"])
+    assert (row["status"], row["input_tokens"], row["attempts"]) == ("refused", 0, 0)
