@@ -83,7 +83,7 @@ def explain(settings: Settings) -> Explanation:
         admin_keys=len(settings.admin.keys),
         providers=tuple(_provider(name, provider) for name, provider in settings.providers.items()),
         models=tuple(_model(model, catalog) for model in settings.models),
-        auto={tier: tuple(names) for tier, names in settings.routing.auto.items()},
+        auto={tier: tuple(names) for tier, names in settings.auto.items()},
         cache=_cache(settings),
         tokens=tuple(map(doors.tokens, settings.auth.jwt)),
         cors=tuple(settings.cors.allow_origins),
@@ -177,7 +177,7 @@ def _usd_per_million(pico_usd_per_token: int | None) -> float | None:
 def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
     """What is allowed but probably not meant, one line each, beginning with the path of the key."""
     names = [model.name for model in settings.models]
-    auto: dict[str, list[str]] = dict(settings.routing.auto.items())
+    auto: dict[str, list[str]] = dict(settings.auto.items())
     for index, model in enumerate(settings.models):
         yield from _model_warnings(index, model, catalog)
     for tier in TIERS:

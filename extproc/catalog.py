@@ -88,7 +88,7 @@ def compile_catalog(settings: Settings) -> Catalog:
         targets=targets,
         stand_ins=stand_ins,
         endpoints={name: _endpoint(name, provider) for name, provider in settings.providers.items()},
-        routing=settings.routing,
+        routing=settings.routing.model_copy(update={"auto": settings.auto}),
         content=settings.telemetry.content and settings.telemetry.otlp_endpoint is not None,
         features=features,
         trusted_hops=settings.listen.trusted_hops,
@@ -156,7 +156,7 @@ def _team(
 ) -> TeamView:
     allowed = {name for name in targets if any(fnmatchcase(name, pattern) for pattern in team.models)}
     auto: dict[str, tuple[str, ...]] = {
-        tier: tuple(names) for tier, names in (settings.routing.auto | team.routing.auto).items()
+        tier: tuple(names) for tier, names in (settings.auto | team.routing.auto).items()
     }
     if any(name in allowed for names in auto.values() for name in names):
         allowed.add(AUTO)

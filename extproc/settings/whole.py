@@ -12,7 +12,7 @@ from extproc.settings.fields import Duration, KeyDigest, Section
 from extproc.settings.listen import Cors, Listen
 from extproc.settings.models import Equivalents, Model, Prices
 from extproc.settings.providers import Provider
-from extproc.settings.routing import Breaker, Routing
+from extproc.settings.routing import Auto, Breaker, Routing
 from extproc.settings.teams import Team
 from extproc.settings.telemetry import OperatorAlerts, Telemetry
 
@@ -80,3 +80,14 @@ class Settings(Section):
     transport: Literal["lean", "grpcio"] = Field(
         default="lean", description="how Envoy's gRPC calls are served: our own server, or grpcio's, slower"
     )
+
+    @property
+    def auto(self) -> Auto:
+        """The models of each tier of `auto`: as `routing.auto` says, or else by their own `tier`."""
+        if self.routing.auto:
+            return self.routing.auto
+        tiers: Auto = {}
+        for model in self.models:
+            if model.tier is not None:
+                tiers.setdefault(model.tier, []).append(model.name)
+        return tiers

@@ -66,6 +66,14 @@ class TestCheck:
         assert "hard  gpt-4o" in out
         assert "routing.auto.simple: has no model" in out
 
+    def test_a_models_own_tier_counts_where_routing_names_none(self, file: Path) -> None:
+        def tiers(**changes: Any) -> dict[str, list[str]]:
+            found: dict[str, list[str]] = json.loads(check(file, config(**changes), "--json")[1])["auto"]
+            return found
+
+        assert tiers() == {"hard": ["gpt-4o"]}
+        assert tiers(routing={"auto": {"simple": ["mock"]}}) == {"simple": ["mock"]}
+
     @pytest.mark.parametrize(
         ("cache", "line"),
         [
@@ -91,7 +99,7 @@ class TestCheck:
         explained = json.loads(out)
         assert code == 0
         assert [model["name"] for model in explained["models"]] == ["gpt-4o", "mock"]
-        assert explained["teams"][0]["models"] == ["gpt-4o", "mock"]
+        assert explained["teams"][0]["models"] == ["auto", "gpt-4o", "mock"]
 
     def test_it_shows_no_key_and_no_credential(self, file: Path) -> None:
         settings = config(admin={"keys": ["sk-admin"]}, state={"url": "redis://:hunter2@db:6379"})

@@ -16,8 +16,12 @@ TOOL: Any = {"type": "function", "function": {"name": "now", "parameters": {"typ
 
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
+    """Without `routing.auto`: the models say their tiers themselves."""
+    tiers = {"gpt": "simple", "gemini": "medium", "claude": "hard"}
+    config["models"] = [
+        model | ({"tier": tiers[name]} if (name := model["name"]) in tiers else {}) for model in config["models"]
+    ]
     config["routing"] = {
-        "auto": {"simple": ["gpt"], "medium": ["gemini"], "hard": ["claude"]},
         "rules": [
             {"when": {"regex": r"(?i)\bclause \d+"}, "tier": "hard", "name": "contracts"},
             {"when": {"has_tools": True, "max_chars": 200}, "tier": "medium"},
