@@ -81,8 +81,9 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         access_log=[access_log(LOG_REQUEST), request_log(paths)],
         use_remote_address=True,
         xff_num_trusted_hops=settings.listen.trusted_hops,
-        # Every client is outside: Envoy's own control headers (x-envoy-*) and request ids are not taken from any.
-        internal_address_config={"cidr_ranges": []},
+        # Every client is outside: request ids, which the money goes by, are not taken from any. The list names an
+        # address that nobody has: an empty one counts as none given, which makes insiders of private addresses.
+        internal_address_config={"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         generate_request_id=True,
         preserve_external_request_id=False,
         stream_idle_timeout=seconds(settings.timeouts.idle),

@@ -280,6 +280,7 @@ def test_what_a_provider_sees(gateway: Gateway, primary: Simulator) -> None:
         "x-gw-fallback": "1",
         "cookie": "a=b",
         "x-envoy-max-retries": "9",
+        "x-request-id": "b5f1a9a2-0000-4000-8000-000000000000",
     }
     answer = gateway.http.post("/v1/chat/completions", json=ask("hi"), headers=headers)
     assert answer.status_code == 200, answer.text
@@ -287,4 +288,13 @@ def test_what_a_provider_sees(gateway: Gateway, primary: Simulator) -> None:
     assert not [name for name in seen if name.startswith(("x-gw-", "x-envoy-", "x-forwarded-", "x-stainless-"))]
     assert "cookie" not in seen
     assert seen["accept-encoding"] == "identity"
-    assert answer.headers["x-gateway-request-id"] != headers.get("x-request-id")
+    assert seen["x-request-id"] == answer.headers["x-gateway-request-id"] != headers["x-request-id"]
+
+
+def test_a_clients_own_request_id_names_nothing(gateway: Gateway) -> None:
+    """Else whoever sends one twice, as services do that hand on their caller's, is served twice and charged once."""
+    headers = bearer() | {"x-request-id": "7c1e66cc-0000-4000-8000-000000000000"}
+    answers = [gateway.http.post("/v1/chat/completions", json=ask("hi"), headers=headers) for _ in range(2)]
+    ids = {answer.headers["x-gateway-request-id"] for answer in answers}
+    assert len(ids | {headers["x-request-id"]}) == 3
+    assert all(gateway.row(each)["output_tokens"] > 0 for each in ids)

@@ -161,6 +161,13 @@ def test_a_client_of_the_socket_counts_as_this_machine(gateway: Gateway) -> None
     assert {(row["status"], row["error_code"]) for row in rows} == {("refused", "permission_denied")}
 
 
+def test_a_client_of_the_socket_gives_no_request_its_id(gateway: Gateway) -> None:
+    headers = bearer() | {"x-request-id": "7c1e66cc-0000-4000-8000-000000000000"}
+    answer = gateway.http.get("/v1/models", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["x-gateway-request-id"] != headers["x-request-id"]
+
+
 def test_an_issuer_away_at_the_start_and_later(
     gateway: Gateway, folder: Path, authority: trustme.CA, jwks_port: int
 ) -> None:
