@@ -11,9 +11,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from extproc.transport.connection import Connection
 from extproc.transport.credit import Budget, Loan
 from extproc.transport.events import Data, Event, Request, Reset
+from extproc.transport.fields import Fields
 from extproc.transport.message import (
     NOT_GRPC,
     OK_TRAILERS,
@@ -27,7 +30,7 @@ from extproc.transport.message import (
     timeout_s,
     trailers,
 )
-from extproc.transport.session import Reply, Services, Session
+from extproc.transport.session import Reply, Service, Services, Session
 from extproc.transport.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,14 @@ class Call:
         return self.task is not None or bool(self.stream.queue)
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """What a request's fields say. Without a service: how it is refused, or nothing: it is not gRPC."""
+
+    service: Service | None = None
+    limit_s: float | None = None
+    refusal: bytes = b""
+
+
 class Calls:
     """All calls of one connection."""
 
@@ -122,26 +133,36 @@ class Calls:
 
     def _on_request(self, event: Request) -> None:
         stream, fields = event.stream, event.fields
-        if fields.get(b":method") != b"POST" or not fields.get(b"content-type").startswith(b"application/grpc"):
-            if event.end:
+        asked: _Asked | None = fields.asked
+        if asked is None:
+            asked = fields.asked = self._asked(fields)
+        service = asked.service
+        if service is None:
+            if asked.refusal:
+                self.connection.end(stream, asked.refusal)
+            elif event.end:
                 self._not_grpc(stream)
-            return
-        service = self._services.get(fields.get(b":path").decode("latin-1"))
-        try:
-            if service is None:
-                raise RpcFault(Status.UNIMPLEMENTED, "no such method")
-            limit_s = timeout_s(fields.get(b"grpc-timeout"))
-        except RpcFault as fault:
-            self.connection.end(stream, refusal(fault.status, str(fault)))
             return
         call = stream.call = Call(stream, service.session(), service.max_message)
         self._calls.add(call)
-        if limit_s is not None:
+        if asked.limit_s is not None:
             late = RpcFault(Status.DEADLINE_EXCEEDED, "deadline exceeded")
-            call.deadline = self._scheduler.later(limit_s, partial(self._fail, call, late))
+            call.deadline = self._scheduler.later(asked.limit_s, partial(self._fail, call, late))
         if event.end:
             call.ended = True
             self._proceed(call)
+
+    def _asked(self, fields: Fields) -> "_Asked":
+        """What a request with these fields is for."""
+        if fields.get(b":method") != b"POST" or not fields.get(b"content-type").startswith(b"application/grpc"):
+            return _Asked()
+        try:
+            service = self._services.get(fields.get(b":path").decode("latin-1"))
+            if service is None:
+                raise RpcFault(Status.UNIMPLEMENTED, "no such method")
+            return _Asked(service, timeout_s(fields.get(b"grpc-timeout")))
+        except RpcFault as fault:
+            return _Asked(refusal=refusal(fault.status, str(fault)))
 
     def _not_grpc(self, stream: Stream) -> None:
         """Whoever looks in with a browser or a test tool gets an answer too."""

@@ -63,8 +63,14 @@ class Connection:
         self._events = events
         try:
             if not self.closed:
-                for each in self._reader.feed(data):
-                    self._frame(*each)
+                for kind, flags, stream_id, payload in self._reader.feed(data):
+                    try:
+                        if kind < len(self._handlers):
+                            self._handlers[kind](flags, stream_id, payload)
+                        else:
+                            self._calm.disturb()  # unknown: ignored, section 4.1
+                    except StreamFault as fault:
+                        self._fault(fault)
         except ConnectionFault as fault:
             self.close(fault.code, str(fault))
         return events
@@ -117,15 +123,6 @@ class Connection:
 
     # --- frames --------------------------------------------------------------------------------------------------
 
-    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        if kind >= len(self._handlers):
-            self._calm.disturb()  # unknown: ignored, section 4.1
-            return
-        try:
-            self._handlers[kind](flags, stream_id, payload)
-        except StreamFault as fault:
-            self._fault(fault)
-
     def _fault(self, fault: StreamFault) -> None:
         if fault.stream_id > self._last_id:
             raise ConnectionFault(fault.code, str(fault))  # an idle stream cannot be reset
@@ -160,9 +157,8 @@ class Connection:
         if stream_id > self._accept_up_to:
             self._remember(stream_id, Code.CANCEL)  # the peer knows from GOAWAY that it is not served
             return
-        problem = fields.request_problem()
-        if problem is not None:
-            raise StreamFault(Code.PROTOCOL_ERROR, stream_id, problem)
+        if fields.request_problem is not None:
+            raise StreamFault(Code.PROTOCOL_ERROR, stream_id, fields.request_problem)
         if len(self.streams) >= MAX_STREAMS:
             raise StreamFault(Code.REFUSED_STREAM, stream_id, "too many streams")
         stream = self.streams[stream_id] = Stream(stream_id, self.sender.initial_window, fields.get(b"content-length"))

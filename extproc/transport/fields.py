@@ -8,6 +8,7 @@ What we send never uses the dynamic table, so it has no state and can be made on
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 
@@ -25,9 +26,9 @@ _HOP_BY_HOP = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"tr
 
 
 class Fields:
-    """The fields of one block. A name that comes twice keeps its first value."""
+    """The fields of one block. A name that comes twice keeps its first value. Most requests have the very same one."""
 
-    __slots__ = ("_values", "is_trailer", "problem")
+    __slots__ = ("_values", "asked", "is_trailer", "problem", "request_problem")
 
     def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         self._values: dict[bytes, bytes] = {}
@@ -35,15 +36,15 @@ class Fields:
             self._values.setdefault(name, value)
         self.problem = _problem(pairs)  # of any block
         self.is_trailer = not any(name.startswith(b":") for name in self._values)
+        self.request_problem = self.problem or self._request_problem()
+        self.asked: Any = None  # whatever is served to such a request
 
     def get(self, name: bytes) -> bytes:
         """A field's value, or nothing."""
         return self._values.get(name, b"")
 
-    def request_problem(self) -> str | None:
+    def _request_problem(self) -> str | None:
         """What makes this block no request: RFC 9113, section 8.3.1."""
-        if self.problem is not None:
-            return self.problem
         required = (
             {b":method", b":authority"} if self.get(b":method") == b"CONNECT" else {b":method", b":scheme", b":path"}
         )
