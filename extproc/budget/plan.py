@@ -198,10 +198,13 @@ def duration(milliseconds: int) -> str:
     """Go's notation, which OpenAI's reset headers use: `120ms`, `1s`, `8.64s`, `6m0s`, `23h59m1s`."""
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
-    minutes, rest_ms = divmod(milliseconds, 60_000)
+    seconds, rest_ms = divmod(milliseconds, 1000)
+    part = f".{rest_ms:03}".rstrip("0") if rest_ms else ""
+    if seconds < 60:
+        return f"{seconds}{part}s"
+    minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    seconds = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".")
-    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}s"
+    return f"{hours}h{minutes}m{seconds}{part}s" if hours else f"{minutes}m{seconds}{part}s"
 
 
 class _Level(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ The server must not evict (`maxmemory-policy noeviction`): an evicted counter is
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import Any, Protocol, cast
 
@@ -122,13 +123,14 @@ class RedisLedger:
         self._client = client
         self._prefix = prefix
         self._closed_kept_ms = closed_kept_ms
+        self._rides = not isinstance(client, RedisCluster)  # asked once: it is a protocol, which looks everywhere
 
     def rider(self, reservation: Reservation) -> Rider | None:
         """The hold, to be taken within another script; None in a cluster, where a script's keys share one slot.
 
         Raises ValueError for amounts out of range.
         """
-        if isinstance(self._client, RedisCluster):
+        if not self._rides:
             return None
         return Rider(self._key(reservation.team_id), _reserve_arguments(reservation))
 
@@ -137,7 +139,8 @@ class RedisLedger:
         range."""
         reply = rider.reply if rider else None
         if reply is None:
-            reply = await self._run(RESERVE, reservation.team_id, *_reserve_arguments(reservation))
+            words = rider.arguments if rider else _reserve_arguments(reservation)
+            reply = await self._run(RESERVE, reservation.team_id, *words)
         answer, granted, limits, minute, daily, monthly = reply
         standing = Standing(_account(daily), _account(monthly), Minute(*minute))
         if answer == b"admitted":
@@ -240,10 +243,12 @@ def _reserve_arguments(reservation: Reservation) -> tuple[str | int, ...]:
         _optional(reservation.output_pico_usd_per_token) if priced else "",
         *_window_arguments(reservation.windows),
         *_cap_arguments(reservation.caps),
-        *(_optional(rate) for rate in (reservation.caps.requests_per_minute, reservation.caps.tokens_per_minute)),
+        _optional(reservation.caps.requests_per_minute),
+        _optional(reservation.caps.tokens_per_minute),
     )
 
 
+@lru_cache(maxsize=1024)
 def _window_arguments(windows: Windows) -> tuple[str | int, ...]:
     return (
         windows.daily.id,
@@ -253,6 +258,7 @@ def _window_arguments(windows: Windows) -> tuple[str | int, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
 def _cap_arguments(caps: Caps) -> tuple[str | int, ...]:
     limits = (caps.daily_tokens, caps.monthly_tokens, caps.daily_nano_usd, caps.monthly_nano_usd)
     return tuple("" if limit is None else limit for limit in limits)
