@@ -31,6 +31,7 @@ local CUT = '$cut_event'
 local UNREAD = '$unread_body'
 local TO_CLIENT = { $to_client }
 local MOST_ERROR = 1048576 -- bytes of an error that the worker is shown: nobody needs more to say what it is
+local MOST_ANSWER = 1048576 -- bytes of an answer that gets fields here: a larger one would hold up all others
 local WORKERS = { $workers }
 local MOST_ASKED = 3
 local WAIT_MS = 10000 -- for what the worker makes of an unexpected answer
@@ -55,6 +56,11 @@ local function keep_headers(headers, kept)
   end
 end
 
+-- The counts that Envoy has read in a whole answer.
+local function counts(handle)
+  return handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
+end
+
 -- Whether an answer may pass: a stream where one was asked for, else JSON, of which Envoy has read the usage by now. What
 -- has none (an error, half an answer, nothing at all) is for the worker to read.
 local function expected(handle, stream)
@@ -66,7 +72,6 @@ local function expected(handle, stream)
   if stream then
     return (headers:get("content-type") or ""):find("application/json", 1, true) ~= 1
   end
-  local usage = handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
   return ($counted) ~= nil
 end
 
@@ -127,16 +132,35 @@ local function ask_worker(handle, passing)
   headers:replace("content-length", handle:body(true):setBytes(reply))
 end
 
+-- Adds the gateway's fields to a whole answer.
+local function add_fields(handle, passing, attempts, rates)
+  local headers, body = handle:headers(), handle:body(true)
+  local gateway_ms, received_ms, routed_from = passing["$p_fields"]:match("^(%S+) (%S+) (.*)")
+  local answer = with_fields(body:getBytes(0, body:length()), counts(handle), {
+    model = headers:get("x-gateway-model"),
+    provider = headers:get("x-gateway-provider"),
+    routed_from = routed_from,
+    request_id = passing["$p_id"],
+    routing_decision = headers:get("x-gateway-routing"):match("^[^;]*"),
+    gateway_ms = gateway_ms,
+    total_ms = handle:timestampString(EnvoyTimestampResolution.MICROSECOND) / 1000 - received_ms,
+    attempts = attempts,
+    rates = rates,
+  })
+  headers:replace("content-length", body:setBytes(answer))
+end
+
 -- What the worker would have said to the headers of an answer. Whether the answer is the one that was expected.
 local function pass(handle, passing, stream)
-  if not expected(handle, stream) then
+  local fields = passing["$p_fields"]
+  if not expected(handle, stream) or fields and handle:body(true):length() > MOST_ANSWER then
     ask_worker(handle, passing)
     return false
   end
   local headers = handle:headers()
   local attempts = tonumber(headers:get("$h_attempts")) or 1
-  local note = "^" .. passing["$p_sign"] .. " (%d+)$line_end(.*)"
-  local target, told = (headers:get("$h_told") or ""):match(note) -- of an attempt after the first
+  local note = "^" .. passing["$p_sign"] .. " (%d+) ([^$line_end]*)$line_end(.*)"
+  local target, rates, told = (headers:get("$h_told") or ""):match(note) -- of an attempt after the first
   keep_headers(headers, TO_CLIENT)
   if stream then
     headers:remove("content-length") -- it changes on the way
@@ -145,6 +169,9 @@ local function pass(handle, passing, stream)
   headers:replace("$attempts", tostring(attempts))
   local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target or passing["$p_target"], attempts, tostring(not stream))
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
+  if fields then
+    add_fields(handle, passing, attempts, rates or passing["$p_rates"])
+  end
   return true
 end
 

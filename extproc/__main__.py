@@ -133,5 +133,4 @@ def _options(settings: Settings, index: int) -> Options:
         worker=index,
         native_streams=settings.streams.same_format == "native",
         metadata_in_body=settings.response_metadata == "body",
-        native_answers=settings.streams.same_format == "native" and settings.response_metadata == "headers",
     )

@@ -32,7 +32,6 @@ class Options(msgspec.Struct, frozen=True):
     worker: int  # index of this worker
     native_streams: bool = True
     metadata_in_body: bool = True
-    native_answers: bool = False  # Envoy reads the usage of whole answers too, so they may pass by it alone
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -46,15 +45,11 @@ class Wanted(msgspec.Struct, frozen=True):
         """Whether an answer to `attempt` is in the client's format, and may pass if nothing else is to be done."""
         return self.options.native_streams and attempt.target.format in NATIVE_FORMATS
 
-    def nothing(self, plan: Plan) -> bool:
-        """Whether nothing is to be done with a native answer that is not streamed."""
-        return self.options.native_answers and not (self.fields or plan.tape.recording or self.said is not None)
-
     def passes(self, plan: Plan) -> bool:
         """Whether nothing will remain to be done with the answer, whichever attempt it comes from: see `passing`."""
         if plan.deadline.hedge or not self.native(plan.attempts[0]):
             return False
-        return plan.chat.stream or self.nothing(plan)
+        return plan.chat.stream or not (plan.tape.recording or self.said is not None)
 
     def stream(self, plan: Plan) -> Metadata:
         """What envoy/native_stream.lua and the settler are to know of a stream that passes by Envoy alone."""
@@ -113,10 +108,6 @@ class Answering:
         if event.end:
             return self._on_whole()
         native = self.plain and wanted.native(attempt)
-        if native and is_json and not plan.chat.stream and wanted.nothing(plan):
-            outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, complete=True)
-            self.state = State.DONE
-            return self._head([], {M_OUTCOME: as_json(outcome)}, keep_length=True)
         if status != "200" or is_json or not plan.chat.stream:
             self.state = State.BUFFERING
             return None

@@ -215,6 +215,7 @@ class Exchange:
         plan.passes = self._live.pass_on(plan, self._pipeline.clock.mono_ns())
         if not plan.passes:
             return {M_CROWDED: True}
+        plan.fields = self._wanted.fields and not plan.chat.stream
         noted = passing.notes(plan, attempt, self._options.worker, self._live.token)
         return {M_PASSING: noted, **(self._wanted.stream(plan) if plan.chat.stream else {})}
 

@@ -9,21 +9,36 @@ line (the request's id; the Outcome as JSON), lines of headers with `:status` am
 import logging
 import time
 
+import msgspec
+
 from extproc import answer
 from extproc.adapters.emit import ClientStream
 from extproc.adapters.failures import Problem, classify, retry_after_s
-from extproc.answer import NOT_TIMED
+from extproc.answer import Timing
 from extproc.answering import told
 from extproc.encoding import Plain
 from extproc.errors import GatewayError, ProviderError, ProviderTimeout
 from extproc.frames import HeaderList
 from extproc.live import Live
 from extproc.plan import Attempt, Plan
+from extproc.pricing import rates
 from extproc.records import Outcome
 from extproc.replies import JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
 from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Service
-from extproc.wire import H_ATTEMPTS, H_TARGET, LINE_END, P_ID, P_SIGN, P_TARGET, P_TOLD, P_WORKER, worker_cluster
+from extproc.wire import (
+    H_ATTEMPTS,
+    H_TARGET,
+    LINE_END,
+    P_FIELDS,
+    P_ID,
+    P_RATES,
+    P_SIGN,
+    P_TARGET,
+    P_TOLD,
+    P_WORKER,
+    worker_cluster,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +55,22 @@ def notes(plan: Plan, attempt: Attempt, worker: int, token: str) -> dict[str, st
         P_SIGN: token,
         P_TARGET: str(attempt.index),
         P_TOLD: lines([*answer_headers(plan), *attempt_headers(plan, attempt)]),
+        **({P_FIELDS: _fields(plan), P_RATES: rates(attempt.target.price)} if plan.fields else {}),
     }
 
 
 def note(plan: Plan, attempt: Attempt, token: str) -> str:
     """What it must know of one to an attempt that follows."""
-    return f"{token} {attempt.index}{LINE_END}{lines(attempt_headers(plan, attempt))}"
+    told = lines(attempt_headers(plan, attempt))
+    return f"{token} {attempt.index} {rates(attempt.target.price) if plan.fields else ''}{LINE_END}{told}"
+
+
+def _fields(plan: Plan) -> str:
+    """What the gateway's fields say of a request, whoever answers: milliseconds of our own and since the epoch, and for
+    what model it asked."""
+    decision = plan.decision
+    asked = msgspec.json.encode(decision.model_requested).decode()
+    return f"{decision.decided_us / 1000:.3f} {decision.received_at * 1000:.3f} {asked}"
 
 
 def lines(headers: HeaderList, end: str = LINE_END) -> str:
@@ -98,7 +123,7 @@ class _Session:
             outcome = answer.outcome(plan, attempt, final)
         else:
             kind = _JSON
-            read = answer.whole(plan, attempt, headers, body, NOT_TIMED, fields=False)
+            read = answer.whole(plan, attempt, headers, body, _timing(plan), fields=plan.fields)
             body, outcome = read.body, read.outcome
         return _message(outcome, [(":status", "200"), ("content-type", kind), *told(plan, attempt)], body)
 
@@ -107,6 +132,12 @@ class _Session:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _timing(plan: Plan) -> Timing:
+    decision = plan.decision
+    total_us = round((time.time() - decision.received_at) * 1_000_000)
+    return Timing(gateway_us=decision.decided_us, total_us=max(0, total_us))
 
 
 def _forgotten(headers: dict[str, str]) -> bytes:

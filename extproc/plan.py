@@ -52,6 +52,7 @@ class Plan:
     rewrites: Mapping[str, str] = field(default_factory=dict)  # by model: see `Target.rewrite`
     alone: bool = False  # there is one target, and it may be asked once more where nothing came of the first attempt
     passes: bool = False  # its answer will not come to the worker: see `passing`
+    fields: bool = False  # where it passes: a whole one, whose body is to carry the gateway's
     refused: GatewayError | None = None  # why there was no further attempt, where the last answer does not say it
 
     def first(self, now_ns: int) -> Attempt:

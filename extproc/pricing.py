@@ -11,7 +11,7 @@ counted as spent is never below what is billed.
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -37,15 +37,15 @@ def cost_nano_usd(usage: Usage, price: Price) -> int | None:
     written_long = min(usage.cache_write_long_tokens, written)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     billed = (
-        (usage.input_tokens - cached - written, rate.input),
-        (cached, rate.input if rate.cached_input is None else rate.cached_input),
-        (written - written_long, rate.cache_write),
-        (written_long, rate.cache_write_long),
-        (usage.output_tokens - reasoning, rate.output),
-        (reasoning, rate.output if rate.reasoning is None else rate.reasoning),
+        usage.input_tokens - cached - written,
+        cached,
+        written - written_long,
+        written_long,
+        usage.output_tokens - reasoning,
+        reasoning,
     )
     pico = 0
-    for tokens, per_token in billed:
+    for tokens, per_token in zip(billed, _parts(rate), strict=True):
         if tokens > 0 and per_token is None:
             return None
         pico += max(0, tokens) * (per_token or 0)
@@ -58,6 +58,28 @@ def ceiling_rates(price: Price, input_tokens: int) -> tuple[int | None, int | No
     if rate.output is None or rate.reasoning is None:
         return rate.input, rate.output
     return rate.input, max(rate.output, rate.reasoning)
+
+
+@lru_cache(maxsize=4096)
+def rates(price: Price) -> str:
+    """A price for envoy/gateway_fields.lua: its tiers, separated by `;`, each the input tokens above which it holds and
+    then pico-USD per token, `-` where not known, in the order of `_parts`."""
+    tiers = [(0, price), *((tier.above_input_tokens, tier) for tier in price.long_context or ())]
+    return ";".join(
+        " ".join([str(over), *("-" if rate is None else str(rate) for rate in _parts(tier))]) for over, tier in tiers
+    )
+
+
+def _parts(rate: TokenPrice) -> tuple[int | None, ...]:
+    """What each kind of token costs: fresh input, cached, written for long and not so long, output, reasoning."""
+    return (
+        rate.input,
+        rate.input if rate.cached_input is None else rate.cached_input,
+        rate.cache_write,
+        rate.cache_write_long,
+        rate.output,
+        rate.output if rate.reasoning is None else rate.reasoning,
+    )
 
 
 def _rate(price: Price, input_tokens: int) -> TokenPrice:

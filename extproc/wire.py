@@ -21,6 +21,8 @@ P_ID = "id"  # the request's
 P_WORKER = "worker"  # the cluster that knows it
 P_TARGET = "target"  # 1-based index of the first attempt's
 P_TOLD = "told"  # what its client is told: lines of headers with LINE_END behind each
+P_FIELDS = "fields"  # of a whole answer whose body is to carry the gateway's: what they say, but for P_RATES
+P_RATES = "rates"  # what tokens cost at the first attempt: pricing.rates
 P_SIGN = "sign"  # begins H_TOLD, so that no provider can pass for a worker
 M_CROWDED = "crowded"  # it would have passed so, but too many do
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
@@ -44,7 +46,7 @@ H_JWT_ISSUER = "x-gw-jwt-issuer"  # a verified token's claims: iss, and what nam
 H_JWT_TEAM = "x-gw-jwt-team"
 H_JWT_ADMIN = "x-gw-jwt-admin"
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
-H_TOLD = "x-gw-told"  # what is said of it instead where the answer passes: P_SIGN, H_TARGET, P_TOLD
+H_TOLD = "x-gw-told"  # what is said of it instead where the answer passes: P_SIGN, H_TARGET, P_RATES, P_TOLD
 LINE_END = "\t"
 H_ATTEMPTS = "x-envoy-attempt-count"  # on a response: how many attempts there were
 

@@ -232,7 +232,7 @@ def test_a_stream_is_relayed_with_its_usage_however_it_is_cut(cuts: list[int], a
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=6))
 def test_a_whole_answer_is_relayed_however_it_is_cut(cuts: list[int]) -> None:
-    to = stand_in(asked("gpt-ha", Options(worker=0, metadata_in_body=False, native_answers=True), stream=False)[0])
+    to = stand_in(asked("gpt-ha", Options(worker=0, metadata_in_body=False), stream=False)[0])
     say(to, response_headers=headers({":status": "200", "content-type": "application/json"}))
     *early, last = [say(to, response_body=piece) for piece in pieces(WHOLE, cuts)]
     assert not any(early)

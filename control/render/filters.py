@@ -26,7 +26,9 @@ from extproc.wire import (
     M_SSE,
     M_USAGE,
     METADATA,
+    P_FIELDS,
     P_ID,
+    P_RATES,
     P_SIGN,
     P_TARGET,
     P_TOLD,
@@ -117,7 +119,7 @@ _NAMES = {
     "sse_key": M_SSE,
     "usage_metadata": USAGE_METADATA,
     "usage_key": M_USAGE,
-    "counted": " and ".join(f'usage["{name}"]' for name in COUNTED),
+    "counted": " and ".join(f'counts(handle)["{name}"]' for name in COUNTED),
     "metadata": METADATA,
     "outcome": M_OUTCOME,
     "passing": M_PASSING,
@@ -125,6 +127,8 @@ _NAMES = {
     "p_worker": P_WORKER,
     "p_target": P_TARGET,
     "p_told": P_TOLD,
+    "p_fields": P_FIELDS,
+    "p_rates": P_RATES,
     "p_sign": P_SIGN,
     "h_attempts": H_ATTEMPTS,
     "h_told": H_TOLD,
@@ -137,7 +141,7 @@ _NAMES = {
 def native_answers(workers: int) -> Document:
     """What remains to be done with answers that none of so many workers sees."""
     clusters = ", ".join(f'"{worker_cluster(index)}"' for index in range(workers))
-    source = Template(asset("native_stream.lua")).substitute(_NAMES, workers=clusters)
+    source = asset("gateway_fields.lua") + Template(asset("native_stream.lua")).substitute(_NAMES, workers=clusters)
     return {
         "name": "envoy.filters.http.lua",
         "typed_config": any_of(

@@ -70,7 +70,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         *([native_answers(settings.workers)] if native else []),
         ext_proc(cluster=WORKERS, request_body=True, idle_s=settings.timeouts.idle),
         buffer(),
-        *([json_usage()] if native and settings.response_metadata == "headers" else []),
+        *([json_usage()] if native else []),
         router(),
     ]
     return _manager(
