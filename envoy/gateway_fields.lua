@@ -124,7 +124,9 @@ local function cost(usage, rates)
   local rate, over = nil, -1
   for tier in rates:gmatch("[^;]+") do
     local limit = tonumber(tier:match("%S+"))
-    if usage.input > limit and limit >= over or not rate then
+    if not rate then
+      rate = tier -- what holds where no other does
+    elseif usage.input > limit and limit > over then
       rate, over = tier, limit
     end
   end

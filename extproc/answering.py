@@ -47,16 +47,13 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def passes(self, plan: Plan) -> bool:
         """Whether nothing will remain to be done with the answer, whichever attempt it comes from: see `passing`."""
-        if plan.deadline.hedge or not self.native(plan.attempts[0]):
-            return False
-        return plan.chat.stream or not (plan.tape.recording or self.said is not None)
+        return self.native(plan.attempts[0]) and not plan.deadline.hedge
 
-    def stream(self, plan: Plan) -> Metadata:
-        """What envoy/native_stream.lua and the settler are to know of a stream that passes by Envoy alone."""
+    def left(self, plan: Plan) -> Metadata:
+        """What envoy/native_answer.lua and the settler are to know of an answer that passes by Envoy alone."""
         ticket = plan.tape.hand_over()
         return {
-            M_NATIVE: True,
-            M_HIDE_USAGE: not plan.chat.include_usage,
+            **({M_NATIVE: True, M_HIDE_USAGE: not plan.chat.include_usage} if plan.chat.stream else {}),
             **({M_RECORD: as_json(ticket)} if ticket is not None else {}),
             **({M_CONTENT: True} if self.said is not None else {}),
         }
@@ -115,7 +112,7 @@ class Answering:
             outrun = plan.outrun(attempt)
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=outrun)
             self.state = State.DONE
-            return self._head([], {M_OUTCOME: as_json(outcome), **wanted.stream(plan)})
+            return self._head([], {M_OUTCOME: as_json(outcome), **wanted.left(plan)})
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         self.state = State.STREAMING
         return self._head([EVENTS], {})

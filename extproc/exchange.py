@@ -217,7 +217,7 @@ class Exchange:
             return {M_CROWDED: True}
         plan.fields = self._wanted.fields and not plan.chat.stream
         noted = passing.notes(plan, attempt, self._options.worker, self._live.token)
-        return {M_PASSING: noted, **(self._wanted.stream(plan) if plan.chat.stream else {})}
+        return {M_PASSING: noted, **self._wanted.left(plan)}
 
     def _input(self, chat: ChatRequest) -> Metadata:
         """What was asked, if traces are to have it."""

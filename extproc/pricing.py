@@ -62,8 +62,8 @@ def ceiling_rates(price: Price, input_tokens: int) -> tuple[int | None, int | No
 
 @lru_cache(maxsize=4096)
 def rates(price: Price) -> str:
-    """A price for envoy/gateway_fields.lua: its tiers, separated by `;`, each the input tokens above which it holds and
-    then pico-USD per token, `-` where not known, in the order of `_parts`."""
+    """A price for envoy/gateway_fields.lua: its tiers with `;` between, each the input tokens above which it holds and
+    then pico-USD per token in the order of `_parts`, `-` where not known."""
     tiers = [(0, price), *((tier.above_input_tokens, tier) for tier in price.long_context or ())]
     return ";".join(
         " ".join([str(over), *("-" if rate is None else str(rate) for rate in _parts(tier))]) for over, tier in tiers
@@ -71,7 +71,7 @@ def rates(price: Price) -> str:
 
 
 def _parts(rate: TokenPrice) -> tuple[int | None, ...]:
-    """What each kind of token costs: fresh input, cached, written for long and not so long, output, reasoning."""
+    """What a token costs: of fresh input, from the cache, written into it, for longer, of output, of reasoning."""
     return (
         rate.input,
         rate.input if rate.cached_input is None else rate.cached_input,

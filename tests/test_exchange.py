@@ -47,6 +47,7 @@ HEADERS = {
 }
 ASKED = json.dumps({"model": "gpt", "messages": [{"role": "user", "content": "What is the time, 先生?"}]}).encode()
 OPTIONS = Options(worker=0)
+READS = Options(worker=0, native_streams=False)  # every answer, also one in the client's own format
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Late."}, "finish_reason": "stop"}
 ANSWER = {"id": "c1", "object": "chat.completion", "created": 1, "model": "gpt", "choices": [CHOICE], "usage": USAGE}
@@ -72,7 +73,7 @@ class Clock:
         return 0
 
 
-def exchange(live: Live | None = None, options: Options = OPTIONS) -> Exchange:
+def exchange(live: Live | None = None, options: Options = READS) -> Exchange:
     """`live`: of the exchange that this one is a fallback attempt of."""
     reserver = Reserver(Yes(), Estimator(), OutputEstimates(), lease_ms=1000)
     pipeline = Pipeline(compile_catalog(SETTINGS), reserver, Clock(), View(SETTINGS.breaker))
@@ -201,7 +202,7 @@ def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"data: {}\n\n"])
 def test_a_native_stream_of_a_stand_in_ends_the_exchange_at_its_headers(body: bytes) -> None:
-    to = exchange()
+    to = exchange(options=OPTIONS)
     say(to, request_headers=headers(HEADERS))
     streamed = json.dumps({**json.loads(ASKED), "model": "claude", "stream": True}).encode()
     say(to, request_body=pb.HttpBody(body=streamed, end_of_stream=True))

@@ -49,7 +49,7 @@ def asked(
 
 def stand_in(to: Exchange) -> Exchange:
     """The exchange of the next attempt, which has been asked."""
-    next_one = exchange(to._live)
+    next_one = exchange(to._live, OPTIONS)
     (reply,) = say(next_one, request_headers=headers({"x-gw-fallback": "1", "x-request-id": ID}))
     assert "x-gateway-model: claude" in reply.dynamic_metadata["gw"]["told"]
     return next_one
@@ -66,11 +66,20 @@ def test_a_stream_in_the_clients_format_ends_the_exchange_at_the_request() -> No
     assert (noted["passing"]["worker"], noted["passing"]["target"]) == ("worker-0", "1")
 
 
-@pytest.mark.parametrize(("model", "stream"), [("claude", True), ("gpt", False)], ids=["translated", "with fields"])
-def test_what_remains_to_be_done_keeps_the_exchange(model: str, stream: bool) -> None:
-    to, reply = asked(model, stream=stream)
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_to_be_translated_keeps_the_exchange(stream: bool) -> None:
+    to, reply = asked("claude", stream=stream)
     assert to.state is State.WAITING
     assert "passing" not in reply.dynamic_metadata["gw"]
+
+
+def test_what_the_fields_of_a_whole_answer_say_is_noted() -> None:
+    noted = asked("gpt", stream=False)[1].dynamic_metadata["gw"]
+    assert noted["passing"]["fields"].split(" ")[1:] == ["1800000000000.000", '"gpt"']
+    assert noted["passing"]["rates"] == "0 - - - - - -"
+    assert "native" not in noted
+    quiet = asked("gpt", Options(worker=0, metadata_in_body=False), stream=False)[1].dynamic_metadata["gw"]["passing"]
+    assert not {"fields", "rates"} & quiet.keys()
 
 
 def test_it_is_found_until_the_next_attempt_must_have_begun() -> None:

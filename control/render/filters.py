@@ -109,7 +109,7 @@ def _error(message: str) -> str:
 
 _UNREAD = AnswerUnread("The gateway failed to read the provider's answer.")
 
-# What envoy/native_stream.lua calls by the names that stand here.
+# What envoy/native_stream.lua and native_answer.lua call by the names that stand here.
 _NAMES = {
     "cut_event": f"data: {_error('The provider ended the stream before it was complete.')}\\n\\n",
     "unread_body": _UNREAD.body().decode().replace("'", "\\'"),
@@ -141,11 +141,12 @@ _NAMES = {
 def native_answers(workers: int) -> Document:
     """What remains to be done with answers that none of so many workers sees."""
     clusters = ", ".join(f'"{worker_cluster(index)}"' for index in range(workers))
-    source = asset("gateway_fields.lua") + Template(asset("native_stream.lua")).substitute(_NAMES, workers=clusters)
+    source = "".join(asset(f"{name}.lua") for name in ("gateway_fields", "native_stream", "native_answer"))
     return {
         "name": "envoy.filters.http.lua",
         "typed_config": any_of(
-            "envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": source}
+            "envoy.extensions.filters.http.lua.v3.Lua",
+            default_source_code={"inline_string": Template(source).substitute(_NAMES, workers=clusters)},
         ),
     }
 

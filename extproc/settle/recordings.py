@@ -1,12 +1,13 @@
-"""Access log entry -> what of a native stream is to be kept. Pure.
+"""Access log entry -> what of a native answer is to be kept. Pure.
 
-In: the entry of a stream that Envoy carried alone, with the worker's ticket and the stream's bytes in its dynamic
+In: the entry of an answer that Envoy carried alone, with the worker's ticket and the answer's bytes in its dynamic
 metadata, and its audit row. Out: a recording, or the ticket alone: nothing came of it that could be kept. Called by the
 intake; an entry that was read from Envoy's file has neither.
 """
 
 import base64
 import binascii
+from typing import Literal
 
 import msgspec
 
@@ -38,7 +39,8 @@ def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
         reasoning_tokens=row.reasoning_tokens,
     )
     outcome = Outcome(usage=usage, complete=True, native=True)
-    taker.keep(Recording(ticket=ticket, kind="stream", body=body, target=decision.targets[0], outcome=outcome))
+    kind: Literal["whole", "stream"] = "stream" if row.stream else "whole"
+    taker.keep(Recording(ticket=ticket, kind=kind, body=body, target=decision.targets[0], outcome=outcome))
 
 
 def told(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Content | None:

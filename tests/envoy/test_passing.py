@@ -18,7 +18,8 @@ pytestmark = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "
 
 @pytest.fixture(scope="module")
 def config(passing_config: Config) -> Config:
-    """`odd` has two models that stand in for it."""
+    """`odd` has two models that stand in for it. Whole answers carry the gateway's fields."""
+    passing_config["response_metadata"] = "body"
     passing_config["models"].append({"name": "spare", "provider": "openai-b"})
     passing_config["equivalents"].append({"models": ["odd", "spare", "claude-b"]})
     return passing_config
