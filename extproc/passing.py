@@ -1,6 +1,6 @@
 """Answers that pass by Envoy alone: nothing remains to be done with them, so the worker has ended its exchange.
 
-In: a decided request. Out: notes for envoy/native_stream.lua, which tells the client what the worker would have told.
+In: a decided request. Out: notes for envoy/native_answer.lua, which tells the client what the worker would have told.
 An answer that is not the one expected (an error, compressed, of another type, without usage) that filter sends here,
 and the client gets what it becomes here: one unary call, `METHOD`. Both sides write messages as HTTP/1 does: a first
 line (the request's id; the Outcome as JSON), lines of headers with `:status` among them, an empty line, the body.

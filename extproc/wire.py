@@ -8,15 +8,15 @@ ATTEMPT_METADATA = "gw.attempt"  # what envoy/context_length.lua knows of the la
 USAGE_METADATA = "gw.usage"  # where Envoy leaves the usage of a native answer, each count under its dotted path
 M_USAGE = "usage"  # key there: the usage object of a stream as the provider wrote it
 
-ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native stream that is to be kept
-M_SSE = "sse"  # key there: its bytes, in base64
+ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native answer that is to be kept or told
+M_SSE = "sse"  # key there: its bytes, in base64, whole or a stream's
 
 # Keys below METADATA.
 M_TEAM = "team"  # set as soon as the sender is known
 M_DECISION = "decision"  # records.Decision as JSON
 M_OUTCOME = "outcome"  # records.Outcome as JSON
 M_NATIVE = "native"  # for envoy/native_stream.lua: this stream passes by Envoy alone
-M_PASSING = "passing"  # for the same: the worker will not see the answer at all; what to do without, by these keys:
+M_PASSING = "passing"  # for envoy/native_answer.lua: no worker will see the answer; what to do without, by these keys:
 P_ID = "id"  # the request's
 P_WORKER = "worker"  # the cluster that knows it
 P_TARGET = "target"  # 1-based index of the first attempt's
@@ -26,10 +26,10 @@ P_RATES = "rates"  # what tokens cost at the first attempt: pricing.rates
 P_SIGN = "sign"  # begins H_TOLD, so that no provider can pass for a worker
 M_CROWDED = "crowded"  # it would have passed so, but too many do
 M_HIDE_USAGE = "hide_usage"  # for envoy/native_stream.lua: the client did not ask for usage
-M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native stream whose answer is to be kept
+M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native answer that is to be kept
 M_INPUT = "input"  # where telemetry.content is on: the messages that were sent, telemetry.content's JSON
 M_ANSWER = "answer"  # and what the client got: its bytes, of a whole answer or a stream
-M_CONTENT = "content"  # for envoy/native_stream.lua: this stream is to be told, so leave it for the access log
+M_CONTENT = "content"  # for the same: this answer is to be told, so leave it for the access log
 M_ROOMIER = "roomier"  # for envoy/context_length.lua: another target has a larger context window
 M_TARGET = "target"  # of a fallback attempt: which target it went to
 M_TOLD = "told"  # and H_TOLD's value

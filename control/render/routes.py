@@ -55,7 +55,7 @@ def _ingress(settings: Settings) -> Document:
     return {
         "name": "gateway",
         "domains": ["*"],
-        # For envoy/native_stream.lua, which takes it off.
+        # For envoy/native_answer.lua, which takes it off.
         "include_attempt_count_in_response": settings.streams.same_format == "native",
         **({"typed_per_filter_config": {CORS: cors_policy(settings.cors)}} if settings.cors.allow_origins else {}),
         "routes": [
