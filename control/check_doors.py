@@ -50,7 +50,4 @@ def warnings(settings: Settings) -> Iterator[str]:
 
 
 def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return ipaddress.ip_address(host).is_loopback

@@ -67,6 +67,16 @@ def _network(value: str) -> str:
     raise ValueError(f"has bits after its prefix; write {meant}")
 
 
+def _address(value: str) -> str:
+    """Envoy takes no name to listen on; of all names only one means the same everywhere."""
+    if value == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("not an address: write 127.0.0.1, 0.0.0.0, ::1 or localhost") from None
+
+
 def _several(value: object) -> object:
     """One is a list of one."""
     return value if isinstance(value, list) else [value]
@@ -85,6 +95,7 @@ Wait = Annotated[float, BeforeValidator(_duration_s), Field(ge=0), _NOT_NEGATIVE
 KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
 Network = Annotated[str, AfterValidator(_network)]
+Address = Annotated[str, AfterValidator(_address)]
 Zone = Annotated[str, AfterValidator(_known_zone)]
 # As much as a script of the shared state can add up exactly; and what, in billionths of a USD, is not far from it.
 Amount = Annotated[int, Field(ge=0, le=2**53 - 1)]

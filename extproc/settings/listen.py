@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from extproc.settings.fields import Duration, Network, Section
+from extproc.settings.fields import Address, Duration, Network, Section
 
 _UNIX_PATH_MAX = 107  # of the 108 bytes of a unix socket's address
 
@@ -49,7 +49,7 @@ class Tls(Section):
 class Ops(Section):
     """Where probes and metrics are asked for."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - probes come from the node; nothing of clients' is served there
+    host: Address = "0.0.0.0"  # noqa: S104 - probes come from the node; nothing of clients' is served there
     port: int = Field(ge=1, le=65535)
 
 
@@ -57,7 +57,7 @@ class Listen(Section):
     """Where Envoy's ingress listens; the control API is served through it too. With `port: null` on the unix socket
     alone."""
 
-    host: str = "127.0.0.1"
+    host: Address = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] | None = 8080
     ops: Ops | None = Field(
         default=None, description="/livez, /readyz and /metrics by themselves; /metrics is then not on `port`"

@@ -161,6 +161,7 @@ class TestCheck:
                 "equivalents[0].rewrite.gpt4o: is not in this group",
             ),
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
+            ({"listen": {"host": "gateway.internal"}}, "listen.host: not an address: write 127.0.0.1, 0.0.0.0, ::1 or"),
             ({"workers": 0}, "workers: input should be greater than or equal to 1"),
             ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),
             ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: at least one is needed"),
@@ -196,6 +197,7 @@ class TestCheck:
             ("a:\n\tb: 1", "not YAML: line 2, column 1: found character '\\t' that cannot start any token"),
             ("", "must be a mapping"),
             ("a: 1\na: 2", "'a' is written twice"),
+            ("a: {b: 1}\n<<: {a: 2}\n<<: {b: 3}\na: 4", "'a' is written twice"),
             ("\xff", "cannot be"),
         ],
     )
@@ -204,6 +206,16 @@ class TestCheck:
         code, _, err = run("check", str(file))
         assert (code, len(err.splitlines())) == (2, 1)
         assert says in err
+
+    def test_what_is_written_once_and_merged(self, file: Path) -> None:
+        merged = "models:\n- &first {provider: demo, name: one, tier: hard}\n- {<<: *first, name: two}\n"
+        file.write_text(yaml.safe_dump(config(models=None)).replace("models: null\n", merged))
+        code, out, _ = run("check", str(file), "--json")
+        assert code == 0
+        assert [(model["name"], model["tier"]) for model in json.loads(out)["models"]] == [
+            ("one", "hard"),
+            ("two", "hard"),
+        ]
 
     def test_a_file_that_is_not_there(self, file: Path) -> None:
         assert run("check", str(file))[::2] == (2, f"{file}: cannot be read: No such file or directory\n")

@@ -15,7 +15,7 @@ EXAMPLES = 4  # valid ones of each operation, and as many broken ones
 
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
-    config["listen"]["trusted_hops"] = 1
+    config["listen"] |= {"host": "localhost", "trusted_hops": 1}
     config["models"].append({"name": "meta/llama", "provider": "openai"})
     return config
 
