@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from extproc import protowire
-from extproc.protowire import field
+from extproc.protowire import field, head
 from extproc.wire import METADATA as NAMESPACE
 from protos.gen import extproc_pb2 as pb
 
@@ -186,11 +186,10 @@ def nothing(kind: Kind) -> bytes:
 def _with_body(reply: int, common: bytes, body: bytes, metadata: Metadata) -> bytes:
     """A reply whose CommonResponse is `common` and `body` in the body's place; joined once, the body last."""
     size = len(body)
-    head = field(_BODY_MUTATION, field(1, b"", size), size)
-    for number in (_COMMON, reply):
-        head = field(number, common + head, size)
-        common = b""
-    return b"".join((_metadata(metadata), head, body))
+    inner = head(1, size)
+    common += head(_BODY_MUTATION, len(inner) + size) + inner
+    outer = head(_COMMON, len(common) + size)
+    return b"".join((_metadata(metadata), head(reply, len(outer) + len(common) + size), outer, common, body))
 
 
 def _mutation(headers: HeaderList, remove: Iterable[str]) -> bytes:
@@ -222,14 +221,17 @@ def _metadata(metadata: Metadata) -> bytes:
 
 
 def _entry(key: str, value: str | bool | Mapping[str, str]) -> bytes:
-    """One entry of a Struct's map, which is a Value's only field too."""
-    if isinstance(value, str):
-        encoded = protowire.text(3, value)
-    elif isinstance(value, bool):
-        encoded = protowire.number(4, value)
+    """One entry of a Struct's map."""
+    if isinstance(value, bool):
+        kind, rest = protowire.number(4, value), b""
+    elif isinstance(value, str):
+        rest = protowire.raw(value)
+        kind = head(3, len(rest))
     else:
-        encoded = field(5, b"".join([_entry(inner, text) for inner, text in value.items()]))
-    return field(1, _key(key) + field(2, encoded))
+        rest = b"".join([_entry(inner, text) for inner, text in value.items()])
+        kind = head(5, len(rest))
+    begin = _key(key) + head(2, len(kind) + len(rest)) + kind
+    return head(1, len(begin) + len(rest)) + begin + rest
 
 
 @lru_cache(maxsize=256)

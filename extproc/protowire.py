@@ -23,18 +23,27 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def field(number: int, payload: bytes, after: int = 0) -> bytes:
-    """A field of length-delimited type: bytes, a string or a message. `number`: 1-15, as all of ours are.
+def head(number: int, size: int) -> bytes:
+    """What stands before `size` bytes of a field of length-delimited type: bytes, a string or a message.
 
-    `after`: bytes of payload that the caller puts behind the result himself, so that a long body is not copied here.
+    `number`: 1-15, as all of ours are. What is nested or long is put behind it once, by the caller.
     """
-    size = len(payload) + after
-    return _TAGS[number] + (_ONE_BYTE[size] if size < 0x80 else varint(size)) + payload
+    return _TAGS[number] + (_ONE_BYTE[size] if size < 0x80 else varint(size))
+
+
+def field(number: int, payload: bytes) -> bytes:
+    """A field of length-delimited type."""
+    return head(number, len(payload)) + payload
 
 
 def text(number: int, value: str) -> bytes:
     """A string field. Bytes that were no UTF-8 (surrogateescape) go out as they came in."""
-    return field(number, value.encode() if value.isascii() else value.encode("utf-8", "surrogateescape"))
+    return field(number, raw(value))
+
+
+def raw(value: str) -> bytes:
+    """A text's bytes."""
+    return value.encode() if value.isascii() else value.encode("utf-8", "surrogateescape")
 
 
 def number(number: int, value: int) -> bytes:

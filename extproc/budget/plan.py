@@ -12,6 +12,7 @@ How limits apply:
 - A model without a known price is held and counted in tokens only; under a strict budget in USD it is not allowed.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import cast
 
@@ -163,14 +164,14 @@ def rate_limit_headers(reservation: Reservation, standing: Standing) -> list[Hea
     headers: list[Header] = []
     requests = _level("requests_per_minute", reservation, standing)
     if requests is not None:
-        headers += _headers("requests", requests)
+        headers += _headers(_REQUESTS, requests)
     tightest: _Level | None = None
     for name in _OF_TOKENS:
         level = _level(name, reservation, standing)
         if level is not None and (tightest is None or level.left < tightest.left):
             tightest = level
     if tightest is not None:
-        headers += _headers("tokens", tightest)
+        headers += _headers(_TOKENS, tightest)
     return headers
 
 
@@ -275,12 +276,12 @@ def _state(level: _Level) -> str:
     return f"{level.used} of {level.limit} used or held"
 
 
-def _headers(unit: str, level: _Level) -> list[Header]:
-    return [
-        (f"x-ratelimit-limit-{unit}", str(level.limit)),
-        (f"x-ratelimit-remaining-{unit}", str(level.left)),
-        (f"x-ratelimit-reset-{unit}", duration(level.reset_ms)),
-    ]
+def _headers(names: tuple[str, str, str], level: _Level) -> Iterable[Header]:
+    return zip(names, (str(level.limit), str(level.left), duration(level.reset_ms)), strict=True)
+
+
+_REQUESTS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+_TOKENS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
 
 
 def _withhold(limit: int | None) -> int | None:
