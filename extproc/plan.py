@@ -5,7 +5,6 @@ client's original body (never from another provider's translation of it). Used b
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -24,8 +23,7 @@ _PATIENCE_MS = 60_000  # with an attempt that nothing cuts off: to be asked once
 _SLACK_MS = 5_000  # to connect
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One try at one target."""
 
     index: int  # 1-based position of the target in the decision
@@ -36,8 +34,7 @@ class Attempt:
     outrun: bool = False  # its deadline passed, the next one began, and it was not cut off
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """Mutable on purpose: attempts are added as Envoy makes them."""
 
     chat: ChatRequest
@@ -47,9 +44,9 @@ class Plan:
     deadline: Deadline
     limit_headers: tuple[tuple[str, str], ...] = ()
     cache_headers: tuple[tuple[str, str], ...] = ()
-    tape: Tape = field(default_factory=Tape)  # what of the answer is to be kept
-    attempts: list[Attempt] = field(default_factory=list)
-    rewrites: Mapping[str, str] = field(default_factory=dict)  # by model: see `Target.rewrite`
+    tape: Tape = msgspec.field(default_factory=Tape)  # what of the answer is to be kept
+    attempts: list[Attempt] = []
+    rewrites: Mapping[str, str] = {}  # by model: see `Target.rewrite`
     alone: bool = False  # there is one target, and it may be asked once more where nothing came of the first attempt
     passes: bool = False  # its answer will not come to the worker: see `passing`
     fields: bool = False  # where it passes: a whole one, whose body is to carry the gateway's

@@ -88,24 +88,25 @@ def _members(text: bytes, raw: Mapping[str, msgspec.Raw] | None) -> dict[str, _M
     for name, value in raw.items():
         quoted = b'"%b"' % name.encode("utf-8", "surrogatepass")
         begin = _after(text, at, before)
-        colon = _after(text, begin, quoted)
-        start = _after(text, colon, b":")
-        at = _after(text, start, value)
-        if at < 0:
+        start = _after(text, _after(text, begin, quoted), b":")
+        if start < 0 or not text.startswith(value, start):
             return None
-        found[name] = _Member(begin, start, start + len(memoryview(value)))
-        before = b","
+        end = start + len(memoryview(value))
+        found[name] = _Member(begin, start, end)
+        at, before = _after_space(text, end), b","
     at = _after(text, at, b"}" if found else b"{")
     return found if at == len(text) else None
 
 
-def _after(text: bytes, at: int, expected: bytes | msgspec.Raw) -> int:
+def _after(text: bytes, at: int, expected: bytes) -> int:
     """Behind `expected` and the white space after it; -1 if it does not stand at `at`."""
     if at < 0 or not text.startswith(expected, at):
         return -1
-    return _after_space(text, at + len(memoryview(expected)))
+    return _after_space(text, at + len(expected))
 
 
 def _after_space(text: bytes, at: int) -> int:
+    if text[at : at + 1] > b" ":
+        return at  # none: mostly
     match = _SPACE.match(text, at)
     return match.end() if match else at
