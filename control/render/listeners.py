@@ -89,6 +89,8 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         stream_idle_timeout=seconds(settings.timeouts.idle),
         request_headers_timeout="30s",
         common_http_protocol_options={"idle_timeout": "3600s", "headers_with_underscores_action": "DROP_HEADER"},
+        # What nginx and HAProxy speak to a server unless told otherwise; refused, they see a connection that closes.
+        http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "gateway"},
         http2_protocol_options={
             "max_concurrent_streams": 1000,
             "initial_stream_window_size": 1024 * 1024,

@@ -1,6 +1,8 @@
 """What other gateways got wrong in public, through a real Envoy: stale connections, silence, compression, waits."""
 
 import gzip
+import json
+import socket
 import time
 import zlib
 from collections.abc import Callable
@@ -182,3 +184,20 @@ def test_trap_39_a_stream_has_an_end(gateway: Gateway, scripted: Scripted, model
     assert 32 * 1024 * 1024 < received < 66 * 1024 * 1024
     assert b'"error"' in tail
     assert b"[DONE]" not in tail
+
+
+@MODELS
+def test_a_proxy_of_old_in_front_is_answered(gateway: Gateway, scripted: Scripted, model: str) -> None:
+    """HTTP/1.0, which nginx and HAProxy speak unless told otherwise: an answer ends with its connection."""
+    _, body, events = next(both for both in BOTH.values() if both[0] == model)
+    scripted.does(lambda call: stream(events) if streamed(call) else [whole(body)])
+    key = bearer()["authorization"]
+    for wanted, end in ((False, b"}"), (True, b"data: [DONE]\n\n")):
+        asked = json.dumps(ask("hi", model, stream=wanted))
+        head = f"POST /v1/chat/completions HTTP/1.0\r\nauthorization: {key}\r\ncontent-length: {len(asked)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
+            client.sendall((head + asked).encode())
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert SAID.encode() in answer
+        assert answer.endswith(end)
