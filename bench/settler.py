@@ -24,6 +24,7 @@ from extproc.pipe import open_state
 from extproc.records import Decision, Outcome, Price, Target, Usage
 from extproc.settings import Budget, Limits, Team
 from extproc.settle.charge import Charger
+from extproc.settle.dues import Charged
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.intake import Intake
 from extproc.settle.journal import Batch, connect, write
@@ -96,7 +97,9 @@ async def main(requests: int) -> None:
 async def _measure(journal: Path, ledger: RedisLedger, requests: int) -> dict[str, float]:
     rows, took = _Rows(), defaultdict[str, float](float)
     intake = Intake(rows, OutputFromBytes(), OutputEstimates(), Recent(), attempted=lambda _: None)
-    connection, charger = connect(journal), Charger(Outbox(journal, "NORMAL"), ledger, lambda _: _TEAM, asyncio.Event())
+    connection, marks = connect(journal), list[Charged]()
+    charger = Charger(Outbox(journal), ledger, lambda _: _TEAM, marks.append)
+    await charger.step()  # what an earlier settler left: nothing
 
     async def timed(stage: str, work: Callable[[], Awaitable[object]]) -> None:
         began = time.process_time()
@@ -108,7 +111,9 @@ async def _measure(journal: Path, ledger: RedisLedger, requests: int) -> dict[st
             intake.take(log_name, entry)
 
     async def store() -> None:
-        await asyncio.to_thread(write, connection, Batch(rows.requests, rows.attempts))
+        batch = Batch(rows.requests, rows.attempts, charged=marks.copy())
+        marks.clear()
+        charger.take(await asyncio.to_thread(write, connection, batch))
 
     for first in range(0, requests, _AT_ONCE):
         ids = [f"6a4e9b0c-0000-4000-8000-{number:012}" for number in range(first, min(first + _AT_ONCE, requests))]

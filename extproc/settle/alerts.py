@@ -17,8 +17,9 @@ import msgspec
 
 from extproc.logs import rfc3339
 from extproc.routing.breaker import Circuit
+from extproc.settle.dues import Alert
 from extproc.settle.journal import NOT_NOW
-from extproc.settle.outbox import Alert, Outbox
+from extproc.settle.outbox import Outbox
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,15 @@
 """The charger: audit rows -> the ledger, once each, however often anything dies on the way.
 
-In: rows of the outbox that are not charged. Out: settlements in the ledger; alerts, where one took a budget over a
-threshold. While the ledger is away rows wait in the journal, and the holds they belong to wait in the ledger. Run by
-the settler beside the access log service.
+In: what the rows owe that the writer has just written, and at the start, or when the ledger was away, whatever the
+journal has that is not charged. Out: settlements in the ledger; which rows are charged, and alerts, where one took a
+budget over a threshold, to the journal. While the ledger is away rows wait in the journal, and the holds they belong to
+wait in the ledger. Run by the settler beside the access log service.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -18,8 +18,9 @@ from extproc.budget.ledger import Bill, Caps, Crossing, LedgerUnavailable, Settl
 from extproc.budget.plan import NANO_PER_USD, caps_for
 from extproc.budget.windows import Windows, windows_at
 from extproc.settings import Team
+from extproc.settle.dues import Alert, Charge, Charged
 from extproc.settle.journal import NOT_NOW
-from extproc.settle.outbox import Alert, Charge, Outbox
+from extproc.settle.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +28,32 @@ TeamOf = Callable[[str], Team | None]
 Account = tuple[str, Windows]  # whose, and what a request without a hold is charged to
 
 _AT_ONCE = 256
-_IDLE_S = 1.0  # where nobody says that there are rows
 _AWAY_S = 1.0
 
 
 class Charger:
-    """`team_of`: the settings of a team now, None for one that is no longer configured. `written`: set when there are
-    new rows."""
+    """`team_of`: the settings of a team now, None for one that is no longer configured. `mark`: has the journal know
+    what is charged, soon. Power lost before it does, or this process: the row is charged again, which the ledger knows
+    and does not count."""
 
-    def __init__(self, outbox: Outbox, ledger: Settlements, team_of: TeamOf, written: asyncio.Event) -> None:
+    def __init__(self, outbox: Outbox, ledger: Settlements, team_of: TeamOf, mark: Callable[[Charged], object]) -> None:
         self._outbox = outbox
         self._ledger = ledger
         self._team_of = team_of
-        self._written = written
+        self._mark = mark
+        self._behind = True  # the journal may have rows to charge that are not in `_fresh`
+        self._fresh: list[Charge] = []
+        self._news = asyncio.Event()
         self._failing = False
+
+    def take(self, charges: list[Charge]) -> None:
+        """Charge these rows, which are in the journal."""
+        self._fresh += charges
+        self._news.set()
 
     async def run(self) -> None:
         """Charge whatever comes, until cancelled."""
         while True:
-            self._written.clear()
             try:
                 busy = await self.step()
             except (LedgerUnavailable, *NOT_NOW) as error:
@@ -58,20 +66,44 @@ class Charger:
                 log.info("rows are charged again")
                 self._failing = False
             if not busy:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._written.wait(), _IDLE_S)
+                self._news.clear()
+                await self._news.wait()
+
+    async def rest(self) -> None:
+        """Charge what the journal has, which nobody writes to any more. Raises LedgerUnavailable, NOT_NOW."""
+        self._behind = True
+        while await self.step():
+            pass
 
     async def step(self) -> bool:
         """Charge one batch. Returns whether there may be more. Raises LedgerUnavailable, NOT_NOW."""
-        charges = await asyncio.to_thread(self._outbox.uncharged, _AT_ONCE)
-        if not charges:
-            return False
+        if self._behind:
+            self._fresh = []  # what was written until now is found in the journal
+            charges = await asyncio.to_thread(self._outbox.uncharged, _AT_ONCE)
+            charged, failure = await self._settle(charges)
+            if charged.ids:  # at once: the next look must not find them again
+                await asyncio.to_thread(self._outbox.charged, charged)
+            if failure is not None:
+                raise failure
+            self._behind = len(charges) == _AT_ONCE
+        else:
+            charges, self._fresh = self._fresh[:_AT_ONCE], self._fresh[_AT_ONCE:]
+            charged, failure = await self._settle(charges)
+            if charged.ids:
+                self._mark(charged)
+            if failure is not None:
+                self._behind = True
+                raise failure
+        return self._behind or bool(self._fresh)
+
+    async def _settle(self, charges: list[Charge]) -> tuple[Charged, BaseException | None]:
+        """What of `charges` is done, and why not all of it is."""
+        done = [charge.id for charge in charges if charge.owes_nothing]
         due: dict[Account, list[Charge]] = {}
         for charge in charges:
             if not charge.owes_nothing:
                 due.setdefault(self._account(charge), []).append(charge)
         results = await asyncio.gather(*(self._charge(*each) for each in due.items()), return_exceptions=True)
-        done = [charge.id for charge in charges if charge.owes_nothing]
         alerts: list[Alert] = []
         failure: BaseException | None = None
         for charged, result in zip(due.values(), results, strict=True):
@@ -80,11 +112,7 @@ class Charger:
             else:
                 done += [charge.id for charge in charged]
                 alerts += result
-        if done:
-            await asyncio.to_thread(self._outbox.charged, done, alerts, time.time())
-        if failure is not None:
-            raise failure
-        return len(charges) == _AT_ONCE
+        return Charged(done, time.time(), alerts), failure
 
     def _account(self, charge: Charge) -> Account:
         team = self._team_of(charge.team_id)

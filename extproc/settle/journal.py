@@ -6,7 +6,7 @@ read, which are kept in the same transaction so that they always agree with the 
 
 Durability: WAL with synchronous=FULL. What a transaction committed survives `kill -9` of any process (it would with
 NORMAL) and loss of power (it would not with NORMAL, which syncs only at checkpoints): these rows are money. A batch is
-one sync, so the price does not grow with the load. NORMAL is for what may be repeated: marking rows as charged.
+one sync, so the price does not grow with the load.
 
 Schema changes go forward only: MIGRATIONS is appended to, never edited; `PRAGMA user_version` says how many were made.
 """
@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from extproc.settle import sums
+from extproc.settle.dues import Charge, Charged
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
 from extproc.settle.sums import Table
 from extproc.telemetry.content import Content
@@ -209,6 +210,10 @@ _INSERT_CHARGED: Final = _INSERT_AUDIT.replace(") VALUES (", ", charged) VALUES 
 # The id is chosen while the old row is still there: it is a new one, beyond all that readers have passed.
 _REPLACE_AUDIT: Final = _insert("audit", AuditRow.__struct_fields__, "REPLACE")
 _INSERT_ATTEMPT: Final = _insert("attempt", AttemptRow.__struct_fields__)
+_CHARGED: Final = "UPDATE audit SET charged = 1, settled_at = ? WHERE id = ?"
+_INSERT_ALERT: Final = (
+    "INSERT OR IGNORE INTO alert (id, team_id, body, tries, next_at, delivered) VALUES (?, ?, ?, 0, ?, 0)"
+)
 _INSERT_CONTENT: Final = _insert("content", Content.__struct_fields__)
 
 
@@ -231,7 +236,6 @@ class JournalTooNewError(Exception):
 
 
 Connection = sqlite3.Connection
-Synchronous = Literal["FULL", "NORMAL"]
 # What `connect` and `write` raise of rows that SQLite will never take, and what they raise else: later may be better.
 NEVER_TAKEN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, OverflowError, ValueError)
 NOT_NOW = (sqlite3.Error, OSError, JournalTooNewError)
@@ -244,18 +248,19 @@ class Batch(msgspec.Struct, frozen=True):
     attempts: Sequence[AttemptRow] = ()
     counts: Mapping[str, int] = {}  # to add, by counter name
     contents: Sequence[Content] = ()  # wait here for their traces, and no longer
+    charged: Sequence[Charged] = ()
 
     def __len__(self) -> int:
-        return len(self.requests) + len(self.attempts) + len(self.contents)
+        return len(self.requests) + len(self.attempts) + len(self.contents) + len(self.charged)
 
 
-def connect(path: Path, migrations: Sequence[str] = MIGRATIONS, *, synchronous: Synchronous = "FULL") -> Connection:
+def connect(path: Path, migrations: Sequence[str] = MIGRATIONS) -> Connection:
     """Open the journal to write, made or brought up to date. Raises NOT_NOW."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         _migrate(connection, migrations)
     except BaseException:
@@ -278,18 +283,25 @@ def _migrate(connection: Connection, migrations: Sequence[str]) -> None:
             raise
 
 
-def write(connection: Connection, batch: Batch) -> None:
-    """Write all of `batch` or nothing. Rows already written are passed over. Raises NEVER_TAKEN, NOT_NOW."""
+def write(connection: Connection, batch: Batch) -> list[Charge]:
+    """Write all of `batch` or nothing; what its new rows owe. Rows already written are passed over. Raises NEVER_TAKEN,
+    NOT_NOW."""
     with transaction(connection):
+        for charged in batch.charged:
+            connection.executemany(_CHARGED, [(charged.at_s, row) for row in charged.ids])
+            alerts = [(alert.id, alert.team_id, alert.body, charged.at_s) for alert in charged.alerts]
+            connection.executemany(_INSERT_ALERT, alerts)
         # A row made of a hold alone gives way to the request's own, which is late but knows what was used.
         stale = _stale(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
-        new = [row for row in batch.requests if _added(connection, _statement(row, stale), row)]
+        added = [(row, _added(connection, _statement(row, stale), row)) for row in batch.requests]
+        new = [row for row, number in added if number]
         tried = [row for row in batch.attempts if _added(connection, _INSERT_ATTEMPT, row)]
         for table in sums.TABLES:
             connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale.values(), -1)])
         connection.executemany(_ADD["attempted"], sums.ATTEMPTED.added(tried))
         connection.executemany(_ADD_COUNTER, batch.counts.items())
         connection.executemany(_INSERT_CONTENT, map(msgspec.structs.astuple, batch.contents))
+    return [Charge.of(number, row) for row, number in added if number and row.error_code != UNRECONCILED]
 
 
 @contextmanager
@@ -320,8 +332,10 @@ def _statement(row: AuditRow, stale: Mapping[str, AuditRow]) -> str:
     return _REPLACE_AUDIT if row.request_id in stale else _INSERT_AUDIT
 
 
-def _added(connection: Connection, statement: str, row: AuditRow | AttemptRow) -> bool:
-    return connection.execute(statement, msgspec.structs.astuple(row)).rowcount == 1
+def _added(connection: Connection, statement: str, row: AuditRow | AttemptRow) -> int | None:
+    """The new row's id; None: it is there already."""
+    done = connection.execute(statement, msgspec.structs.astuple(row))
+    return done.lastrowid if done.rowcount == 1 else None
 
 
 def _rollback(connection: Connection) -> None:

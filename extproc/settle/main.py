@@ -66,13 +66,12 @@ def run(data_dir: Path) -> None:
 
 async def _serve(settings: Settings, paths: Paths) -> bool:
     """Whether it went well."""
-    stop = asyncio.Event()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    written = asyncio.Event()
+        loop.add_signal_handler(number, stop.set)
     writer = Writer(
         *(partial(connect, paths.journal), retention_of(settings)),
-        on_written=partial(asyncio.get_running_loop().call_soon_threadsafe, written.set),
+        owed=lambda charges: loop.call_soon_threadsafe(charger.take, charges),
     )
     sizes, outputs = _learnt(paths.journal)
     recent = Recent()
@@ -83,6 +82,7 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     keeper.start(_earlier_attempts(paths.journal))
     current.on_swap.append(lambda snapshot: keeper.use(snapshot.settings))
     ledger = RedisLedger(client)
+    charger = Charger(Outbox(paths.journal), ledger, current.team, writer.mark)
     orphans = Orphans(ledger, lambda: current.snapshot.teams)
     intake = Intake(
         *(writer, sizes, outputs, recent), attempted=keeper.take, recorder=cache.recorder, orphaned=orphans.add
@@ -97,8 +97,6 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     current.on_swap.append(lambda snapshot: writer.keep(retention_of(snapshot.settings)))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
-    # Power lost before a mark is on disk: the row is charged again, which the ledger knows and does not count.
-    charger = Charger(Outbox(paths.journal, "NORMAL"), ledger, current.team, written)
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
@@ -175,8 +173,7 @@ async def _charge_the_rest(charger: Charger) -> None:
     """What came in last; what cannot be charged now waits in the journal for the next start."""
     with suppress(LedgerUnavailable, TimeoutError, *NOT_NOW):
         async with asyncio.timeout(_FLUSH_S):
-            while await charger.step():
-                pass
+            await charger.rest()
 
 
 def _learnt(journal: Path) -> tuple[OutputFromBytes, OutputEstimates]:

@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from extproc.settle.journal import Batch, Connection, Synchronous, connect, transaction, write
+from extproc.settle.dues import Alert, Charge, Charged
+from extproc.settle.journal import Batch, Connection, connect, transaction, write
 from extproc.settle.rows import UNRECONCILED, AuditRow
 
 _UNCHARGED: Final = (
@@ -25,61 +26,24 @@ _KNOWN: Final = (
 _DUE: Final = "SELECT id, team_id, body, tries FROM alert WHERE delivered = 0 AND next_at <= ? ORDER BY next_at LIMIT ?"
 
 
-class Charge(msgspec.Struct, frozen=True):
-    """One audit row as the ledger is to be told of it."""
-
-    id: int
-    request_id: str
-    team_id: str
-    tokens: int
-    nano_usd: int | None
-    received_at: float
-    status: str
-    held_input_tokens: int
-
-    @property
-    def owes_nothing(self) -> bool:
-        """Refused before anything was held: there is nothing to charge and nothing to give back."""
-        return self.status == "refused" and self.held_input_tokens == 0
-
-
-class Alert(msgspec.Struct, frozen=True):
-    """An alert to deliver. `id` is its idempotency key."""
-
-    id: str
-    team_id: str
-    body: str  # the JSON to send, byte for byte the same at every try
-    tries: int = 0
-
-
 class Outbox:
     """On the journal at `path`. Every method raises journal.NOT_NOW when the file cannot be used now."""
 
-    def __init__(self, path: Path, synchronous: Synchronous = "FULL") -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._synchronous = synchronous
         self._open: Connection | None = None
 
     def uncharged(self, most: int) -> list[Charge]:
         """Rows to charge, oldest first."""
         return [Charge(*row) for row in self._connection().execute(_UNCHARGED, (most,))]
 
-    def charged(self, ids: Sequence[int], alerts: Iterable[Alert], now_s: float) -> None:
+    def charged(self, charged: Charged) -> None:
         """Mark rows as charged; keep the alerts that charging them gave rise to."""
-        connection = self._connection()
-        rows = [(alert.id, alert.team_id, alert.body, now_s) for alert in alerts]
-        with transaction(connection):
-            connection.executemany(
-                "UPDATE audit SET charged = 1, settled_at = ? WHERE id = ?", [(now_s, row) for row in ids]
-            )
-            connection.executemany(
-                "INSERT OR IGNORE INTO alert (id, team_id, body, tries, next_at, delivered) VALUES (?, ?, ?, 0, ?, 0)",
-                rows,
-            )
+        write(self._connection(), Batch(charged=[charged]))
 
     def alert(self, alert: Alert, now_s: float) -> None:
         """Have an alert delivered that no charge gave rise to."""
-        self.charged((), (alert,), now_s)
+        self.charged(Charged((), now_s, (alert,)))
 
     def unreconciled(self, rows: Sequence[AuditRow]) -> None:
         """Write rows of holds that were charged by their lease's end; a row that came meanwhile stays."""
@@ -115,5 +79,5 @@ class Outbox:
 
     def _connection(self) -> Connection:
         if self._open is None:
-            self._open = connect(self._path, synchronous=self._synchronous)
+            self._open = connect(self._path)
         return self._open

@@ -1,9 +1,9 @@
 """The writer: a thread that takes rows from the event loop to the journal.
 
-In: `add`, `count` from the event loop, which never wait. Out: one transaction per batch; a batch is what came in while
-the last one was written, and for a moment longer. When the journal cannot be written (locked, disk full), rows wait in
-memory, up to a bound, and it is tried again until it can; that is logged once, and once when it is over. Also deletes
-what is older than the retention, a few rows at a time.
+In: `add`, `count` and `mark` from the event loop, which never wait. Out: one transaction per batch, and what its rows
+owe; a batch is what came in while the last one was written, and for a moment longer. When the journal cannot be written
+(locked, disk full), rows wait in memory, up to a bound, and it is tried again until it can; that is logged once, and
+once when it is over. Also deletes what is older than the retention, a few rows at a time.
 """
 
 import logging
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from extproc.logs import Trouble
+from extproc.settle.dues import Charge, Charged
 from extproc.settle.journal import NEVER_TAKEN, NOT_NOW, Batch, Connection, write
 from extproc.settle.retention import Retention, delete_before
 from extproc.settle.rows import AttemptRow, AuditRow
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000  # rows; about 150 MB
 _GATHER_S = 0.1  # Envoy hands its entries over so often, in several streams
+_MARKS_S = 0.2  # for rows to come that they can be written with: under load they cost no transaction of their own
 _MOST_IN_BATCH = 4_000
 _RETRY_S = (0.1, 5.0)  # first and longest pause
 _TRIM_EVERY_S = 60.0
@@ -33,26 +35,27 @@ Row = AuditRow | AttemptRow | Content
 
 
 class Writer:
-    """Owns the connection that rows are written by. `start` once, `close` once. `on_written`: called by its thread when
-    requests were written."""
+    """Owns the connection that rows are written by. `start` once, `close` once. `owed`: called by its thread with what
+    rows owe that were written just now."""
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         retention: Retention,
         *,
-        on_written: Callable[[], object] = lambda: None,
+        owed: Callable[[list[Charge]], object] = lambda _: None,
         most_waiting: int = MOST_WAITING,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._connect = connect
         self._retention = retention
-        self._on_written = on_written
+        self._owed = owed
         self._most_waiting = most_waiting
         self._wall_s = wall_s
         self._connection: Connection | None = None
         self._changed = threading.Condition()
         self._rows: list[Row] = []
+        self._charged: list[Charged] = []
         self._counts: Counter[str] = Counter()
         self._in_hand = 0  # rows taken out of `_rows` and not yet written
         self._dropped = 0
@@ -86,6 +89,13 @@ class Writer:
             if len(self._rows) == 1:
                 self._changed.notify()
 
+    def mark(self, charged: Charged) -> None:
+        """Have the journal know what is charged, with the next rows if they come soon. Never dropped: there is no more
+        of it than of rows already written."""
+        with self._changed:
+            self._charged.append(charged)
+            self._changed.notify()
+
     def count(self, name: str) -> None:
         """Add one to the journal's counter `name`."""
         with self._changed:
@@ -113,21 +123,28 @@ class Writer:
     def _next_batch(self) -> Batch | None:
         """What waits, empty when it is only time to trim; None when it is time to end."""
         with self._changed:
-            if not self._rows and not self._counts and not self._closed.is_set():
+            if self._nothing_new() and not self._charged:
                 self._changed.wait(max(_GATHER_S, self._trim_at - time.monotonic()))
+            if self._nothing_new() and self._charged:
+                self._changed.wait(_MARKS_S)
         self._closed.wait(_GATHER_S)
         with self._changed:
-            if not self._rows and not self._counts and self._closed.is_set():
+            if self._closed.is_set() and not self._rows and not self._counts and not self._charged:
                 return None
             rows, self._rows = self._rows[:_MOST_IN_BATCH], self._rows[_MOST_IN_BATCH:]
             counts, self._counts = self._counts, Counter()
+            charged, self._charged = self._charged, []
             self._in_hand = len(rows)
         return Batch(
             [row for row in rows if isinstance(row, AuditRow)],
             [row for row in rows if isinstance(row, AttemptRow)],
             counts,
             [row for row in rows if isinstance(row, Content)],
+            charged,
         )
+
+    def _nothing_new(self) -> bool:
+        return not self._rows and not self._counts and not self._closed.is_set()
 
     def _store(self, batch: Batch) -> bool:
         """Write `batch`, however often it takes. False: given up, as it is time to end."""
@@ -146,8 +163,6 @@ class Writer:
             else:
                 if failed:
                     log.info("journal is written again", extra={"rows": len(batch), "dropped": self._dropped})
-                if batch.requests:
-                    self._on_written()
                 return True
 
     def _write(self, batch: Batch) -> None:
@@ -157,7 +172,7 @@ class Writer:
         if self._connection is None:
             self._connection = self._connect()
         try:
-            write(self._connection, batch)
+            charges = write(self._connection, batch)
         except NEVER_TAKEN as error:
             if len(batch) + bool(batch.counts) <= 1:
                 told = {"row": repr(batch), "reason": str(error)}
@@ -168,10 +183,14 @@ class Writer:
                 *(Batch([row]) for row in batch.requests),
                 *(Batch((), [row]) for row in batch.attempts),
                 *(Batch(contents=[row]) for row in batch.contents),
+                *(Batch(charged=[row]) for row in batch.charged),
             )
             for part in parts:
                 self._write(part)
             self._write(Batch(counts=batch.counts))
+        else:
+            if charges:
+                self._owed(charges)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

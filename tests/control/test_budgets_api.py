@@ -7,9 +7,10 @@ import pytest
 
 from extproc.budget.ledger import Admitted
 from extproc.budget.windows import windows_at
+from extproc.settle.dues import Alert, Charged
 from extproc.settle.journal import Batch, write
 from extproc.settle.journal import connect as connect_journal
-from extproc.settle.outbox import Alert, Outbox
+from extproc.settle.outbox import Outbox
 from tests.budget.builders import reservation, settlement
 from tests.budget.conftest import valkey
 from tests.control.teams import NOW_S, TOPUP, Control, control
@@ -162,7 +163,7 @@ class TestMetrics:
         ]
         write(journal, Batch([*refused, lost]))
         outbox = Outbox(control.paths.journal)
-        outbox.charged([row.id for row in outbox.uncharged(10)][2:], [Alert("x", "a", "{}")], NOW_S)
+        outbox.charged(Charged([row.id for row in outbox.uncharged(10)][2:], NOW_S, [Alert("x", "a", "{}")]))
         lines = await self.metrics(control)
         for line in (
             'gateway_refused_requests_total{team="a",reason="budget_exceeded"} 2',

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from extproc.settings import Settings, parse
+from extproc.settle.dues import Charged
 from extproc.settle.journal import NOT_NOW, Batch, Connection, connect, write
 from extproc.settle.marks import mark
 from extproc.settle.outbox import Outbox
@@ -59,7 +60,7 @@ def tracing_of(tmp_path: Path, given: Settings, now: Now | None = None) -> Traci
 
 
 def charge(tmp_path: Path, *ids: int) -> None:
-    Outbox(tmp_path / "journal.db").charged(ids, [], STARTED_S + 1.0)
+    Outbox(tmp_path / "journal.db").charged(Charged(ids, STARTED_S + 1.0))
 
 
 def test_each_request_is_told_once(tmp_path: Path, connection: Connection, collector: Collector) -> None:
