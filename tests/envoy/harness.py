@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
@@ -29,6 +30,7 @@ READY_S = 30.0
 FORMATS = ("openai", "anthropic", "google")
 MODEL_OF = {"openai": "gpt", "anthropic": "claude", "google": "gemini"}
 Config = dict[str, Any]  # gateway.yaml
+T = TypeVar("T")
 
 # Read once: a client that reads them for itself takes 25 ms of CPU, more than its request does.
 _AUTHORITIES = httpx.create_ssl_context()
@@ -268,6 +270,12 @@ def wait_until(condition: Any, timeout_s: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {_BUSY * timeout_s:g} s for {what}"
         time.sleep(0.05)
+
+
+def at_once(call: Callable[[], T]) -> list[T]:
+    """What comes of requests at one moment, so many that each of two workers has some."""
+    with ThreadPoolExecutor(10) as pool:
+        return [each.result() for each in [pool.submit(call) for _ in range(10)]]
 
 
 def ask(text: str, model: str = "gpt", **more: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.envoy.harness import (
     Gateway,
     Simulator,
     ask,
+    at_once,
     bearer,
     free_port,
     raw_post,
@@ -239,7 +240,7 @@ class TestKilled:
             for process in gateway.processes("gateway worker"):
                 process.kill()
         wait_until(lambda: len({p.pid for p in gateway.processes("gateway worker")} - old) == 2, 10, "new workers")
-        wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both to answer")
+        wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both to answer")
         again = Asked(gateway, body)
         assert again.cache == "miss"
         assert until_hit(gateway, body).text == again.text

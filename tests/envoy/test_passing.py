@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, marker, raw_post, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, at_once, bearer, marker, raw_post, wait_until
 from tests.envoy.scripted import Scripted, event, stream, whole
 
 TOLD = ("x-gateway-request-id", "x-gateway-model", "x-gateway-provider", "x-gateway-routing", "x-gateway-attempts")
@@ -145,7 +145,7 @@ def _whole_again(gateway: Gateway) -> None:
 
     def answers() -> bool:
         try:
-            return all(said(gateway, "hi", "gpt", True)[0] for _ in range(20))
+            return all(text for text, _, _ in at_once(lambda: said(gateway, "hi", "gpt", True)))
         except openai.APIError:
             return False
 

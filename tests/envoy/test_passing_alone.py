@@ -13,7 +13,7 @@ import pytest
 
 from extproc.paths import Paths
 from tests.envoy.books import Books, served
-from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, marker, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, at_once, bearer, marker, wait_until
 from tests.envoy.scripted import Scripted, whole
 
 ERROR = json.dumps({"error": {"message": "Say it otherwise", "type": "invalid_request_error"}}).encode()
@@ -46,7 +46,7 @@ def unattended(gateway: Gateway) -> Iterator[Gateway]:
 
 def back(gateway: Gateway) -> None:
     def well() -> bool:
-        return all(post(gateway, "gpt", True).status_code == 200 for _ in range(6))
+        return {answer.status_code for answer in at_once(lambda: post(gateway, "gpt", True))} == {200}
 
     wait_until(lambda: all(takes_requests(gateway, index) for index in (0, 1)), 20, "the workers to come back")
     wait_until(well, 20, "them to serve")

@@ -26,6 +26,7 @@ from tests.envoy.harness import (
     Gateway,
     Simulator,
     ask,
+    at_once,
     bearer,
     marker,
     running,
@@ -77,7 +78,7 @@ def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, p
         assert all(future.result() for future in after), "new requests go to the other worker"
     assert any(results), "requests of the other worker went on"
     back(gateway, "gateway worker 0", worker.pid)
-    wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+    wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both workers to answer")
 
 
 def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: Simulator) -> None:
@@ -93,7 +94,7 @@ def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: 
     assert {row["status"] for row in gateway.rows(team_id="team-b")} == {"failed"}
     for index, pid in enumerate(pids):
         back(gateway, f"gateway worker {index}", pid)
-    wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+    wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both workers to answer")
 
 
 @contextlib.contextmanager
@@ -145,7 +146,7 @@ def test_a_worker_that_hangs_is_found_by_its_ping(gateway: Gateway, primary: Sim
         finally:
             worker.resume()
         wait_until(lambda: primary.stats()["open"] == 0, 10, "the worker to end what it had")
-    wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+    wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both workers to answer")
     assert one(gateway, "gateway worker 0").pid == worker.pid
 
 
@@ -160,7 +161,7 @@ def test_what_hangs_for_good_is_replaced(new_config: Callable[[], Config]) -> No
         told = [json.loads(line)["child"] for line in gateway.log().splitlines() if "answers no more" in line]
         assert sorted(told) == sorted(title.removeprefix("gateway ") for title in hung)
         wait_until(lambda: gateway.http.get("/readyz").status_code == 200, 20, "control to serve again")
-        wait_until(lambda: all(answers(gateway) for _ in range(6)), 10, "both workers to answer")
+        wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both workers to answer")
         raw = gateway.client().chat.completions.with_raw_response.create(**ask("after"))
         assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "success"
 

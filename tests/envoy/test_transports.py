@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.envoy.harness import Config, Gateway, Simulator, ask, marker, raw_post, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, at_once, marker, raw_post, wait_until
 
 MIB = 1024 * 1024
 
@@ -93,4 +93,4 @@ def test_a_draining_worker_finishes_what_it_has(gateway: Gateway, primary: Simul
         wait_until(
             lambda: [p for p in gateway.processes("gateway worker 0") if p.pid != worker.pid], 20, "a new worker"
         )
-    wait_until(lambda: all(answered("again") for _ in range(6)), 10, "both workers to answer")
+    wait_until(lambda: all(at_once(lambda: answered("again"))), 10, "both workers to answer")
