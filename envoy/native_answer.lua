@@ -128,6 +128,7 @@ local function pass_whole(handle, gw, attempts, rates)
     return
   end
   local gateway_ms, received_ms, routed_from = passing["$p_fields"]:match("^(%S+) (%S+) (.*)")
+  local now_ms = handle:timestampString(EnvoyTimestampResolution.MICROSECOND) / 1000
   local answer = with_fields(text, counts(handle), {
     model = headers:get("x-gateway-model"),
     provider = headers:get("x-gateway-provider"),
@@ -135,7 +136,7 @@ local function pass_whole(handle, gw, attempts, rates)
     request_id = passing["$p_id"],
     routing_decision = headers:get("x-gateway-routing"):match("^[^;]*"),
     gateway_ms = gateway_ms,
-    total_ms = handle:timestampString(EnvoyTimestampResolution.MICROSECOND) / 1000 - received_ms,
+    total_ms = math.max(gateway_ms, now_ms - received_ms), -- a clock may be set back
     attempts = attempts,
     rates = rates,
   })

@@ -137,7 +137,7 @@ class _Session:
 def _timing(plan: Plan) -> Timing:
     decision = plan.decision
     total_us = round((time.time() - decision.received_at) * 1_000_000)
-    return Timing(gateway_us=decision.decided_us, total_us=max(0, total_us))
+    return Timing(decision.decided_us, max(decision.decided_us, total_us))  # a clock may be set back
 
 
 def _forgotten(headers: dict[str, str]) -> bytes:
