@@ -28,7 +28,8 @@ def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
         return
     ticket = msgspec.json.decode(ours[M_RECORD].string_value, type=Ticket)
     body = _body(metadata[ANSWER_METADATA].fields[M_SSE].string_value) if ANSWER_METADATA in metadata else b""
-    if row.status != "success" or row.estimated or not body:
+    stood_in = row.model_used != row.model_routed  # for one that was not even asked: Envoy had put it aside
+    if row.status != "success" or stood_in or row.estimated or not body:
         taker.give_up(ticket)
         return
     decision = msgspec.json.decode(ours[M_DECISION].string_value, type=Decision)

@@ -155,7 +155,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         status=status,
         error_code=_error_code(status, facts, flags),
         http_status=facts.http_status or None,
-        routing_decision="fallback" if status == "fallback" else decision.routing_decision,
+        routing_decision="fallback" if target and index > 1 else decision.routing_decision,
         attempts=attempts,
         priority=decision.priority,
         stream=decision.stream,

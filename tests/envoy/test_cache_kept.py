@@ -42,6 +42,16 @@ def never_hit(gateway: Gateway, body: dict[str, Any], **options: Any) -> None:
 
 
 class TestNotKept:
+    @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+    def test_the_first_answer_of_a_model_that_stood_in(self, gateway: Gateway, stream: bool) -> None:
+        """What is hard is claude's, which has no `n`: it was passed over, and not even asked."""
+        body = ask(fresh("Prove step by step that there are infinitely many primes congruent to 3 modulo 4."), "auto")
+        body |= {"n": 2, "stream": stream}
+        never_hit(gateway, body)
+        row = gateway.row(Asked(gateway, body).id)
+        assert (row["model_routed"], row["model_used"], row["attempts"]) == ("claude", "gpt", 1)
+        assert (row["status"], row["routing_decision"]) == ("success", "fallback")
+
     @pytest.mark.parametrize("model", RECORDED)
     @pytest.mark.parametrize(
         "fault",
