@@ -6,6 +6,7 @@ decoding raises; nothing of that leaves `feed` or `finish`. Subclassed by the ad
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,7 +31,6 @@ class AnswerReader(ABC):
         self._response_id = response_id
         self._created = created
         self._stream = stream
-        self._sse = SseReader()
         self._body = bytearray()
         self._usage: Usage | None = None  # set when it is final
         self._complete = False
@@ -38,6 +38,10 @@ class AnswerReader(ABC):
         self._finish_reasons: dict[int, str] = {}  # by choice
         self._tools: dict[int, int] = {}  # how many tool calls each choice has begun
         self._begun: set[int] = set()  # choices whose role was sent
+
+    @cached_property
+    def _sse(self) -> SseReader:
+        return SseReader()  # made when something comes to be read: most answers pass by Envoy alone
 
     # --- the contract ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ Deliberately absent: priorities (read and ignored), push, CONNECT, and any way o
 """
 
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 
 from extproc.transport import frame
@@ -33,7 +34,7 @@ class Connection:
         self.closed = False  # after a fault: write what `sender` has, then hang up
         self.sender = Sender()
         self.streams: dict[int, Stream] = {}  # the open ones
-        self._recent: dict[int, Code] = {}  # closed ones; why they take nothing more. CANCEL: we reset it
+        self._recent: OrderedDict[int, Code] = OrderedDict()  # closed; why they take no more. CANCEL: by us
         self._last_id = 0
         self._accept_up_to = _LAST_ID  # lowered by draining
         self._calm = Calm(clock)
@@ -258,7 +259,7 @@ class Connection:
     def _remember(self, stream_id: int, why: Code) -> None:
         self._recent[stream_id] = why
         if len(self._recent) > _REMEMBERED:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
 
     def _not_idle(self, stream_id: int) -> None:
         if stream_id == 0 or stream_id > self._last_id:
