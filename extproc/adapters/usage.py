@@ -29,6 +29,7 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("completion_tokens_details", "reasoning_tokens"),
 )
 
+_BY_NAME = {".".join(path): path for path in PATHS}
 COUNTED = ("prompt_tokens", "completion_tokens")  # without both there is no usage
 
 
@@ -66,14 +67,14 @@ def from_envoy(counts: Mapping[str, float], written: str) -> Usage | None:
     `counts`: by dotted path; `written`: the object as the provider wrote it, or "". None: there was no usage.
     """
     found: dict[str, Any] = {}
-    for path in PATHS:
-        number = counts.get(".".join(path), 0.0)
-        into = found.setdefault(path[0], {}) if len(path) > 1 else found
-        into[path[-1]] = int(number) if math.isfinite(number) else 0
-    with suppress(msgspec.DecodeError):
-        read = msgspec.json.decode(written or "{}", type=dict[str, Any])
-        found, counts = found | read, {**counts, **read}
-    return from_openai(found) if all(name in counts for name in COUNTED) else None
+    for name in counts.keys() & _BY_NAME.keys():
+        *outer, last = _BY_NAME[name]
+        into = found.setdefault(outer[0], {}) if outer else found
+        into[last] = int(counts[name]) if math.isfinite(counts[name]) else 0
+    if written:
+        with suppress(msgspec.DecodeError):
+            found |= msgspec.json.decode(written, type=dict[str, Any])
+    return from_openai(found) if all(name in found for name in COUNTED) else None
 
 
 def to_openai(usage: Usage) -> dict[str, Any]:

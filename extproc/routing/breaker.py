@@ -8,11 +8,11 @@ sees; `merged` takes over what other replicas decided: of two states of a circui
 """
 
 import math
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
-from extproc.routing.windows import Observation, Tally, Window
+from extproc.routing.windows import Ending, Observation, Tally, Window
 from extproc.settings import Breaker
 
 State = Literal["closed", "open", "half-open"]
@@ -54,6 +54,7 @@ class Circuit(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 CLOSED: Final = Circuit()
+_ENDED: Final = {ending: Observation(ending) for ending in get_args(Ending)}  # how long it took decides nothing
 
 
 def moved(circuit: Circuit, event: Event, now_s: float, open_for_s: float, reason: Reason = "failures") -> Circuit:
@@ -127,7 +128,7 @@ class CircuitBreaker:
         if state == "half-open":
             self._proven = 0 if failed else self._proven + 1
             return "failed" if failed else "proven" if self._proven >= PROVEN_BY else None
-        self._window.add(now_s, seen)
+        self._window.add(now_s, _ENDED[seen.ending])
         self._models.add(model)
         ended_s = None if seen.total_ms is None else began_s + seen.total_ms / 1000
         if self._consecutive and not failed and ended_s is not None and ended_s < self._failing_s:

@@ -58,9 +58,10 @@ class OutputFromBytes:
         if visible <= 0:
             return
         kind = Kind(row.provider_used, row.model_used, row.stream)
-        self._learnt.setdefault(kind, _Sizes()).add(
-            row.response_bytes - _AROUND[row.stream], visible, row.reasoning_tokens
-        )
+        sizes = self._learnt.get(kind)
+        if sizes is None:
+            sizes = self._learnt[kind] = _Sizes()
+        sizes.add(row.response_bytes - _AROUND[row.stream], visible, row.reasoning_tokens)
         self._learnt.move_to_end(kind)
         if len(self._learnt) > MOST_KINDS:
             self._learnt.popitem(last=False)

@@ -19,7 +19,7 @@ from extproc.settle.settle import settle_attempt, settle_request, verdict_on_ans
 from extproc.settle.verdicts import Verdicts
 from extproc.telemetry.content import Content
 from extproc.telemetry.trace_context import ids
-from extproc.wire import LOG_ATTEMPT, LOG_REQUEST, M_CROWDED, METADATA
+from extproc.wire import LOG_ATTEMPT, LOG_REQUEST, M_CROWDED, M_INPUT, M_RECORD, METADATA
 from protos.gen import accesslog_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -83,12 +83,12 @@ class Intake:
             self._recent.add(row.request_id)
             learn(row, self._sizes, self._outputs)
             self._sink.add(row)
-            self._count(entry, row)
             self.verdicts.request(row, verdict_on_answer(entry, row))
-            content = told(entry, row)
-            if content is not None:
-                self._sink.add(content)
-            if self._recorder is not None:
+            ours = entry.common_properties.metadata.filter_metadata[METADATA].fields
+            self._count(row, crowded=M_CROWDED in ours)
+            if M_INPUT in ours:
+                self._sink.add(told(entry, row))
+            if self._recorder is not None and M_RECORD in ours:
                 record(entry, row, self._recorder)
         elif entry.response.response_code.value in (401, 403, 429):  # nobody's; 429: too many from one address
             by_address = entry.response.response_code_details.startswith("rbac_")
@@ -96,12 +96,12 @@ class Intake:
         elif self._orphaned is not None:
             self._orphaned(entry)
 
-    def _count(self, entry: pb.HTTPAccessLogEntry, row: AuditRow) -> None:
+    def _count(self, row: AuditRow, *, crowded: bool) -> None:
         """What of an answer that was to pass by Envoy alone an operator is to know."""
         if row.error_code == AnswerUnread.code:
             log.warning("no worker was there to read an answer", extra=ids(row.request_id, row.traceparent))
             self._sink.count("unread_answers")
-        elif M_CROWDED in entry.common_properties.metadata.filter_metadata[METADATA].fields:
+        elif crowded:
             self._sink.count("crowded_answers")
 
 

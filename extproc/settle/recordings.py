@@ -21,11 +21,10 @@ from protos.gen import accesslog_pb2 as pb
 
 
 def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
-    """Hand what there is to keep to `taker`. Raises msgspec.DecodeError for metadata that is not ours."""
+    """Hand what there is to keep to `taker`, of an entry with a ticket. Raises msgspec.DecodeError for metadata that is
+    not ours."""
     metadata = entry.common_properties.metadata.filter_metadata
-    ours = metadata[METADATA].fields if METADATA in metadata else {}
-    if M_RECORD not in ours:
-        return
+    ours = metadata[METADATA].fields
     ticket = msgspec.json.decode(ours[M_RECORD].string_value, type=Ticket)
     body = _body(metadata[ANSWER_METADATA].fields[M_SSE].string_value) if ANSWER_METADATA in metadata else b""
     stood_in = row.model_used != row.model_routed  # for one that was not even asked: Envoy had put it aside
@@ -44,12 +43,10 @@ def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
     taker.keep(Recording(ticket=ticket, kind=kind, body=body, target=decision.targets[0], outcome=outcome))
 
 
-def told(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Content | None:
-    """What was said in a request whose worker has told it, without secrets; None: nothing is to be told."""
+def told(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Content:
+    """What was said in a request, of an entry whose worker has told it; without secrets."""
     metadata = entry.common_properties.metadata.filter_metadata
-    ours = metadata[METADATA].fields if METADATA in metadata else {}
-    if M_INPUT not in ours:
-        return None
+    ours = metadata[METADATA].fields
     if M_ANSWER in ours:
         answer = ours[M_ANSWER].string_value.encode()
     else:
