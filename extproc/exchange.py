@@ -26,11 +26,11 @@ from extproc.records import ChatRequest
 from extproc.relay import Relay
 from extproc.replies import (
     JSON,
-    TO_PROVIDER,
     as_json,
     chain_headers,
     error_headers,
     immediate,
+    not_for_providers,
     refusal,
     routing_headers,
 )
@@ -194,11 +194,9 @@ class Exchange:
             **({M_ROOMIER: True} if plan.roomier else {}),
             **self._pass(plan, attempt),
         }
-        headers = chain_headers(plan, attempt, self._options.worker)
-        keep = {name for name, _ in headers} | TO_PROVIDER
         said = frames.replace(
-            headers=headers,
-            remove=[name for name in self._headers if name not in keep and name[0] != ":"],
+            headers=chain_headers(plan, attempt, self._options.worker),
+            remove=not_for_providers(tuple(self._headers)),
             body=attempt.request.body,
             metadata=metadata,
         )

@@ -4,6 +4,7 @@ In: attempts and records. Out: headers and replies. Pure.
 """
 
 import math
+from functools import lru_cache
 
 import msgspec
 
@@ -48,6 +49,12 @@ def immediate(status: int, body: bytes, headers: list[tuple[str, str]], metadata
 def as_json(record: msgspec.Struct) -> str:
     """A record as it goes into dynamic metadata."""
     return msgspec.json.encode(record).decode()
+
+
+@lru_cache(maxsize=1024)
+def not_for_providers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a client's headers, those that stay here. Also such as the gateway sets: Envoy removes first, then sets."""
+    return tuple(name for name in names if name not in TO_PROVIDER and name[0] != ":")
 
 
 def chain_headers(plan: Plan, attempt: Attempt, worker: int) -> list[tuple[str, str]]:
