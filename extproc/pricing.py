@@ -164,6 +164,8 @@ class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def find(self, wire_format: ProviderFormat, upstream_name: str) -> ListedModel | None:
         """The model of that name, else, for a dated snapshot or `-latest`, the model it is one of. None: not listed."""
+        if wire_format == "bedrock" and (model := _GLOBAL_PROFILE.fullmatch(upstream_name)):
+            wire_format, upstream_name = "anthropic", model["name"]
         listed = self.models.get("openai" if wire_format == "azure" else wire_format, {})
         name = upstream_name.removeprefix("models/")
         return listed.get(name) or listed.get(_SNAPSHOT.sub("", name))
@@ -176,6 +178,8 @@ class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 # OpenAI: gpt-4o-mini-2024-07-18; Anthropic: claude-haiku-4-5-20251001, -latest; Google: gemini-2.5-pro-001.
 _SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{3}|latest)$")
+# Bedrock's global profiles cost what Anthropic takes; those of a region or a continent cost more, for some models.
+_GLOBAL_PROFILE = re.compile(r"(?:arn:.*/)?global\.anthropic\.(?P<name>claude.*?)(?:-v\d+)?(?::\w+)*")
 
 
 class PriceTableError(Exception):

@@ -22,7 +22,7 @@ class SseReader:
     """Reads one stream. `limit` is the largest event accepted, in bytes; after a larger one nothing more is read."""
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
-        self.overflowed = False  # an event was larger than the limit
+        self.broken = False  # an event was larger than the limit
         self._limit = limit
         self._line = bytearray()  # the line that is still open
         self._skip_lf = False  # the last byte was CR: a LF that follows belongs to it
@@ -33,7 +33,7 @@ class SseReader:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that became whole with `data`."""
-        if self.overflowed:
+        if self.broken:
             return []
         if self._skip_lf and data:
             self._skip_lf = False
@@ -65,7 +65,7 @@ class SseReader:
         events = []
         for line in lines:
             self._check(len(line))
-            if self.overflowed:
+            if self.broken:
                 break
             if line:
                 self._field(line)
@@ -86,4 +86,4 @@ class SseReader:
             self._name = value.removeprefix(b" ")
 
     def _check(self, line_bytes: int) -> None:
-        self.overflowed = self.overflowed or line_bytes + self._data_bytes > self._limit
+        self.broken = self.broken or line_bytes + self._data_bytes > self._limit

@@ -285,7 +285,7 @@ FAMILIES: tuple[tuple[str, Family], ...] = (
     (r"gpt-5\.[34]", _openai(PatchImages(1.2, 2_500, 2_500))),
     (r"gpt-5\.5", _openai(PatchImages(1.2, 2_500, 10_000))),
     (r"gpt-\d|chat-latest", _OPENAI),
-    (r"claude-([23]|instant|(opus|sonnet|haiku)-4(-[0-6])?([-@]2|$|:))", _CLAUDE_OLD),
+    (r"claude-([23]|instant|(opus|sonnet|haiku)-4(-[0-6])?([-@]2|-v|$|:))", _CLAUDE_OLD),
     (r"claude", _CLAUDE),
     (r"gemini-[12]", _GEMINI_2),
     (r"gemini", _GEMINI),

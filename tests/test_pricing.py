@@ -152,6 +152,8 @@ def test_gateway_yaml_wins_over_the_list_price_part_by_part() -> None:
         ("anthropic", "claude-opus-5-5-20991231", (4, 20)),
         ("anthropic", "claude-sonnet-5-5-latest", (2, 10)),
         ("google", "models/gemini-2.5-pro", (1.25, 10)),
+        ("bedrock", "global.anthropic.claude-haiku-4-5-20251001-v1:0", (1, 5)),
+        ("bedrock", "arn:aws:bedrock:eu-west-1:1:inference-profile/global.anthropic.claude-opus-4-6-v1", (5, 25)),
         ("google", "gemini-2.5-flash-001", (0.3, 2.5)),
     ],
 )
@@ -170,6 +172,8 @@ def test_list_price_by_name_or_snapshot(
         ("openai", "gpt-4o-mini-2"),
         ("anthropic", "gpt-4o"),
         ("bedrock", "gpt-4o"),
+        ("bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0"),
+        ("bedrock", "anthropic.claude-opus-4-6-v1"),
         ("openai", ""),
     ],
 )

@@ -71,11 +71,11 @@ def test_an_event_over_the_limit_ends_the_reading(data: bytes) -> None:
     for pieces in ([b"data: ok\n\n" + data], byte_by_byte(b"data: ok\n\n" + data)):
         reader = SseReader(limit=40)
         assert [event for piece in pieces for event in reader.feed(piece)] == [Event(b"", b"ok")]
-        assert reader.overflowed
+        assert reader.broken
         assert reader.feed(b"\n\ndata: more\n\n") == []
 
 
 def test_the_limit_is_per_event_not_per_stream() -> None:
     reader = SseReader(limit=40)
     assert len(reader.feed(b"data: 0123456789\n\n" * 100)) == 100
-    assert not reader.overflowed
+    assert not reader.broken

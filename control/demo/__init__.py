@@ -1,8 +1,9 @@
-"""The demo provider: one process that speaks OpenAI's, Anthropic's and Google's wire formats, with faults on demand.
+"""The demo provider: one process that speaks OpenAI's, Anthropic's, Google's and Bedrock's wire formats, with faults on
+demand.
 
     base       what a wire format is to the server
     text       what is said: the answer, its token counts, generated tool arguments (pure)
-    openai · anthropic · google   how it is asked and said: one wire format each, strict as its provider (pure)
+    openai · anthropic · google · bedrock   how it is asked and said: a wire format each, strict as its provider (pure)
     faults     what goes wrong: latency and faults by default, rule, model name or marker in the prompt (pure)
     wire       the bytes: HTTP heads in, a timed plan of writes out (pure)
     stats      what was seen: counters and the last requests

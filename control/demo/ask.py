@@ -1,6 +1,6 @@
 """What a request asks and what is answered, in no provider's format.
 
-Made and read by `openai`, `anthropic` and `google`.
+Made and read by `openai`, `anthropic`, `google` and `bedrock`.
 """
 
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 Finish = Literal["stop", "stop_sequence", "length", "tool_calls", "refusal", "blocked"]
-FormatName = Literal["openai", "anthropic", "google"]
+FormatName = Literal["openai", "anthropic", "google", "bedrock"]
 
 
 class Tool(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """What a wire format is to the server, and the errors it can give.
 
 In: a request head and body. Out: an `Ask`; later a `Reply` made of the `Answer`. One `Format` object per provider in
-`openai`, `anthropic` and `google`, called by `server` only. Pure.
+`openai`, `anthropic`, `google` and `bedrock`, called by `server` only. Pure.
 """
 
 from typing import Any, Protocol

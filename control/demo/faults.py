@@ -98,7 +98,7 @@ class Marker(Faults, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 class Rule(Faults, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Faults for the requests that match. Of those, `skip` are spared first and then only `first` are hit."""
 
-    format: Literal["openai", "anthropic", "google"] | None = None
+    format: Literal["openai", "anthropic", "google", "bedrock"] | None = None
     model: str | None = None  # a shell pattern
     skip: int = 0
     first: int | None = None

@@ -1,8 +1,8 @@
 """The simulator's process: sockets, timing, control endpoints and `main`.
 
-In: HTTP/1.1 requests in any of the three formats, told apart by path. Out: what `openai`, `anthropic` or `google` make
-of the answer, written as the plan of `wire` says. Who starts it: `gateway demo`, the supervisor for providers without a
-credential, tests and benchmarks (`DemoProvider`, in process).
+In: HTTP/1.1 requests in any of the four formats, told apart by path. Out: what `openai`, `anthropic`, `google` or
+`bedrock` make of the answer, written as the plan of `wire` says. Who starts it: `gateway demo`, the supervisor for
+providers without a credential, tests and benchmarks (`DemoProvider`, in process).
 
     GET  /_demo/stats    counters and the last requests (`stats`)       DELETE resets
     PUT  /_demo/keys     a list of API keys: any of them is taken, and no other; empty: any at all

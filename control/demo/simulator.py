@@ -17,6 +17,7 @@ from control.demo import google, wire
 from control.demo.anthropic import Anthropic
 from control.demo.ask import Answer, Ask, Shape
 from control.demo.base import Format, Meta, Refused
+from control.demo.bedrock import Bedrock
 from control.demo.faults import Faults, RuleBook
 from control.demo.google import Google
 from control.demo.openai import OpenAI
@@ -25,8 +26,8 @@ from control.demo.text import PromptCache, compose
 from control.demo.wire import Plan, Reply, Request
 
 _log = logging.getLogger(__name__)
-_FORMATS: tuple[Format, ...] = (OpenAI(), Anthropic(), Google())
-_OPENAI, _ANTHROPIC, _GOOGLE = _FORMATS
+_FORMATS: tuple[Format, ...] = (OpenAI(), Anthropic(), Google(), Bedrock())
+_OPENAI, _ANTHROPIC, _GOOGLE, _BEDROCK = _FORMATS
 _CONTROL_HEADERS = (b"content-type: application/json",)
 
 
@@ -202,6 +203,8 @@ def format_of(request: Request) -> Format | None:
         return _OPENAI
     if request.path.endswith("/messages"):
         return _ANTHROPIC
+    if request.path.endswith(("/invoke", "/invoke-with-response-stream")):
+        return _BEDROCK
     return _GOOGLE if request.path.endswith((":generateContent", ":streamGenerateContent")) else None
 
 

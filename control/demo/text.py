@@ -1,6 +1,6 @@
 """What the simulator says: a deterministic answer to a conversation, and its token counts.
 
-In: an `Ask`, the format-independent reading of a request made by `openai`, `anthropic` or `google`. Out: an `Answer`,
+In: an `Ask`, the format-independent reading of a request made by one of the formats. Out: an `Answer`,
 which the same module writes in its format. Pure: the same ask and seed give the same answer in every format, streamed
 or not.
 

@@ -43,6 +43,7 @@ CREDENTIAL_HEADERS = {
     "azure": "api-key",
     "anthropic": "x-api-key",
     "google": "x-goog-api-key",
+    "bedrock": "authorization",
 }
 _IDLE_S = 50.0  # shorter than providers' own keep-alive, so that we close first and never write to a dying connection
 _OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it helps when a provider is asked why

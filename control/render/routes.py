@@ -21,7 +21,7 @@ from extproc.wire import (
 Document = dict[str, Any]
 
 EXT_PROC = "envoy.filters.http.ext_proc"
-RETRIABLE_STATUS = (401, 403, 408, 429)  # about us or the provider, never about the client's input
+RETRIABLE_STATUS = (401, 403, 408, 424, 429)  # about us or the provider, never about the client's input
 
 _PER_ROUTE = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 

@@ -20,4 +20,4 @@ def render(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _value(wire_format: str, credential: str) -> str:
-    return f"Bearer {credential}" if wire_format == "openai" else credential
+    return f"Bearer {credential}" if wire_format in ("openai", "bedrock") else credential

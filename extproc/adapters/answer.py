@@ -7,7 +7,7 @@ decoding raises; nothing of that leaves `feed` or `finish`. Subclassed by the ad
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -21,6 +21,18 @@ from extproc.surrogates import repaired
 T = TypeVar("T")
 
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class EventReader(Protocol):
+    """Of a stream's bytes, split anywhere."""
+
+    broken: bool  # nothing more can be read
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that became whole with `data`."""
+
+    def close(self) -> list[Event]:
+        """The event that the end of the stream leaves, if any."""
 
 
 class AnswerReader(ABC):
@@ -40,7 +52,7 @@ class AnswerReader(ABC):
         self._begun: set[int] = set()  # choices whose role was sent
 
     @cached_property
-    def _sse(self) -> SseReader:
+    def _reader(self) -> EventReader:
         return SseReader()  # made when something comes to be read: most answers pass by Envoy alone
 
     # --- the contract ------------------------------------------------------------------------------------------------
@@ -55,7 +67,7 @@ class AnswerReader(ABC):
         if not self._stream:
             self._body += data
             return []
-        return [] if self._error else self._events(self._sse.feed(data))
+        return [] if self._error else self._events(self._reader.feed(data))
 
     def finish(self) -> Final:
         """The end of the provider's bytes."""
@@ -131,14 +143,14 @@ class AnswerReader(ABC):
                 self._unreadable()
             if self._error is not None:
                 return chunks
-        if self._sse.overflowed:
+        if self._reader.broken:
             self._unreadable()
         return chunks
 
     def _last_event(self) -> list[Chunk]:
         """An event without its blank line counts if it can be read; else the stream was cut inside it."""
         try:
-            return [chunk for event in self._sse.close() for chunk in self._on_event(event)]
+            return [chunk for event in self._reader.close() for chunk in self._on_event(event)]
         except _UNREADABLE:
             return []
 

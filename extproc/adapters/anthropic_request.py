@@ -24,8 +24,9 @@ _TABLE = Table(
 
 # Models before adaptive thinking take a budget of tokens, those before thinking nothing; all newer ones take an effort.
 # Source: platform.claude.com/docs/en/build-with-claude/extended-thinking, "Supported models".
-_NO_THINKING = re.compile(r"claude-(instant|2|3-(?!7))")
-_BUDGET = re.compile(r"claude-(3-7-\w+|(opus|sonnet|haiku)-4(-[015])?)([-@]\d{8}|-latest)?")
+_BEDROCK = r"(.*\banthropic\.)?"  # there, a model's name may be eu.anthropic.claude-haiku-4-5-20251001-v1:0, or its ARN
+_NO_THINKING = re.compile(rf"{_BEDROCK}claude-(instant|2|3-(?!7))")
+_BUDGET = re.compile(rf"{_BEDROCK}claude-(3-7-\w+|(opus|sonnet|haiku)-4(-[015])?)([-@]\d{{8}}|-latest)?(-v\d+(:\w+)*)?")
 _BUDGET_TOKENS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32000}
 _EFFORT = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 
@@ -119,7 +120,7 @@ def _content(message: Message, at: str, target: Target, *, texts_only: bool = Fa
     found = []
     for index, part in enumerate(parts.listed(message.content)):
         here = f"{at}.content[{index}]"
-        block = _text_block(part, here) or (None if texts_only else _media_block(part, here))
+        block = _text_block(part, here) or (None if texts_only else _media_block(part, here, target))
         if block is None:
             raise refusal(f"{here}.type", target)
         if "cache_control" in part:  # Anthropic's own mark, which its users send through OpenAI's format too
@@ -136,16 +137,18 @@ def _text_block(part: Json, at: str) -> Json | None:
     return None
 
 
-def _media_block(part: Json, at: str) -> Json | None:
+def _media_block(part: Json, at: str, target: Target) -> Json | None:
     if part["type"] == "image_url":
-        return {"type": "image", "source": _source(parts.image(part, at))}
+        return {"type": "image", "source": _source(parts.image(part, at), f"{at}.image_url.url", target)}
     if part["type"] == "file":
-        return {"type": "document", "source": _source(parts.file(part, at))}
+        return {"type": "document", "source": _source(parts.file(part, at), f"{at}.file", target)}
     return None
 
 
-def _source(source: parts.Inline | parts.Link) -> Json:
+def _source(source: parts.Inline | parts.Link, at: str, target: Target) -> Json:
     if isinstance(source, parts.Link):
+        if target.format == "bedrock":
+            raise refusal(at, target, " as a link; send the data itself")
         return {"type": "url", "url": source.url}
     return {"type": "base64", "media_type": source.media_type, "data": source.data}
 

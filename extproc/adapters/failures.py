@@ -42,7 +42,15 @@ _CONTEXT_PHRASES = (
 CONTEXT_LENGTH_SIGNS = (CONTEXT_LENGTH_EXCEEDED, *_CONTEXT_PHRASES)
 # Refusals that are about the operator's account though their status says "your request": not the client's business.
 _ACCOUNT_PHRASES = ("credit balance is too low",)  # Anthropic, status 400
-_ACCOUNT_CODES = frozenset({"API_KEY_INVALID", "FAILED_PRECONDITION", "billing_hard_limit_reached", "invalid_api_key"})
+_ACCOUNT_CODES = frozenset(
+    {
+        "API_KEY_INVALID",
+        "FAILED_PRECONDITION",
+        "billing_hard_limit_reached",
+        "invalid_api_key",
+        "ServiceQuotaExceededException",
+    }
+)
 # Codes of OpenAI's that clients act on and that say nothing of the operator.
 _PUBLIC_CODES = frozenset({CONTEXT_LENGTH_EXCEEDED, "content_filter", "content_policy_violation"})
 
@@ -65,7 +73,7 @@ def classify(provider: str, status: int, problem: Problem, retry_after: float | 
         return RateLimitExceeded(f"{provider} is limiting the rate of requests; try again later.", retry_after_s=wait)
     if status == 408:
         return ProviderTimeout(f"{provider} did not answer in time.")
-    if status in (401, 402, 403) or status < 500:
+    if status < 500 and status != 424:  # by which Bedrock says that the model failed
         return ProviderError(f"{provider} refused the gateway's request ({status}).")
     return ProviderError(f"{provider} failed ({status}).")
 

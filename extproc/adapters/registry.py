@@ -7,6 +7,7 @@ from typing import Final
 
 from extproc.adapters.anthropic import AnthropicAdapter
 from extproc.adapters.base import Adapter
+from extproc.adapters.bedrock import BedrockAdapter
 from extproc.adapters.google import GoogleAdapter
 from extproc.adapters.openai import OpenAIAdapter
 from extproc.records import ProviderFormat, Target
@@ -16,6 +17,7 @@ _ADAPTERS: Final[dict[ProviderFormat, type[OpenAIAdapter | AnthropicAdapter | Go
     "azure": OpenAIAdapter,  # the deployment and api-version are in the operator's base_url
     "anthropic": AnthropicAdapter,
     "google": GoogleAdapter,
+    "bedrock": BedrockAdapter,
 }
 
 

@@ -30,6 +30,7 @@ _PRIOR_STREAMED: Final[dict[ProviderFormat, float]] = {
     "azure": 240.0,
     "anthropic": 75.0,
     "google": 12.0,
+    "bedrock": 75.0,
 }
 _PRIOR_WHOLE: Final = 4.8
 

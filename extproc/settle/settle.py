@@ -71,6 +71,7 @@ _CODE_OF_STATUS: Final = {
 # What an answer says of its provider by the error that was found in it.
 _VERDICTS: Final[dict[str | None, Verdict]] = {"provider_error": "error", "rate_limit_exceeded": "rate_limited"}
 _OUR_CREDENTIAL_REFUSED: Final = (401, 403)
+_STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
 _PROVIDER_PREFIX: Final = provider_cluster("")
 _WORKER_GONE: Final = "ext_proc_error"  # how Envoy's details begin then
 _MOST_TOKENS: Final = 10**12  # a provider's number beyond it is no count, and would not fit the journal
@@ -215,7 +216,7 @@ def settle_attempt(entry: pb.HTTPAccessLogEntry) -> AttemptRow | None:
         flags=",".join(flags),
         first_byte_ms=_since(sent_ms, _present_ms(common, "time_to_first_upstream_rx_byte")),
         total_ms=_since(sent_ms, _present_ms(common, "time_to_last_upstream_rx_byte")),
-        stream=headers.get("content-type", "").startswith("text/event-stream"),
+        stream=headers.get("content-type", "").startswith(_STREAMS),
         retry_after_s=retry_after_s(headers, ended_s) if status == 429 else None,
         at=ended_s,
     )
@@ -242,7 +243,7 @@ def verdict_of(status: int, flags: tuple[str, ...]) -> Verdict:
         return "abandoned"  # the client left before there was an answer
     if status == 429:
         return "rate_limited"
-    return "error" if status >= 500 or status == 408 or status in _OUR_CREDENTIAL_REFUSED else "ok"
+    return "error" if status >= 500 or status in (408, 424) or status in _OUR_CREDENTIAL_REFUSED else "ok"
 
 
 class _Said(msgspec.Struct, frozen=True):

@@ -12,7 +12,13 @@ WEATHER = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
-UPSTREAM = {"openai": "gpt-4o", "azure": "gpt-4o", "anthropic": "claude-sonnet-4-6", "google": "gemini-3-flash"}
+UPSTREAM = {
+    "openai": "gpt-4o",
+    "azure": "gpt-4o",
+    "anthropic": "claude-sonnet-4-6",
+    "google": "gemini-3-flash",
+    "bedrock": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+}
 
 
 def target(fmt: str, **fields: Any) -> Target:

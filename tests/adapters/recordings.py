@@ -26,11 +26,13 @@ class Recording(msgspec.Struct, frozen=True):
 
     @property
     def streamed(self) -> bool:
+        if self.url.endswith("/invoke-with-response-stream"):
+            return True
         return self.body.lstrip().startswith((b"data:", b"event:", b": ")) and not self.body.startswith(b"{")
 
 
 def found() -> list[Recording]:
-    """All chat exchanges: OpenAI's format, Anthropic's and Google's."""
+    """All chat exchanges: OpenAI's format, Anthropic's, Google's and Bedrock's."""
     return [recording for path in sorted(FIXTURES.rglob("*.yaml")) for recording in _read(path)]
 
 
@@ -40,6 +42,7 @@ def of(fmt: str, recordings: list[Recording]) -> list[Recording]:
         "openai": lambda url: url.endswith("/chat/completions"),
         "anthropic": lambda url: url.endswith("/v1/messages"),
         "google": lambda url: url.endswith((":generateContent", ":streamGenerateContent")),
+        "bedrock": lambda url: url.endswith(("/invoke", "/invoke-with-response-stream")),
     }
     return [recording for recording in recordings if ends[fmt](recording.url.partition("?")[0])]
 

@@ -190,6 +190,17 @@ class TestCheck:
             "xyzzy: unknown key",
         ]
 
+    @pytest.mark.parametrize("given", [{}, {"credential": ""}])
+    def test_bedrock_needs_a_credential(self, file: Path, given: dict[str, str]) -> None:
+        settings = config()
+        settings["providers"]["aws"] = {
+            "format": "bedrock",
+            "base_url": "https://bedrock-runtime.eu-west-1.amazonaws.com",
+        }
+        settings["providers"]["aws"] |= given
+        _, _, err = check(file, settings)
+        assert err.splitlines() == [f"{file}: providers.aws.credential: needed by bedrock: a Bedrock API key"]
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [

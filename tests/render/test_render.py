@@ -22,6 +22,7 @@ providers:
   anthropic: {{format: anthropic, base_url: "https://api.anthropic.com/v1", credential: {SECRET}-a}}
   google: {{format: google, base_url: "https://generativelanguage.googleapis.com/v1beta", credential: {SECRET}-g}}
   azure: {{format: azure, base_url: "https://x.openai.azure.com/d?api-version=1", credential: {SECRET}-z}}
+  aws: {{format: bedrock, base_url: "https://bedrock-runtime.eu-west-1.amazonaws.com", credential: {SECRET}-b}}
   vllm: {{format: openai, base_url: "http://10.0.0.7:8000/v1"}}
   v6: {{format: openai, base_url: "http://[::1]:8000/v1"}}
   demo: {{format: demo, speaks: anthropic}}
@@ -75,7 +76,7 @@ def clusters(settings: Settings, paths: Paths) -> dict[str, Any]:
 def test_credentials_stand_only_in_secret_files_that_only_the_owner_reads(settings: Settings, paths: Paths) -> None:
     render.write(settings, paths)
     holding = {file for file in paths.data_dir.rglob("*") if file.is_file() and SECRET in file.read_text()}
-    assert holding == {paths.secrets / f"{name}.json" for name in ("openai", "anthropic", "google", "azure")}
+    assert holding == {paths.secrets / f"{name}.json" for name in ("openai", "anthropic", "google", "azure", "aws")}
     assert all(file.stat().st_mode & 0o077 == 0 for file in holding)
     assert paths.secrets.stat().st_mode & 0o077 == 0
 
@@ -87,6 +88,7 @@ def test_credentials_stand_only_in_secret_files_that_only_the_owner_reads(settin
         ("anthropic", "x-api-key", f"{SECRET}-a"),
         ("google", "x-goog-api-key", f"{SECRET}-g"),
         ("azure", "api-key", f"{SECRET}-z"),
+        ("aws", "authorization", f"Bearer {SECRET}-b"),
     ],
 )
 def test_each_format_gets_its_credential_where_it_expects_it(

@@ -30,6 +30,12 @@ def test_an_attempt_that_went_well() -> None:
     )
 
 
+def test_a_stream_in_awss_frames_is_one() -> None:
+    row = settled(headers={"content-type": "application/vnd.amazon.eventstream"})
+    assert row is not None
+    assert row.stream
+
+
 VERDICTS: dict[tuple[int, tuple[str, ...]], str] = {
     (200, ()): "ok",
     (400, ()): "ok",
@@ -38,6 +44,7 @@ VERDICTS: dict[tuple[int, tuple[str, ...]], str] = {
     (401, ()): "error",
     (403, ()): "error",
     (408, ()): "error",
+    (424, ()): "error",
     (429, ()): "rate_limited",
     (500, ()): "error",
     (529, ()): "error",
