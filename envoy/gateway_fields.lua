@@ -83,9 +83,11 @@ local function with(text, values)
   return table.concat(out)
 end
 
+local MOST_TOKENS = 1e12 -- as in extproc/adapters/usage.py
+
 -- A token count: whatever is not a natural number is none.
 local function natural(count)
-  return type(count) == "number" and count >= 1 and count < math.huge and math.floor(count) or 0
+  return type(count) == "number" and count >= 1 and count < math.huge and math.min(math.floor(count), MOST_TOKENS) or 0
 end
 
 local function first_of(counts, names)

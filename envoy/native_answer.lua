@@ -33,6 +33,13 @@ local function keep_headers(headers, kept)
   end
 end
 
+-- Whether a whole answer is one: it has choices, usage by that very name, and no error beside them. What looks otherwise is
+-- for the worker to read: names within others are looked at too, for a text is found faster than a place in it.
+local function answers(text)
+  return followed(text, '"choices"', '^%s*:%s*%[%s*{') and followed(text, '"usage"', OBJECT)
+    and not followed(text, '"error"', '^%s*:%s*[^%sn]')
+end
+
 -- The counts that Envoy has read in a whole answer.
 local function counts(handle)
   return handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
@@ -47,7 +54,7 @@ local function expected(handle, stream)
     return false
   end
   if stream then
-    return (headers:get("content-type") or ""):find("application/json", 1, true) ~= 1
+    return (headers:get("content-type") or ""):lower():find("application/json", 1, true) ~= 1
   end
   return ($counted) ~= nil
 end
@@ -109,14 +116,9 @@ local function ask_worker(handle, passing)
   headers:replace("content-length", handle:body(true):setBytes(reply))
 end
 
--- What is to be done with the body of a whole answer.
-local function pass_whole(handle, gw, attempts, rates)
-  local passing = gw["$passing"]
-  if not (passing["$p_fields"] or collects(gw)) then
-    return
-  end
-  local headers, body = handle:headers(), handle:body(true)
-  local text = body:getBytes(0, body:length())
+-- What is to be done with the body of a whole answer, `text`.
+local function pass_whole(handle, gw, text, attempts, rates)
+  local passing, headers = gw["$passing"], handle:headers()
   local reason = finish_reason(text)
   if reason then
     handle:streamInfo():dynamicMetadata():set("$usage_metadata", "finish_reason", reason)
@@ -140,13 +142,26 @@ local function pass_whole(handle, gw, attempts, rates)
     attempts = attempts,
     rates = rates,
   })
-  headers:replace("content-length", body:setBytes(answer))
+  headers:replace("content-length", handle:body(true):setBytes(answer))
+end
+
+-- The text of a whole answer that may pass, or nil. Of one that is large and passes as it is nobody needs to know it.
+local function read(handle, gw)
+  local body = handle:body(true)
+  local size = body:length()
+  local fields = gw["$passing"]["$p_fields"]
+  if size > MOST_ANSWER and (fields or not collects(gw)) then
+    return not fields and "" or nil
+  end
+  local text = body:getBytes(0, size)
+  return answers(text) and text or nil
 end
 
 -- What the worker would have said to the headers of an answer. Whether the answer is the one that was expected.
 local function pass(handle, gw, passing)
   local stream = gw["native"]
-  if not expected(handle, stream) or passing["$p_fields"] and handle:body(true):length() > MOST_ANSWER then
+  local text = expected(handle, stream) and (stream or read(handle, gw))
+  if not text then
     ask_worker(handle, passing)
     return false
   end
@@ -163,7 +178,7 @@ local function pass(handle, gw, passing)
   local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target or passing["$p_target"], attempts, tostring(not stream))
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
   if not stream then
-    pass_whole(handle, gw, attempts, rates or passing["$p_rates"])
+    pass_whole(handle, gw, text, attempts, rates or passing["$p_rates"])
   end
   return true
 end

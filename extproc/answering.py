@@ -99,7 +99,7 @@ class Answering:
         if attempt.index > 1:
             plan.tape.give_up()  # an answer of a model that stood in for the one asked for
         status = self._headers.get(":status")
-        is_json = self._headers.get("content-type", "").startswith("application/json")
+        is_json = self._headers.get("content-type", "").lower().startswith("application/json")
         if status == "200" and self._plain.error is not None:
             raise self._plain.error
         if event.end:

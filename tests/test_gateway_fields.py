@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lupa import luajit21
 
 from control.render.bootstrap import asset
-from extproc.adapters.usage import PATHS, from_openai
+from extproc.adapters.usage import MOST_TOKENS, PATHS, from_openai
 from extproc.pricing import cost_nano_usd, rates
 from extproc.records import LongContextPrice, Price
 
@@ -17,6 +17,7 @@ WITH_FIELDS = LUA.execute(asset("gateway_fields.lua") + "return with_fields")
 NAMES = ("model", "usage", "choices", "provider", "routed_from", "gateway_metadata", "input_tokens", "cost_usd", "id")
 TEXTS = st.text('ab{}[]:,"\\\n é👋') | st.sampled_from(NAMES)
 COUNTS = st.integers(0, 2_000_000)
+ANY_COUNTS = COUNTS | st.just(-3) | st.just(2 * MOST_TOKENS)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -36,7 +37,7 @@ def usages(draw: st.DrawFn) -> dict[str, Any]:
     usage: dict[str, Any] = {"prompt_tokens": draw(COUNTS), "completion_tokens": draw(COUNTS)}
     for path in draw(st.lists(st.sampled_from(PATHS), unique=True)):
         into = usage.setdefault(path[0], {}) if len(path) > 1 else usage
-        into[path[-1]] = draw(COUNTS | st.just(-3))
+        into[path[-1]] = draw(ANY_COUNTS)
     usage |= draw(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=2))
     return dict(draw(st.permutations(list(usage.items()))))
 

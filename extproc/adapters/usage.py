@@ -30,6 +30,7 @@ PATHS: tuple[tuple[str, ...], ...] = (
 )
 
 _BY_NAME = {".".join(path): path for path in PATHS}
+MOST_TOKENS = 10**12  # a provider's number beyond it is no count, and would not fit the journal
 COUNTED = ("prompt_tokens", "completion_tokens")  # without both there is no usage
 
 
@@ -95,7 +96,9 @@ def to_openai(usage: Usage) -> dict[str, Any]:
 
 def count(value: object) -> int:
     """A token count from a provider: anything that is not a natural number is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        return 0
+    return min(value, MOST_TOKENS)
 
 
 def _first(*values: object) -> int:

@@ -19,7 +19,7 @@ from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from extproc.adapters.failures import retry_after_s
-from extproc.adapters.usage import from_envoy
+from extproc.adapters.usage import MOST_TOKENS, from_envoy
 from extproc.budget.ledger import MAX_AMOUNT
 from extproc.pricing import cost_nano_usd
 from extproc.records import NATIVE_FORMATS, Decision, Outcome, Status, Target, Usage
@@ -74,7 +74,6 @@ _OUR_CREDENTIAL_REFUSED: Final = (401, 403)
 _STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
 _PROVIDER_PREFIX: Final = provider_cluster("")
 _WORKER_GONE: Final = "ext_proc_error"  # how Envoy's details begin then
-_MOST_TOKENS: Final = 10**12  # a provider's number beyond it is no count, and would not fit the journal
 
 _T = TypeVar("_T")
 
@@ -324,7 +323,7 @@ def _native_usage(read: Mapping[str, Value]) -> Usage | None:
 
 
 def _count(number: float) -> int:
-    return int(min(max(number, 0), _MOST_TOKENS)) if math.isfinite(number) else 0
+    return int(min(max(number, 0), MOST_TOKENS)) if math.isfinite(number) else 0
 
 
 def _abandoned(entry: pb.HTTPAccessLogEntry, said: _Said) -> bool:
@@ -350,7 +349,7 @@ def _from_bytes(entry: pb.HTTPAccessLogEntry, decision: Decision, target: Target
 def _bounded(usage: Usage) -> Usage:
     """As it is, but for numbers that no count can have."""
     counts = msgspec.structs.astuple(usage)
-    return usage if all(0 <= count <= _MOST_TOKENS for count in counts) else Usage(*map(_count, counts))
+    return usage if all(0 <= count <= MOST_TOKENS for count in counts) else Usage(*map(_count, counts))
 
 
 def _broken(flags: tuple[str, ...], native: bool) -> bool:

@@ -101,6 +101,29 @@ def test_all_else_is_the_providers(
     }
 
 
+@pytest.mark.parametrize(
+    ("usage", "native"),
+    [
+        ('"usage": {"prompt_tokens": 1e18, "completion_tokens": 7}', True),
+        ('"usage": {"prompt_tokens": 1}, "usage": {"prompt_tokens": 5, "completion_tokens": 7}', True),
+        (r'"us\u0061ge": {"prompt_tokens": 5, "completion_tokens": 7}', False),
+    ],
+    ids=["no count", "twice", "escaped"],
+)
+def test_however_its_usage_is_written(gateway: Gateway, scripted: Scripted, usage: str, native: bool) -> None:
+    scripted.says(whole(f'{{"choices": [{json.dumps(CHOICE)}], "error": null, {usage}}}'.encode()))
+    body, row = answered(gateway, "odd")
+    fields_are_right(body, row)
+    assert row["native"] is native
+
+
+def test_a_large_answer_has_fields_too(gateway: Gateway, scripted: Scripted) -> None:
+    """Larger than what Envoy takes from a process of ours unless it is told to."""
+    scripted.says(whole(json.dumps(ANSWER | {"pad": "x" * (50 << 20)}).encode()))
+    body, row = answered(gateway, "odd")
+    fields_are_right(body, row)
+
+
 def test_an_answer_that_tells_no_usage_has_fields_too(gateway: Gateway, scripted: Scripted) -> None:
     scripted.says(whole(json.dumps({**ANSWER, "usage": None}).encode()))
     body, row = answered(gateway, "odd")

@@ -74,6 +74,10 @@ def test_however_it_says_so_an_answer_costs_what_it_says(
         pytest.param([whole(ANSWER[:-9])], id="half"),
         pytest.param([whole(ANSWER).replace(b"length: ", b"length: 9"), CLOSE], id="less than promised"),
         pytest.param([whole(b'{"error": {"message": "sk-secret", "type": "server_error"}}')], id="an error"),
+        *(
+            pytest.param([whole(json.dumps(BODY | odd).encode())], id=f"usage, and {odd}")
+            for odd in ({"error": {"message": "sk-secret"}}, {"error": "sk-secret"}, {"choices": []}, {"choices": None})
+        ),
         *(pytest.param([f"HTTP/1.1 {status} X\r\n\r\n".encode(), CLOSE], id=str(status)) for status in (204, 304, 206)),
         pytest.param([whole(ANSWER, content_encoding="zstd")], id="an encoding nobody knows"),
     ],
@@ -85,6 +89,14 @@ def test_what_is_no_answer_is_an_error(gateway: Gateway, scripted: Scripted, ste
     assert "sk-secret" not in raw.text
     assert (row["status"], row["error_code"], row["http_status"]) == ("failed", "provider_error", 502)
     assert (row["input_tokens"], row["output_tokens"]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8"])
+def test_a_whole_answer_to_who_asked_for_a_stream_is_an_error(gateway: Gateway, scripted: Scripted, kind: str) -> None:
+    scripted.says(typed(kind))
+    raw, row = asked(gateway, True)
+    assert (raw.status_code, raw.json()["error"]["code"]) == (502, "provider_error")
+    assert row["status"] == "failed"
 
 
 def test_an_answer_without_usage_is_estimated(gateway: Gateway, scripted: Scripted) -> None:
