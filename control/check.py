@@ -25,6 +25,7 @@ class ProviderLine(msgspec.Struct, frozen=True):
     base_url: str | None
     simulated: bool
     credential: bool
+    signed_for: str | None  # an AWS region
 
 
 class ModelLine(msgspec.Struct, frozen=True):
@@ -109,6 +110,7 @@ def _provider(name: str, provider: Provider) -> ProviderLine:
         base_url=None if provider.is_demo else provider.base_url,
         simulated=provider.is_demo,
         credential=bool(provider.credential),
+        signed_for=provider.signing_region,
     )
 
 
@@ -244,9 +246,7 @@ def as_text(explanation: Explanation) -> str:
         f"{say.admin_keys or 'no'} admin key{'' if say.admin_keys == 1 else 's'}",
         "",
         "providers",
-        *_table(
-            (p.name, p.format, _where(p), "credential" if p.credential else "no credential") for p in say.providers
-        ),
+        *_table((p.name, p.format, _where(p), _credential(p)) for p in say.providers),
         "",
         f"models (USD per 1M tokens in/out; failover: {say.attempts} attempts in all)",
         *_table(
@@ -279,6 +279,12 @@ def as_text(explanation: Explanation) -> str:
     if say.warnings:
         lines += ["", "warnings", *(f"  {text}" for text in say.warnings)]
     return "\n".join(lines) + "\n"
+
+
+def _credential(provider: ProviderLine) -> str:
+    if provider.signed_for:
+        return f"signed for {provider.signed_for} with Envoy's AWS credentials"
+    return "credential" if provider.credential else "no credential"
 
 
 def _where(provider: ProviderLine) -> str:

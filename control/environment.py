@@ -13,6 +13,9 @@ from extproc.settings import Settings
 _NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LANGUAGE|LC_.+|LD_LIBRARY_PATH|VIRTUAL_ENV|SSL_CERT_(FILE|DIR)"
     r"|PYTHON.+|OTEL_.+"
+    # Where Envoy finds AWS credentials to sign with. Those that hold one themselves are not here: they would reach all.
+    r"|AWS_(PROFILE|CONFIG_FILE|SHARED_CREDENTIALS_FILE|ROLE_ARN|ROLE_SESSION_NAME|WEB_IDENTITY_TOKEN_FILE|REGION"
+    r"|CONTAINER_CREDENTIALS_(RELATIVE|FULL)_URI|CONTAINER_AUTHORIZATION_TOKEN_FILE)"
 )
 _LONG_ENOUGH_TO_SEARCH_CHARS = 8
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from control.render import doors, ops
 from control.render.access_log import access_log, request_log
-from control.render.clusters import CREDENTIAL_HEADERS
+from control.render.clusters import CREDENTIAL_HEADERS, SIGNATURE_HEADERS
 from control.render.filters import buffer, ext_proc, json_usage, native_answers, remove_headers, router
 from control.render.local_replies import local_replies
 from control.render.names import BUFFER_BYTES, FALLBACK_ROUTES, INGRESS_ROUTES, WORKERS, any_of, seconds
@@ -118,7 +118,7 @@ def _client(settings: Settings, by_address: bool) -> dict[str, str]:
 def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
     """The other end of a worker's loopback. What the first provider's cluster put on the request comes off first: its
     credential must reach neither the worker nor the next provider. Internal headers came off there already."""
-    take_off = [{"exact": name} for name in sorted(set(CREDENTIAL_HEADERS.values()))]
+    take_off = [{"exact": name} for name in sorted({*CREDENTIAL_HEADERS.values(), *SIGNATURE_HEADERS})]
     filters = [
         remove_headers(take_off, add={H_FALLBACK: "1"}),
         ext_proc(cluster=worker_cluster(worker), request_body=False, idle_s=settings.timeouts.idle),

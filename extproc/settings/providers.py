@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from extproc.settings.fields import Duration, Section
 
+# Amazon's own names, those of private endpoints in a VPC too: vpce-0a1b.bedrock-runtime.eu-west-1.vpce.amazonaws.com.
+_BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\..+")
+
 
 class DemoFaults(Section):
     """How the built-in simulator behaves; see `gateway demo --help`."""
@@ -55,6 +58,14 @@ class Provider(Section):
     def is_demo(self) -> bool:
         """Whether the built-in simulator answers for this provider."""
         return self.format == "demo" or (self.demo_without_credential and not self.credential)
+
+    @property
+    def signing_region(self) -> str | None:
+        """The AWS region for which Envoy signs what it sends there; None: nothing is signed."""
+        if self.format != "bedrock" or self.credential is not None:
+            return None
+        host = _BEDROCK_HOST.fullmatch(urlsplit(self.base_url or "").hostname or "")
+        return host[1] if host else None
 
     @property
     def wire_format(self) -> str:

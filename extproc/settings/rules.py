@@ -40,9 +40,12 @@ def cross_check(settings: Settings) -> list[str]:
     problems += _team_problems(settings)
     problems += _token_problems(settings)
     for name, provider in settings.providers.items():
-        if provider.format == "bedrock" and not provider.credential:
-            problems.append(f"providers.{name}.credential: needed by bedrock: a Bedrock API key")
-        elif provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
+        if provider.format == "bedrock" and provider.credential is None and provider.signing_region is None:
+            problems.append(
+                f"providers.{name}.credential: a Bedrock API key is needed, or a base_url whose host names the region"
+                " that requests are signed for: https://bedrock-runtime.REGION.amazonaws.com"
+            )
+        if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
             problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
     return problems
 

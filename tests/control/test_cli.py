@@ -190,8 +190,29 @@ class TestCheck:
             "xyzzy: unknown key",
         ]
 
-    @pytest.mark.parametrize("given", [{}, {"credential": ""}])
-    def test_bedrock_needs_a_credential(self, file: Path, given: dict[str, str]) -> None:
+    @pytest.mark.parametrize(
+        ("host", "region"),
+        [
+            ("bedrock-runtime.eu-west-1.amazonaws.com", "eu-west-1"),
+            ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+            ("vpce-0a1b.bedrock-runtime.us-east-1.vpce.amazonaws.com", "us-east-1"),
+        ],
+    )
+    def test_bedrock_without_a_credential_is_signed_for_its_region(self, file: Path, host: str, region: str) -> None:
+        settings = config()
+        settings["providers"]["aws"] = {"format": "bedrock", "base_url": f"https://{host}"}
+        _, out, err = check(file, settings)
+        assert not err
+        assert f"signed for {region} with Envoy's AWS credentials" in out
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            ({"base_url": "https://proxy.example.com"}, "a Bedrock API key is needed, or a base_url whose host names"),
+            ({"credential": ""}, "is empty; leave the key out"),
+        ],
+    )
+    def test_bedrock_needs_a_credential_or_a_region(self, file: Path, given: dict[str, str], says: str) -> None:
         settings = config()
         settings["providers"]["aws"] = {
             "format": "bedrock",
@@ -199,7 +220,8 @@ class TestCheck:
         }
         settings["providers"]["aws"] |= given
         _, _, err = check(file, settings)
-        assert err.splitlines() == [f"{file}: providers.aws.credential: needed by bedrock: a Bedrock API key"]
+        assert err.startswith(f"{file}: providers.aws.credential: {says}")
+        assert len(err.splitlines()) == 1
 
     @pytest.mark.parametrize(
         ("text", "says"),
