@@ -45,7 +45,7 @@ CREDENTIAL_HEADERS = {
     "google": "x-goog-api-key",
     "bedrock": "authorization",
 }
-SIGNATURE_HEADERS = ("authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
+SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
 _IDLE_S = 50.0  # shorter than providers' own keep-alive, so that we close first and never write to a dying connection
 _OWN_HEADERS = ("x-gw-", "x-envoy-", "x-forwarded-")  # x-request-id stays: it helps when a provider is asked why
 
@@ -252,15 +252,16 @@ def _lua(name: str, source: str) -> Document:
 
 def _upstream_filters(name: str, provider: Provider, paths: Paths, more: Sequence[Document]) -> list[Document]:
     """On the way out: our own headers off, the provider's credential on."""
-    region = provider.signing_region
-    off: list[Document] = [{"prefix": prefix} for prefix in _OWN_HEADERS]
-    off += [{"exact": name} for name in SIGNATURE_HEADERS] if region else []  # of an attempt before
     filters: list[Document] = [
         {
             "name": "envoy.filters.http.header_mutation",
             "typed_config": any_of(
                 "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-                mutations={"request_mutations": [{"remove_on_match": {"key_matcher": matcher}} for matcher in off]},
+                mutations={
+                    "request_mutations": [
+                        {"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in _OWN_HEADERS
+                    ]
+                },
             ),
         },
         *more,
@@ -269,8 +270,8 @@ def _upstream_filters(name: str, provider: Provider, paths: Paths, more: Sequenc
         filters.append(_lua("retry_delay", asset("retry_delay.lua")))
     if provider.credential and not provider.is_demo:
         filters.append(_credential_injector(name, provider, paths))
-    if region:
-        filters.append(_signing(region))
+    if provider.signing_region:
+        filters.append(_signing(provider.signing_region))
     filters.append(
         {
             "name": "envoy.filters.http.upstream_codec",
