@@ -75,7 +75,7 @@ def outcome(plan: Plan, attempt: Attempt, final: Final) -> Outcome:
         usage=final.usage,
         finish_reason=final.finish_reason,
         complete=final.complete,
-        error_code=final.error.code if final.error else None,
+        error_code=final.error.client_code if final.error else None,
     )
 
 

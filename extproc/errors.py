@@ -66,9 +66,14 @@ class GatewayError(Exception):
         """The status the client sees."""
         return self.status
 
+    @property
+    def client_code(self) -> str:
+        """The code the client sees."""
+        return self.code
+
     def payload(self) -> dict[str, dict[str, str | None]]:
         """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.client_code}}
 
     def body(self) -> bytes:
         """The payload as JSON bytes."""
@@ -148,10 +153,10 @@ class ProviderRejected(GatewayError):
     def http_status(self) -> int:
         return self._status
 
-    def payload(self) -> dict[str, dict[str, str | None]]:
+    @property
+    def client_code(self) -> str:
         by_status = {404: "model_not_found", 413: "request_too_large"}
-        code = self._code or by_status.get(self._status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": code}}
+        return self._code or by_status.get(self._status, "invalid_request_error")
 
 
 class ProviderError(GatewayError):

@@ -148,9 +148,7 @@ def _forgotten(headers: dict[str, str]) -> bytes:
         error = ProviderTimeout("The provider did not answer in time.")
     elif status >= "400":
         error = classify("The provider", int(status), Problem(), retry_after_s(headers, time.time()))
-    outcome = Outcome(
-        attempts=int(attempts) if attempts.isdigit() else 1, error_code=error.payload()["error"]["code"], complete=True
-    )
+    outcome = Outcome(attempts=int(attempts) if attempts.isdigit() else 1, error_code=error.client_code, complete=True)
     return _message(outcome, _headers(error), error.body())
 
 

@@ -110,6 +110,17 @@ def test_trap_20_an_error_before_the_first_word_of_a_stream(
         list(gateway.client().chat.completions.create(**ask("hi", model), stream=True))
 
 
+def test_a_refusal_within_a_stream_is_the_same_for_the_client_and_in_its_row(
+    gateway: Gateway, scripted: Scripted
+) -> None:
+    error = {"type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > 200000 maximum"}
+    scripted.says(*stream(event({"type": "error", "error": error}, "error")))
+    answer = gateway.http.post("/v1/chat/completions", json=ask("hi", "anthropic", stream=True), headers=bearer())
+    (said,) = [line for line in answer.text.splitlines() if line.startswith("data:")]
+    code = json.loads(said.removeprefix("data:"))["error"]["code"]
+    assert gateway.row(answer.headers["x-gateway-request-id"])["error_code"] == code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize(("model", "events"), {model: events for model, _, events in BOTH.values()}.items())
 def test_while_a_provider_thinks_the_client_has_its_headers_and_nothing_else(
     gateway: Gateway, scripted: Scripted, model: str, events: bytes
