@@ -84,7 +84,8 @@ local function asked(handle, worker, message)
 end
 
 -- Puts what the worker makes of an answer in its place.
-local function ask_worker(handle, passing)
+local function ask_worker(handle, gw)
+  local passing = gw["$passing"]
   local lines = { passing["$p_id"] }
   for name, value in pairs(handle:headers()) do
     lines[#lines + 1] = name .. ": " .. value
@@ -106,6 +107,9 @@ local function ask_worker(handle, passing)
   headers:replace("$attempts", attempts)
   if reply then
     set_headers(headers, told, "\n")
+    if collects(gw) and headers:get(":status") == "200" then
+      collector(handle)(reply, true)
+    end
   else
     headers:replace(":status", "502")
     headers:replace("content-type", "application/json")
@@ -162,7 +166,7 @@ local function pass(handle, gw, passing)
   local stream = gw["native"]
   local text = expected(handle, stream) and (stream or read(handle, gw))
   if not text then
-    ask_worker(handle, passing)
+    ask_worker(handle, gw)
     return false
   end
   local headers = handle:headers()

@@ -16,7 +16,7 @@ from extproc.cache.ticket import Ticket
 from extproc.records import Decision, Outcome, Usage
 from extproc.settle.rows import AuditRow
 from extproc.telemetry.content import MOST_ANSWER_BYTES, Content, content_of
-from extproc.wire import ANSWER_METADATA, M_ANSWER, M_DECISION, M_INPUT, M_RECORD, M_SSE, METADATA
+from extproc.wire import ANSWER_METADATA, M_ANSWER, M_DECISION, M_INPUT, M_PASSING, M_RECORD, M_SSE, METADATA, P_FIELDS
 from protos.gen import accesslog_pb2 as pb
 
 
@@ -40,7 +40,9 @@ def record(entry: pb.HTTPAccessLogEntry, row: AuditRow, taker: Taker) -> None:
     )
     outcome = Outcome(usage=usage, complete=True, native=True)
     kind: Literal["whole", "stream"] = "stream" if row.stream else "whole"
-    taker.keep(Recording(ticket=ticket, kind=kind, body=body, target=decision.targets[0], outcome=outcome))
+    fields = not row.native and P_FIELDS in ours[M_PASSING].struct_value.fields  # a worker put them in
+    target = decision.targets[0]
+    taker.keep(Recording(ticket=ticket, kind=kind, body=body, target=target, outcome=outcome, gateway_fields=fields))
 
 
 def told(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Content:
