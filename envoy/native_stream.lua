@@ -4,7 +4,8 @@
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
 --   2. with an error event at the end, if the provider ended the stream without `[DONE]` or did not end it in time;
--- and, for the audit row, the last finish_reason and the last usage object that passed, as dynamic metadata.
+-- and, for the audit row, the last finish_reason, the last usage object that passed and whether it was cut, as dynamic
+-- metadata.
 -- A stream whose answer is to be kept (key `record`) or told in traces (key `content`) is also left, whole and as the
 -- provider sent it, in dynamic metadata for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
 -- A chunk that is made of whole events and needs neither is passed untouched, which is the common case. An event that is
@@ -151,6 +152,9 @@ local function pass_stream(handle, gw)
   end
   -- Half an event would take the error with it: it is not passed, or ended where it has been.
   local tail = done and (hide and rest or "") or (hide and "" or "\n\n") .. CUT
+  if not done then
+    handle:streamInfo():dynamicMetadata():set("$usage_metadata", "$cut_key", true)
+  end
   if tail == "" then
     return
   end

@@ -7,6 +7,7 @@ METADATA = "gw"  # dynamic metadata namespace the worker writes
 ATTEMPT_METADATA = "gw.attempt"  # what envoy/context_length.lua knows of the last attempt
 USAGE_METADATA = "gw.usage"  # where Envoy leaves the usage of a native answer, each count under its dotted path
 M_USAGE = "usage"  # key there: the usage object of a stream as the provider wrote it
+M_CUT = "cut"  # key there: the stream's client was told an error at its end
 
 ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native answer that is to be kept or told
 M_SSE = "sse"  # key there: its bytes, in base64, whole or a stream's

@@ -26,6 +26,7 @@ from extproc.records import NATIVE_FORMATS, Decision, Outcome, Status, Target, U
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 from extproc.telemetry.trace_context import ids
 from extproc.wire import (
+    M_CUT,
     M_DECISION,
     M_OUTCOME,
     M_TEAM,
@@ -132,7 +133,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         attempts=attempts,
         target=index,
         stream=decision.stream,
-        whole=outcome is not None and (outcome.complete or said.native_usage is not None),
+        whole=outcome is not None and (outcome.complete or (said.native_usage is not None and not said.cut)),
         client_left=any(flag in _CLIENT_LEFT for flag in flags),
         broken=_broken(flags, native),
     )
@@ -253,6 +254,7 @@ class _Said(msgspec.Struct, frozen=True):
     outcome: Outcome | None
     native_usage: Usage | None  # None: not native, or its usage event never came
     native_finish_reason: str | None
+    cut: bool  # the client of a native stream was told an error at its end
 
     @classmethod
     def of(cls, entry: pb.HTTPAccessLogEntry) -> "_Said":
@@ -266,6 +268,7 @@ class _Said(msgspec.Struct, frozen=True):
             outcome=outcome,
             native_usage=_native_usage(read),
             native_finish_reason=(read["finish_reason"].string_value or None) if "finish_reason" in read else None,
+            cut=M_CUT in read,
         )
 
     @property

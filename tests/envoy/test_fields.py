@@ -119,7 +119,7 @@ def test_however_its_usage_is_written(gateway: Gateway, scripted: Scripted, usag
 
 def test_a_large_answer_has_fields_too(gateway: Gateway, scripted: Scripted) -> None:
     """Larger than what Envoy takes from a process of ours unless it is told to."""
-    scripted.says(whole(json.dumps(ANSWER | {"pad": "x" * (50 << 20)}).encode()))
+    scripted.says(whole(json.dumps(ANSWER | {"pad": "x" * (33 << 20)}).encode()))
     body, row = answered(gateway, "odd")
     fields_are_right(body, row)
 

@@ -135,6 +135,18 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(
     assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "failed"
 
 
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/html"])
+def test_a_stream_that_does_not_say_it_is_done_failed_and_costs(
+    gateway: Gateway, scripted: Scripted, kind: str
+) -> None:
+    """What its client was told, whatever came before."""
+    scripted.says(*stream(*EVENTS[:-1], content_type=kind))
+    raw, row = asked(gateway, True)
+    assert '"code":"provider_error"' in raw.text
+    assert (row["status"], row["error_code"]) == ("failed", "provider_error")
+    assert (row["estimated"], row["input_tokens"], row["output_tokens"]) == (False, 3, 2)
+
+
 @pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data: [DONE]\n", b"data: [DONE]"], ids=str)
 def test_a_stream_that_says_it_is_done_is(gateway: Gateway, scripted: Scripted, end: bytes) -> None:
     scripted.says(*stream(*EVENTS[:-1], end, content_type="Text/Event-Stream; charset=utf-8"))
