@@ -85,7 +85,7 @@ def _add_fields(completion: dict[str, Any], plan: Plan, attempt: Attempt, final:
     completion["routed_from"] = decision.model_requested
     completion["provider"] = attempt.target.provider
     usage = final.usage or Usage()
-    cost = cost_nano_usd(usage, attempt.target.price)
+    cost = None if final.usage is None else cost_nano_usd(usage, attempt.target.price)
     completion["usage"] = {
         **(completion.get("usage") or {}),
         "input_tokens": usage.input_tokens,

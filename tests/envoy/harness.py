@@ -39,9 +39,10 @@ _BASE_PATH = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
 
 
 # A range for each process of pytest, below those the kernel gives out: a port that it names may be another's by the
-# time it is used, and who then answers there is not the simulator that was started.
-_FIRST_PORT = 10_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 9)
-_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 2_500))
+# time it is used, and who then answers there is not the simulator that was started. Two runs at once begin apart in it.
+_RANGE = 2_500
+_FIRST_PORT = 10_000 + _RANGE * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 9)
+_PORTS = (_FIRST_PORT + number % _RANGE for number in itertools.count(37 * os.getpid()))
 
 
 def free_port() -> int:

@@ -130,6 +130,7 @@ def test_an_answer_that_tells_no_usage_has_fields_too(gateway: Gateway, scripted
     assert (body["model"], body["routed_from"], body["provider"]) == ("odd", "odd", "scripted")
     assert body["gateway_metadata"]["request_id"] == row["request_id"]
     assert row["estimated"]
+    assert body["usage"]["cost_usd"] is None  # what is estimated stands in the row
 
 
 def test_a_request_may_do_without(gateway: Gateway, scripted: Scripted) -> None:
