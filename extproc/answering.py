@@ -47,7 +47,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def passes(self, plan: Plan) -> bool:
         """Whether nothing will remain to be done with the answer, whichever attempt it comes from: see `passing`."""
-        return self.native(plan.attempts[0]) and not plan.deadline.hedge
+        # A large request's room is wanted back as soon as its answer begins, which of one that passes nobody tells.
+        return self.native(plan.attempts[0]) and not plan.deadline.hedge and plan.chat.large is None
 
     def left(self, plan: Plan) -> Metadata:
         """What envoy/native_answer.lua and the settler are to know of an answer that passes by Envoy alone."""

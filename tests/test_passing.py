@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from extproc import live, passing
 from extproc.answering import Options
+from extproc.chat import LARGE_BYTES
 from extproc.exchange import Exchange
 from extproc.live import Live
 from extproc.records import Outcome
@@ -71,6 +72,21 @@ def test_what_is_to_be_translated_keeps_the_exchange(stream: bool) -> None:
     to, reply = asked("claude", stream=stream)
     assert to.state is State.WAITING
     assert "passing" not in reply.dynamic_metadata["gw"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_large_request_keeps_the_exchange_and_leaves_its_room_when_the_answer_begins(stream: bool) -> None:
+    said = [{"role": "user", "content": "x" * LARGE_BYTES}]
+    to, reply = asked("gpt", stream=stream, messages=said)
+    assert to.state is State.WAITING
+    assert "passing" not in reply.dynamic_metadata["gw"]
+    say(
+        to,
+        response_headers=headers(
+            {":status": "200", "content-type": "text/event-stream" if stream else "application/json"}
+        ),
+    )
+    assert len(to._live) == 0
 
 
 def test_what_the_fields_of_a_whole_answer_say_is_noted() -> None:
