@@ -21,9 +21,9 @@ from extproc.wire import (
 Document = dict[str, Any]
 
 EXT_PROC = "envoy.filters.http.ext_proc"
+ENABLED = any_of("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={})
+DISABLED = any_of("envoy.config.route.v3.FilterConfig", disabled=True)
 RETRIABLE_STATUS = (401, 403, 408, 424, 429)  # about us or the provider, never about the client's input
-
-_PER_ROUTE = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 
 
 def ingress(settings: Settings) -> Document:
@@ -50,17 +50,21 @@ def _ingress(settings: Settings) -> Document:
     control: Document = {
         "match": {"prefix": "/"},
         "route": {"cluster": CONTROL, "timeout": "60s"},
-        "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
+        "typed_per_filter_config": {EXT_PROC: DISABLED},
     }
     return {
         "name": "gateway",
         "domains": ["*"],
         # For envoy/native_answer.lua, which takes it off.
         "include_attempt_count_in_response": settings.streams.same_format == "native",
-        **({"typed_per_filter_config": {CORS: cors_policy(settings.cors)}} if settings.cors.allow_origins else {}),
+        "typed_per_filter_config": {
+            EXT_PROC: ENABLED,
+            **({CORS: cors_policy(settings.cors)} if settings.cors.allow_origins else {}),
+        },
         "routes": [
             *_of_each_model(settings, _decided(settings)),
             *({"name": "undecided", "match": match, **undecided} for match in data),
+            {"name": "tunnel", "match": {"connect_matcher": {}}, **undecided},  # a route, or it waits for a body's end
             *([_elsewhere("/metrics")] if settings.listen.ops is not None else []),
             {**control, "name": "control"},
         ],
@@ -73,7 +77,7 @@ def _elsewhere(path: str) -> Document:
         "name": "elsewhere",
         "match": {"path": path},
         "route": {"cluster": CONTROL, "prefix_rewrite": "/elsewhere" + path, "timeout": "60s"},
-        "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
+        "typed_per_filter_config": {EXT_PROC: DISABLED},
     }
 
 
