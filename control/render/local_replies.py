@@ -6,6 +6,7 @@ In: nothing. Out: the ingress' `local_reply_config`. The first mapper that fits 
 from typing import Any
 
 from control.render.names import CONTROL, any_of
+from extproc.answering import too_large as answer_too_large
 from extproc.errors import (
     ControlUnavailable,
     GatewayError,
@@ -50,6 +51,7 @@ def local_replies() -> Document:
         _local_reply(503, NoProviderAvailable("The gateway cannot serve this request now.")),
         _local_reply(504, ProviderTimeout("The provider did not answer in time.")),
         _local_reply(501, not_http),
+        _local_reply(500, answer_too_large(), "response_payload_too_large"),
         _local_reply(500, _Internal("The gateway failed to handle this request.")),
     ]
     return {"mappers": mappers}

@@ -4,6 +4,7 @@ from typing import Any
 
 from control.render.doors import CORS, cors_policy
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
+from extproc.answering import MAX_ANSWER_BYTES
 from extproc.settings import Settings
 from extproc.wire import (
     H_CLUSTER,
@@ -24,6 +25,9 @@ EXT_PROC = "envoy.filters.http.ext_proc"
 ENABLED = any_of("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={})
 DISABLED = any_of("envoy.config.route.v3.FilterConfig", disabled=True)
 RETRIABLE_STATUS = (401, 403, 408, 424, 429)  # about us or the provider, never about the client's input
+
+# An answer that nobody here could hold; one that does not say its size is found too late to ask another.
+_TOO_LARGE = {"name": "content-length", "range_match": {"start": str(MAX_ANSWER_BYTES + 1), "end": str(2**63 - 1)}}
 
 
 def ingress(settings: Settings) -> Document:
@@ -107,7 +111,7 @@ def _decided(settings: Settings) -> Document:
             "idle_timeout": seconds(settings.timeouts.idle),
             "retry_policy": {
                 "retry_on": RETRY_ANYWHERE,  # the worker adds what only another provider helps against
-                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}],
+                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}, _TOO_LARGE],
                 "retriable_status_codes": list(RETRIABLE_STATUS),
                 "num_retries": settings.routing.attempts - 1,
                 # The next attempt goes elsewhere, so there is nothing to wait for.
