@@ -28,6 +28,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from control.families import Distribution, Family, Sample
+from extproc.beat import beat
 from extproc.errors import GatewayError
 from extproc.settings import Telemetry
 from extproc.telemetry.otlp import TIMEOUT_S, resource
@@ -53,7 +54,7 @@ class MetricsSender:
         """Send, until cancelled."""
         last = time.monotonic()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await beat(_LOOK_S)
             telemetry = self._telemetry()
             if telemetry.otlp_endpoint is None or time.monotonic() - last < telemetry.metrics_interval:
                 continue

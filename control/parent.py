@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from extproc.beat import until
+
 _POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
@@ -28,7 +30,7 @@ def watch_parent(stop: Callable[[], None]) -> None:
         if os.getppid() != parent or not _catches_interrupt(parent):
             stop()
         else:
-            loop.call_later(_POLL_S, look)
+            loop.call_later(until(loop.time(), _POLL_S), look)
 
     look()
 

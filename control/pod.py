@@ -28,12 +28,13 @@ from control.stop import Stop
 from control.up import adjust
 from control.watch import RuntimeFile, Watch
 from extproc import runtime
+from extproc.beat import beat
 from extproc.paths import Paths
 from extproc.settings import data_dir_of, load
 
 _log = logging.getLogger(__name__)
 
-_POLL_S = 0.2
+_POLL_S = 0.5
 
 
 def prepare(config: Path, env: Mapping[str, str]) -> tuple[Prepared, bool]:
@@ -75,7 +76,7 @@ async def _drain_when_asked(paths: Paths) -> None:
             await drain(paths.admin_socket, runtime.read(paths.runtime).timeouts.drain, accept_s)
             paths.drain_request.unlink()
             _log.info("drained")
-        await asyncio.sleep(_POLL_S)
+        await beat(_POLL_S)
 
 
 async def extproc(paths: Paths, stderr: Stderr, *, ready_timeout_s: float, silent_s: float) -> int:

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from extproc.beat import beat
+
 SILENT_S: Final = 30.0  # Envoy's PING ends the connections of such a worker after 20 s
 _ASKS: Final = 2  # so many in a row: the time that we were stopped ourselves must not count against others
 _PAUSES: Final = 6
@@ -22,7 +24,7 @@ async def until_silent(ask: Ask, silent_s: float) -> None:
     while missed < _ASKS:
         if await _answers(ask, silent_s / _ASKS):
             missed = 0
-            await asyncio.sleep(silent_s / _PAUSES)
+            await beat(silent_s / _PAUSES)
         else:
             missed += 1
 

@@ -8,7 +8,6 @@ it, whoever asked for it; a call when the runtime file was replaced. Run by the 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from control.command import gateway
 from control.config_status import Attempt
 from control.render.tls import named
 from extproc import runtime
+from extproc.beat import beat
 from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -44,6 +44,7 @@ class Watch:
         self._files = (config, *_named_files(runtime.read(paths.runtime)))
         self._known = self._before = self._stamps()
         self._runtime = RuntimeFile(paths.runtime)
+        self._status = _stamp(paths.config_status)
         self._last = config_status.read(paths.config_status).last
         self._trouble = Trouble(
             _log, "configuration cannot be taken over; tried again", "configuration can be taken over", logging.ERROR
@@ -56,8 +57,7 @@ class Watch:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._forced.wait(), EVERY_S)
+            await beat(EVERY_S, self._forced)
             try:
                 await self._look()
                 self._trouble.over()
@@ -99,10 +99,13 @@ class Watch:
             raise OSError(last.removeprefix("error: ") or f"exit code {process.returncode}")
 
     def _tell(self) -> None:
+        if (stamp := _stamp(self._paths.config_status)) == self._status:
+            return
         try:
             status = config_status.read(self._paths.config_status)
         except (OSError, msgspec.DecodeError):
             return
+        self._status = stamp
         if status.last == self._last:
             return
         self._last = status.last
@@ -129,7 +132,7 @@ class RuntimeFile:
     async def follow(self, on_change: Callable[[Settings], None]) -> None:
         """Call `on_change` with what is new, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await beat(EVERY_S)
             if (settings := self.changed()) is not None:
                 on_change(settings)
 

@@ -9,6 +9,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from extproc.beat import beat
 from extproc.paths import Paths
 
 _ANY_NUMBER = 4096  # rings that are taken at once
@@ -25,11 +26,9 @@ class Bell:
         self._rung = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._socket, self._hear)
 
-    async def wait(self, at_most_s: float) -> None:
-        """Return when it was rung since the last time, or after a while."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(at_most_s):
-                await self._rung.wait()
+    async def wait(self, every_s: float) -> None:
+        """Return when it was rung since the last time, or at the next beat."""
+        await beat(every_s, self._rung)
         self._rung.clear()
 
     def close(self) -> None:

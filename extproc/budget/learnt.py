@@ -4,12 +4,12 @@ In: OutputEstimates. Out: the same, in every worker of every replica, a few seco
 Losing it costs accuracy of holds for a while, never money: so every failure is logged and passed over.
 """
 
-import asyncio
 import logging
 from contextlib import suppress
 
 from redis.exceptions import RedisError
 
+from extproc.beat import beat
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.redis import State
 
@@ -29,14 +29,14 @@ async def publish(client: State, outputs: OutputEstimates) -> None:
             with suppress(RedisError, OSError):
                 await client.execute_command("SET", KEY, dump, "EX", _KEPT_S)
                 last = dump
-        await asyncio.sleep(EVERY_S)
+        await beat(EVERY_S)
 
 
 async def follow(client: State, outputs: OutputEstimates) -> None:
     """Take over what was published, now and every few seconds, until cancelled."""
     while True:
         await take(client, outputs)
-        await asyncio.sleep(EVERY_S)
+        await beat(EVERY_S)
 
 
 async def take(client: State, outputs: OutputEstimates) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from extproc.beat import beat
 from extproc.cache.agree import agree, text_of
 from extproc.cache.calibrate import Tally
 from extproc.cache.cascade import Models
@@ -22,7 +23,7 @@ from extproc.cache.vectors import Store as Vectors
 
 log = logging.getLogger(__name__)
 
-NEWS_S: Final = 0.2
+NEWS_S: Final = 0.25
 TALLIES_S: Final = 2.0
 EXPIRE_S: Final = 60.0
 RELOAD_S: Final = 30.0
@@ -57,8 +58,8 @@ class Follower:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while not self._semantic.settings().enabled:  # noqa: ASYNC110 - switched on by a reload, if ever
-            await asyncio.sleep(TALLIES_S)
+        while not self._semantic.settings().enabled:  # switched on by a reload, if ever
+            await beat(TALLIES_S)
         models = self._semantic.cascade.models = await self._loaded()
         reader = Reader(self._store, models)
         tallies_at = expire_at = time.monotonic()
@@ -75,7 +76,7 @@ class Follower:
             if time.monotonic() >= expire_at:
                 expire_at = time.monotonic() + EXPIRE_S
                 self._semantic.cascade.index.expire(round(time.time() * 1000))
-            await asyncio.sleep(NEWS_S)
+            await beat(NEWS_S)
 
     async def _loaded(self) -> Models:
         """The models, however long it takes to have them; without them every look-up is a miss."""

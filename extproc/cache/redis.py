@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
+from extproc.beat import beat
 from extproc.budget.ledger import Rider
 from extproc.budget.redis import RESERVE, Argument, Script, State
 from extproc.cache.calibrate import SCALE, Tally
@@ -200,7 +201,7 @@ class RedisStore:
     async def flush(self, replica: str, counts: Counts) -> None:
         """Hand on what `counts` gathers, until cancelled."""
         while True:
-            await asyncio.sleep(_FLUSH_S)
+            await beat(_FLUSH_S)
             await self.hand_on(replica, counts)
 
     # --- checks of similar hits ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import aiohttp
 import msgspec
 
+from extproc.beat import beat
 from extproc.logs import rfc3339
 from extproc.routing.breaker import Circuit
 from extproc.settle.dues import Alert
@@ -73,7 +74,7 @@ class Alerts:
                         await self._deliver(session, alert)
                 except NOT_NOW as error:
                     log.debug("alerts wait", extra={"reason": str(error)})
-                await asyncio.sleep(_EVERY_S)
+                await beat(_EVERY_S)
 
     async def _deliver(self, session: aiohttp.ClientSession, alert: Alert) -> None:
         if alert.tries == 0:

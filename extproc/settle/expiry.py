@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from extproc.beat import beat
 from extproc.budget.ledger import LedgerUnavailable, Settlements, Unreconciled
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.outbox import Outbox
@@ -19,7 +20,7 @@ from extproc.settle.rows import UNRECONCILED, AuditRow
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 1.0
+_EVERY_S = 5.0  # each time all teams are asked; nobody waits for a lease that has ended, it took minutes
 
 
 class Expiry:
@@ -41,7 +42,7 @@ class Expiry:
         self._teams = teams
 
     async def run(self) -> None:
-        """Look every second, until cancelled."""
+        """Look every few seconds, until cancelled."""
         await self._caught_up.wait()
         while True:
             try:
@@ -49,7 +50,7 @@ class Expiry:
                     await self.step(team_id, time.time())
             except (LedgerUnavailable, *NOT_NOW) as error:
                 log.debug("expired holds wait", extra={"reason": str(error)})
-            await asyncio.sleep(_EVERY_S)
+            await beat(_EVERY_S)
 
     async def step(self, team_id: str, now_s: float) -> int:
         """Write down a team's expired holds; how many. Raises LedgerUnavailable, NOT_NOW."""

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import aiohttp
 
+from extproc.beat import beat
 from extproc.logs import Trouble
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.logfile import entry, request_id, whose
@@ -68,7 +69,7 @@ class Follower:
                 self._unread.seen(error)
                 more = False
             if not more:
-                await asyncio.sleep(_EVERY_S)
+                await beat(_EVERY_S)
 
     async def step(self, now_s: float) -> bool:
         """Read on, settle what has waited long enough. Returns whether there is more to read at once."""

@@ -5,12 +5,12 @@ tells of both at about the same time, in either order. Out: every attempt, its v
 An answer waits for its request for two turns at most. Held by the intake, on the event loop.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
+from extproc.beat import beat
 from extproc.settle.recent import Recent
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 
@@ -58,7 +58,7 @@ class Verdicts:
     async def run(self) -> None:
         """Turn after turn, until cancelled."""
         while True:
-            await asyncio.sleep(TURN_S)
+            await beat(TURN_S)
             self.turn()
 
     def close(self) -> None:
