@@ -19,7 +19,7 @@ from aiohttp import web
 from control.auth import Caller
 from control.families import Family, Sample
 from control.web import answer, query
-from extproc.budget.redis import Client
+from extproc.budget.redis import State
 from extproc.errors import NotFound, StateUnavailable
 from extproc.logs import rfc3339
 from extproc.routing import shared
@@ -49,7 +49,7 @@ class Providers:
         settings: Callable[[], Settings],
         caller: Callable[[web.Request], Caller],
         path: Path,
-        client: Client,
+        client: State,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -86,7 +86,7 @@ class Providers:
 
     def families(self) -> list[Family]:
         """Metrics of what is known now."""
-        return families(self._settings(), read(self._path), self._wall_s())
+        return [*families(self._settings(), read(self._path), self._wall_s()), silence(self._path, self._wall_s())]
 
     def _administered(self, request: web.Request) -> str:
         self._caller(request).require_admin()
@@ -121,10 +121,10 @@ def read(path: Path) -> HealthFile:
     try:
         return msgspec.json.decode(path.read_bytes(), type=HealthFile)
     except FileNotFoundError:
-        return HealthFile(0.0, {}, {}, frozenset(), {}, {})
+        return HealthFile({}, {}, frozenset(), {}, {})
     except (OSError, msgspec.DecodeError) as error:
         log.warning("providers' health cannot be read", extra={"reason": str(error)})
-        return HealthFile(0.0, {}, {}, frozenset(), {}, {})
+        return HealthFile({}, {}, frozenset(), {}, {})
 
 
 def report(settings: Settings, known: HealthFile, now_s: float) -> dict[str, Any]:
@@ -246,14 +246,22 @@ def families(settings: Settings, known: HealthFile, now_s: float) -> list[Family
             text="First-byte deadline of a model's streams (stream: true) and other answers, before a prompt's length.",
             samples=_deadlines(settings, known.latencies, labels),
         ),
-        Family(
-            name="gateway.settler.silence",
-            kind="gauge",
-            unit="s",
-            text="Since the settler last said how providers are doing, which it does every second.",
-            samples=[Sample({}, max(0.0, now_s - known.at_s))] if known.at_s else [],
-        ),
     ]
+
+
+def silence(path: Path, now_s: float) -> Family:
+    """How long the settler has not been heard of."""
+    try:
+        samples = [Sample({}, max(0.0, now_s - path.stat().st_mtime))]
+    except OSError:
+        samples = []  # it has not begun
+    return Family(
+        name="gateway.settler.silence",
+        kind="gauge",
+        unit="s",
+        text="Since the settler last said how providers are doing, or that nothing is new, which it does every 5 s.",
+        samples=samples,
+    )
 
 
 def _deadlines(

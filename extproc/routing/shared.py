@@ -1,8 +1,8 @@
 """Health in the shared state: what the settlers of all replicas tell one another.
 
 In and out: circuits and drained providers, one hash that is small and read twice a second; records, one hash with
-a field per replica, read once a second. Every call raises RedisError or OSError where the state cannot be reached: each
-replica then goes by what it sees itself.
+a field per replica, read once a second, and written when there is news or the last grows old. Every call raises
+RedisError or OSError where the state cannot be reached: each replica then goes by what it sees itself.
 """
 
 import time
@@ -22,7 +22,7 @@ RECORDS_KEY: Final = "gw:health"
 _CIRCUIT: Final = "circuit:"
 _DRAINED: Final = "drained:"
 _LIMITED: Final = "limited:"
-_CURRENT_S: Final = 10.0  # of a replica's records; older ones are of one that is gone
+CURRENT_S: Final = 15.0  # of a replica's records; older ones are of one that is gone
 _FORGOTTEN_S: Final = 300.0
 
 
@@ -92,15 +92,18 @@ async def drain(client: State, provider: str, drained: Drain | None) -> bool:
     return bool(await client.execute_command("HSET", CIRCUITS_KEY, field, msgspec.json.encode(drained).decode()))
 
 
-async def exchange_records(client: State, replica: str, records: dict[str, Record]) -> dict[str, dict[str, Record]]:
-    """Leave ours, take everybody's, by replica."""
-    now_s = time.time()
+async def leave_records(client: State, replica: str, records: dict[str, Record], now_s: float) -> None:
+    """Tell what one replica saw; to be repeated while it lives, as what is older than CURRENT_S counts no more."""
     await client.execute_command("HSET", RECORDS_KEY, replica, msgspec.json.encode(_Kept(now_s, records)).decode())
+
+
+async def records(client: State) -> dict[str, dict[str, Record]]:
+    """What every replica that lives has left, by replica."""
+    now_s = time.time()
     found = {name: msgspec.json.decode(value, type=_Kept) for name, value in (await _hash(client, RECORDS_KEY)).items()}
     for name in (name for name, kept in found.items() if now_s - kept.at_s > _FORGOTTEN_S):
         await client.execute_command("HDEL", RECORDS_KEY, name)
-    others = {name: kept.records for name, kept in found.items() if abs(now_s - kept.at_s) <= _CURRENT_S}
-    return others | {replica: records}
+    return {name: kept.records for name, kept in found.items() if abs(now_s - kept.at_s) <= CURRENT_S}
 
 
 async def _hash(client: State, key: str) -> dict[str, bytes]:

@@ -2,11 +2,14 @@
 
 In: every attempt, as it is settled. Out: `standings.json`, which this gateway's workers read when their bell is rung,
 and `health.json`, which control reads; both below `data_dir`, so that they do not need the shared state. A circuit that
-changes is written and told at once; figures follow within a second. Run by the settler.
+changes is written and told at once; figures follow within a second. What is as it was is not written again, but for
+a sign of life every few seconds: the time of `health.json`, a replica's record. Run by the settler.
 """
 
 import asyncio
 import logging
+import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Final
 import msgspec
 
 from extproc import doorbell
+from extproc.beat import beat
 from extproc.budget.redis import State
 from extproc.logs import Trouble
 from extproc.paths import Paths
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S: Final = 0.5
 RECORDS_EVERY: Final = 2  # of those
+ALIVE_EVERY_S: Final = 5.0  # three times in shared.CURRENT_S
 
 OnRefused = Callable[[str, int, Circuit], None]  # provider, status, its circuit
 
@@ -48,7 +53,6 @@ OnRefused = Callable[[str, int, Circuit], None]  # provider, status, its circuit
 class HealthFile(msgspec.Struct, frozen=True):
     """health.json: what control shows. `drained`: providers."""
 
-    at_s: float
     circuits: Mapping[str, Circuit]
     limited_until_s: Mapping[str, float]
     drained: frozenset[str]
@@ -71,6 +75,8 @@ class Keeper:
         self._untold: set[str] = set()  # circuits that the others have not heard of
         self._news = asyncio.Event()
         self._written: dict[Path, bytes] = {}
+        self._alive_s = -math.inf  # when health.json last said that we are there
+        self._left = (-math.inf, b"")  # when the other replicas were last left what
         self._away = Trouble(log, "health is not shared now", "health is shared again")
         self._unwritten = Trouble(log, "health cannot be written", "health is written again", logging.ERROR)
 
@@ -162,11 +168,7 @@ class Keeper:
                 self._write(time.time())
             await self._share(records=full)
             turn += 1
-            try:
-                async with asyncio.timeout(EVERY_S):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+            await beat(EVERY_S, self._news)
 
     async def _share(self, *, records: bool) -> None:
         try:
@@ -175,18 +177,17 @@ class Keeper:
                 circuits = {key: circuit for key, circuit in self._health.circuits().items() if key in untold}
                 limited = {key: at for key, at in self._health.limited_until_s.items() if key in untold}
                 await shared.write(self._client, circuits, limited)
-            found = await shared.read(self._client)
             if records:
-                mine = self._health.records(time.time())
-                self._others = await shared.exchange_records(self._client, self._replica, mine)
-                self._others.pop(self._replica, None)
+                found, others = await asyncio.gather(shared.read(self._client), shared.records(self._client))
+                self._others = {name: each for name, each in others.items() if name != self._replica}
+                await self._leave(self._health.records(now_s := time.time()), now_s)
+            else:
+                found = await shared.read(self._client)
         except (*shared.AWAY, msgspec.DecodeError) as error:
             self._away.seen(error)
             self._others = {}
             self._untold.update(self._health.circuits())
             return
-        if records:  # all of it, written and read: a state whose disk is full can be read all the while
-            self._away.over()
         for key in self._health.adopt(found.circuits):
             log.info("circuit changed elsewhere", extra={"provider": key, "circuit": found.circuits[key].state})
             self._news.set()
@@ -194,12 +195,20 @@ class Keeper:
             self._health.drained = found.drained
             self._news.set()
 
+    async def _leave(self, records: dict[str, Record], now_s: float) -> None:
+        """Leave ours for the others: what is new, and now and then that we are there."""
+        left_s, left = self._left
+        data = msgspec.json.encode(records)
+        if data != left or now_s >= left_s + ALIVE_EVERY_S or self._away.lasts:
+            await shared.leave_records(self._client, self._replica, records, now_s)
+            self._left = now_s, data
+            self._away.over()  # not sooner: a state whose disk is full can be read all the while
+
     def _write(self, now_s: float) -> None:
         records = together({**self._others, self._replica: self._health.records(now_s)})
         standings = self._health.standings(records, now_s)
         self._latencies = standings.latencies
         known = HealthFile(
-            now_s,
             self._health.circuits(),
             standings.limited_until_s,
             standings.drained,
@@ -209,9 +218,14 @@ class Keeper:
         try:
             if self._replace(self._paths.standings, standings):
                 doorbell.ring(self._paths)
-            self._replace(self._paths.health, known)
+            if self._replace(self._paths.health, known):
+                self._alive_s = now_s
+            elif now_s >= self._alive_s + ALIVE_EVERY_S:
+                os.utime(self._paths.health)
+                self._alive_s = now_s
         except OSError as error:
             self._unwritten.seen(error)
+            self._written.clear()  # somebody may have taken them away
         else:
             self._unwritten.over()
 

@@ -1,13 +1,15 @@
 """Providers over the control API: what is told of them, and what an administrator's word does, on a real Valkey."""
 
 import asyncio
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from control.providers import families
+from control.providers import families, silence
 from control.providers import read as read_health
 from extproc import runtime
 from extproc.routing import shared
@@ -34,7 +36,7 @@ def keep(control: Control, *observed: tuple[float, Seen], **changes: Any) -> Non
     for ago_s, each in sorted(observed, key=lambda one: -one[0]):
         health.count(each, NOW_S - ago_s)
     told = {key: figures(record) for key, record in health.records(NOW_S).items()}
-    file = HealthFile(NOW_S, {}, {}, frozenset(), told, {})
+    file = HealthFile({}, {}, frozenset(), told, {})
     control.paths.health.write_bytes(msgspec.json.encode(msgspec.structs.replace(file, **changes)))
 
 
@@ -157,6 +159,14 @@ def lines(control: Control, names: Iterable[str]) -> dict[str, list[float]]:
     settings = runtime.read(control.paths.runtime)
     found = {family.name: family for family in families(settings, read_health(control.paths.health), NOW_S)}
     return {name: [sample.value for sample in found[f"gateway.provider.{name}"].samples] for name in names}
+
+
+def test_how_long_the_settler_was_silent(tmp_path: Path) -> None:
+    file = tmp_path / "health.json"
+    assert silence(file, NOW_S).samples == []
+    file.touch()
+    os.utime(file, (NOW_S, NOW_S - 7.0))
+    assert [sample.value for sample in silence(file, NOW_S).samples] == [7.0]
 
 
 async def test_metrics_of_every_provider_and_model(control: Control) -> None:

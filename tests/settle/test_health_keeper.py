@@ -14,10 +14,11 @@ from extproc.budget.redis import connect
 from extproc.paths import Paths
 from extproc.routing import shared
 from extproc.routing.breaker import Circuit
-from extproc.routing.health import Standings
+from extproc.routing.health import Health, Standings
 from extproc.routing.standing import View
 from extproc.routing.watch import Watch
 from extproc.settings import Settings, parse
+from extproc.settle import health
 from extproc.settle.health import HealthFile, Keeper
 from extproc.settle.rows import AttemptRow
 from tests.budget.conftest import Valkey, valkey
@@ -120,6 +121,36 @@ async def test_figures_are_those_of_all_replicas(tmp_path: Path, valkey: Valkey)
         await until(lambda: two.health.figures["openai/gpt"].attempts_1m == 40)
         assert two.health.figures["openai/gpt"].error_rate_1m == 0.25
         assert one.standings.latencies["openai/gpt"].whole_p99_ms == pytest.approx(100, rel=0.05)
+
+
+async def test_nothing_new_is_told_by_a_sign_of_life(
+    tmp_path: Path, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "ALIVE_EVERY_S", 0.1)
+    one = Replica(tmp_path, valkey.url, "one")
+    async with running(one):
+        one.keeper.take(now())
+        await until(lambda: one.paths.health.exists() and "openai" in one.health.figures)
+        file, left = one.paths.health.stat(), await one.client.hget(shared.RECORDS_KEY, "one")
+        await until(lambda: one.paths.health.stat().st_mtime_ns > file.st_mtime_ns)
+        assert one.paths.health.stat().st_ino == file.st_ino
+        async with asyncio.timeout(10):
+            while await one.client.hget(shared.RECORDS_KEY, "one") == left:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+        assert "openai" in (await shared.records(one.client))["one"]
+        one.paths.health.unlink()
+        await until(one.paths.health.exists)
+
+
+async def test_a_replica_that_has_gone_counts_no_more(
+    tmp_path: Path, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(valkey.url)
+    one = Health(settings().breaker).records(time.time())
+    await shared.leave_records(client, "one", one, time.time() - shared.CURRENT_S - 1)
+    await shared.leave_records(client, "two", one, time.time() - health.ALIVE_EVERY_S)
+    assert (await shared.records(client)).keys() == {"two"}
+    await client.aclose()
 
 
 async def test_rate_limits_and_drained_providers_are_everyones(tmp_path: Path, valkey: Valkey) -> None:
