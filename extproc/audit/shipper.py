@@ -70,11 +70,12 @@ class Shipper:
         self._connect = connect
         self._settings = settings
         self._wall_s = wall_s
-        self._closed = threading.Event()
+        self._closed = False
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._journal: Connection | None = None
         self._target: Target | None = None
-        self._pause_s = _IDLE_S
+        self._pause_s: float | None = _IDLE_S  # None: there is no database
         self._away = False
         self._unmarked = Trouble(log, "journal cannot be used for the audit database", "journal is used again")
         self._trim_at = 0.0
@@ -83,13 +84,18 @@ class Shipper:
         """Begin to copy."""
         self._thread.start()
 
+    def look(self) -> None:
+        """Look at the configuration now: it may name another database."""
+        self._woken.set()
+
     def close(self, timeout_s: float) -> None:
         """End once what waits is copied, the database is away, or `timeout_s` is over."""
-        self._closed.set()
+        self._closed = True
+        self._woken.set()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._closed.wait(self._pause_s):
+        while self._rested():
             self.step()
         while not self._away and self.step():
             pass
@@ -98,10 +104,17 @@ class Shipper:
         if self._target is not None:
             self._target.close()
 
+    def _rested(self) -> bool:
+        """Wait. False: it is time to end."""
+        self._woken.wait(self._pause_s)
+        self._woken.clear()
+        return not self._closed
+
     def step(self) -> int:
         """Copy one batch. Returns of how many rows; 0 too when it could not be."""
         target = self._target_now()
         if target is None:
+            self._pause_s = None
             return 0
         try:
             copied = self._copied(target)
@@ -164,7 +177,7 @@ class Shipper:
         self._wait_longer()
 
     def _wait_longer(self) -> None:
-        self._pause_s = min(max(2 * self._pause_s, _AWAY_S[0]), _AWAY_S[1])
+        self._pause_s = min(max(2 * (self._pause_s or 0.0), _AWAY_S[0]), _AWAY_S[1])
 
 
 def _next(connection: Connection, table: str, names: Sequence[str], after: int) -> list[tuple[int, ...]]:

@@ -25,7 +25,6 @@ from extproc.budget.ledger import LedgerUnavailable
 from extproc.budget.redis import RedisLedger
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
-from extproc.memory import use_large_pages
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.routing.health import LATELY_S
@@ -95,14 +94,17 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     writer.start()
     await server.start(socket)
     tune_collector()
-    use_large_pages()
-    current.on_swap.append(lambda snapshot: writer.keep(retention_of(snapshot.settings)))
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
     tracing.start()
     shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
     shipper.start()
+    current.on_swap += [
+        lambda snapshot: writer.keep(retention_of(snapshot.settings)),
+        lambda _: tracing.look(),
+        lambda _: shipper.look(),
+    ]
     follower = Follower(
         *(paths.request_log, paths.admin_socket, recent, Outbox(paths.journal).known, intake.take),
         unwritten=lambda: writer.waiting,

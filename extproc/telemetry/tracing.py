@@ -33,6 +33,7 @@ LATEST_S: Final = 900.0  # a collector that comes back later is not told of what
 _AT_ONCE: Final = 200  # requests; about 1,000 spans
 _PATIENCE_S: Final = 30.0  # for a row's settlement, and for its attempts' entries
 _IDLE_S: Final = 0.5
+_NOBODY_S: Final = 10.0  # without a collector, for what a worker has told that had not heard of that yet
 _AWAY_S: Final = (1.0, 30.0)  # first and longest pause while the collector is away
 
 # Whether a row may be told is asked of each: the first that may not holds up those behind it, or it would be missed.
@@ -75,7 +76,8 @@ class Tracing:
         self._make_sender = make_sender
         self._settings = settings
         self._wall_s = wall_s
-        self._closed = threading.Event()
+        self._closed = False
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._sender: Sender | None = None
         self._made_for: Telemetry | None = None
@@ -89,9 +91,14 @@ class Tracing:
         """Begin to send."""
         self._thread.start()
 
+    def look(self) -> None:
+        """Look at the configuration now: it may name another collector."""
+        self._woken.set()
+
     def close(self, timeout_s: float) -> None:
         """End, once what is being sent was taken or `timeout_s` is over; the rest is sent after the next start."""
-        self._closed.set()
+        self._closed = True
+        self._woken.set()
         self._thread.join(timeout_s)
         if self._sender is not None:
             self._sender.close()
@@ -99,7 +106,7 @@ class Tracing:
     def _run(self) -> None:
         connection: Connection | None = None
         pause_s = _IDLE_S
-        while not self._closed.wait(pause_s):
+        while self._rested(pause_s):
             try:
                 connection = connection or self._connect()
                 pause_s = self._pause_after(self.step(connection), pause_s)
@@ -112,6 +119,12 @@ class Tracing:
                 pause_s = _AWAY_S[1]
         if connection is not None:
             connection.close()
+
+    def _rested(self, pause_s: float) -> bool:
+        """Wait. False: it is time to end."""
+        self._woken.wait(pause_s)
+        self._woken.clear()
+        return not self._closed
 
     def _sender_now(self) -> Sender | None:
         """As the configuration says now; a reload may name another collector."""
@@ -132,6 +145,8 @@ class Tracing:
         if self._away and taken:
             log.info("collector takes traces again")
             self._away = False
+        if self._sender is None:
+            return _NOBODY_S
         return 0.0 if taken == _AT_ONCE else _IDLE_S
 
     def step(self, connection: Connection) -> int | None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -231,6 +232,26 @@ class TestAway:
         assert record.reason
         said = str(vars(record)) + repr(given) + str(given.audit)
         assert not any(secret in said for secret in (PASSWORD, "wr0ng"))
+
+
+def test_a_database_named_later_is_given_the_rows_at_once(
+    tmp_path: Path, journal: Connection, audit_settings: Audit
+) -> None:
+    write(journal, Batch([audit("a")]))
+    given, asked = [settings(Audit())], threading.Event()
+
+    def now() -> Settings:
+        asked.set()
+        return given[0]
+
+    work = Shipper(partial(connect, tmp_path / "journal.db"), now, lambda: STARTED_S)
+    work.start()
+    assert asked.wait(20)  # it rests now, until it is told to look
+    given[0] = settings(audit_settings)
+    work.look()
+    wait_until(lambda: mark(journal, marks_of(audit_settings)["audit"]) == 1, 20, "the row")
+    work.close(5)
+    assert shipped(audit_settings) == {"a": "success"}
 
 
 _SHIP = """

@@ -13,8 +13,10 @@ from extproc.settle.journal import NOT_NOW, Batch, Connection, connect, write
 from extproc.settle.marks import mark
 from extproc.settle.outbox import Outbox
 from extproc.telemetry import tracing
+from extproc.telemetry.content import Content
 from extproc.telemetry.otlp import SpanSender
 from extproc.telemetry.tracing import Tracing
+from tests.envoy.harness import wait_until
 from tests.settle.builders import STARTED_S, attempt, audit
 from tests.telemetry.collector import Collector
 
@@ -205,9 +207,24 @@ def test_the_thread_sends_by_itself(tmp_path: Path, connection: Connection, coll
     charge(tmp_path, 1)
     work = tracing_of(tmp_path, settings(collector.url))
     work.start()
-    deadline = time.monotonic() + 20
-    while not collector.spans:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: bool(collector.spans), 20, "spans")
     work.close(5)
     assert mark(connection, tracing.CURSOR) == 1
+
+
+def test_a_collector_named_later_is_told_at_once(
+    tmp_path: Path, connection: Connection, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "_NOBODY_S", 1_000.0)
+    named = settings(collector.url)
+    given = [named.model_copy(update={"telemetry": named.telemetry.model_copy(update={"otlp_endpoint": None})})]
+    write(connection, Batch([audit("r1")], [attempt("r1")], contents=[Content("r1", "what was said", "")]))
+    charge(tmp_path, 1)
+    work = Tracing(partial(connect, tmp_path / "journal.db"), SpanSender, lambda: given[0], Now())
+    work.start()
+    content = "SELECT count(*) FROM content"
+    wait_until(lambda: not connection.execute(content).fetchone()[0], 20, "its first look, after which it rests")
+    given[0] = named
+    work.look()
+    wait_until(lambda: bool(collector.spans), 20, "spans")
+    work.close(5)
