@@ -34,12 +34,13 @@ from control.tokens import Tokens
 from control.ui import Ui
 from control.web import answer, errors, query
 from extproc import logs, runtime
-from extproc.budget.redis import Client, RedisLedger, connect
+from extproc.budget.redis import RedisLedger, State
 from extproc.cache.redis import RedisStore
 from extproc.cache.setup import replica_of
 from extproc.errors import InvalidApiKey, NotFound
 from extproc.failures import Failures
 from extproc.paths import Paths
+from extproc.pipe import open_state
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, Snapshot, compile_snapshot
 from extproc.snapshot.refresh import Refresher
@@ -62,7 +63,7 @@ class Api:
         current: Current,
         journal: Store,
         refresher: Refresher,
-        client: Client,
+        client: State,
         paths: Paths,
         *,
         wall_s: Callable[[], float] = time.time,
@@ -75,7 +76,7 @@ class Api:
         self._paths = paths
         self._ledger = ledger = RedisLedger(client)
         self._cache = CacheApi(current, RedisStore(client), replica, self._caller, wall_s)
-        changes = Changes(client, ledger, current, refresher)
+        changes = Changes(client, ledger, current, refresher, paths)
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
         self._team_keys = KeysApi(current, changes, self._caller, wall_s)
         self._charts = ChartsApi(current, audit, self._caller, wall_s)
@@ -243,7 +244,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     journal = Store(paths.journal)
-    client = connect(paths.state_url(settings.state.url))
+    client = open_state(paths.state_url(settings.state.url))
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()

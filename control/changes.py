@@ -1,8 +1,8 @@
 """Changes at run time: teams made, patched, reset and removed; keys; one-off top-ups. Each is logged with who did it.
 
 In: an administrator's wish. Out: the shared state changed, from which every worker, settler and control of every
-replica has it within a second. A change and its log entry are one; a top-up is logged first, so that none can be made
-that the log does not know.
+replica has it within a second, and the workers beside us, for whom a bell is rung, at once. A change and its log entry
+are one; a top-up is logged first, so that none can be made that the log does not know.
 """
 
 import re
@@ -11,12 +11,14 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from extproc import doorbell
 from extproc.budget.ledger import MAX_AMOUNT, Accounts, LedgerUnavailable, TopUp, Unit, WindowKind
 from extproc.budget.plan import NANO_PER_USD, caps_for
-from extproc.budget.redis import Client
+from extproc.budget.redis import State
 from extproc.budget.windows import Window, Windows, windows_at
 from extproc.errors import Conflict, InvalidRequest, NotFound, StateUnavailable
 from extproc.logs import rfc3339
+from extproc.paths import Paths
 from extproc.settings import SettingsError, Team
 from extproc.settings.rules import unknown_models
 from extproc.snapshot import shared
@@ -55,11 +57,12 @@ _One = Callable[[Overrides], tuple[TeamOverride, dict[str, Any]]]
 class Changes:
     """Bound to the shared state and to this process's own snapshot, which shows a change as soon as it is made."""
 
-    def __init__(self, client: Client, ledger: Accounts, current: Current, refresher: Refresher) -> None:
+    def __init__(self, client: State, ledger: Accounts, current: Current, refresher: Refresher, paths: Paths) -> None:
         self._client = client
         self._ledger = ledger
         self._current = current
         self._refresher = refresher
+        self._paths = paths
 
     async def make(self, team_id: str, wish: Mapping[str, Any], who: str, now_s: float) -> None:
         """A team that gateway.yaml does not know. Raises as `patch`, and Conflict."""
@@ -122,6 +125,7 @@ class Changes:
                 new, told = one(overrides)
                 entry = {"at": rfc3339(now_s), "who": who, "action": action, "team_id": team_id} | told
                 if await shared.change(self._client, overrides.version, team_id, new, entry):
+                    doorbell.ring(self._paths)
                     await self._refresher.step()
                     return
         except shared.SharedStateUnavailable:

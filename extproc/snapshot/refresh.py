@@ -1,9 +1,10 @@
 """Keeps a process's snapshot fresh: new settings from the runtime file, changed teams from the shared state.
 
 In: the runtime file (replaced by rename when gateway.yaml is reloaded) and `shared`. Out: `Current`, swapped. Looks
-twice a second, so that a change, or the end of a key, is in force everywhere within a second; a look is one `stat` and
-one round trip. While the shared state is away the last changes stay in force, and a process that starts meanwhile
-finds them in `data_dir`/overrides.json, which the settler (one beside each Envoy) keeps.
+twice a second, so that a change, or the end of a key, is in force everywhere within a second, and a worker at the bell
+that control rings after a change; a look is one `stat` and one round trip. While the shared state is away the last
+changes stay in force, and a process that starts meanwhile finds them in `data_dir`/overrides.json, which the settler
+(one beside each Envoy) keeps.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from pathlib import Path
 import msgspec
 
 from extproc import runtime
+from extproc.beat import beat
 from extproc.budget.redis import State
+from extproc.doorbell import Bell
 from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.settings import Settings
@@ -25,7 +28,7 @@ from extproc.snapshot.overrides import NONE, Overrides
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.4
+EVERY_S = 0.5
 
 _Stamp = tuple[int, int] | None
 
@@ -62,10 +65,10 @@ class Refresher:
         else:
             await self._write()
 
-    async def run(self) -> None:
-        """Look, until cancelled."""
+    async def run(self, bell: Bell | None = None) -> None:
+        """Look, at once whenever the bell is rung, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await (bell.wait(EVERY_S) if bell else beat(EVERY_S))
             await self.step()
 
     async def step(self) -> None:

@@ -16,6 +16,7 @@ from control.store import Store
 from extproc import runtime
 from extproc.budget.redis import RedisLedger, connect
 from extproc.paths import Paths
+from extproc.pipe import open_state
 from extproc.settings import parse
 from extproc.settle.journal import connect as connect_journal
 from extproc.snapshot.current import Current, compile_snapshot
@@ -51,7 +52,7 @@ class Control:
         self.paths = Paths.of(folder)
         runtime.write(parse(SETTINGS, {}), self.paths.runtime)
         connect_journal(self.paths.journal).close()
-        self.client = connect(state_url, timeout_s=5)
+        self.client = open_state(state_url, timeout_s=5)
         self.ledger = RedisLedger(self.client)
         self.current = Current(compile_snapshot(runtime.read(self.paths.runtime)))
         self.now_s = NOW_S

@@ -12,7 +12,6 @@ from aiohttp import web
 
 from control.app import Api, application
 from control.store import Store
-from extproc.budget.redis import connect
 from extproc.cache.calibrate import START
 from extproc.cache.counts import Batch
 from extproc.cache.key import SHARED, Key, key_of
@@ -20,6 +19,7 @@ from extproc.cache.ports import Flight
 from extproc.cache.redis import RedisStore
 from extproc.cache.ticket import Ticket
 from extproc.paths import Paths
+from extproc.pipe import open_state
 from extproc.settings import parse
 from extproc.settle.journal import connect as connect_journal
 from extproc.snapshot.current import Current, compile_snapshot
@@ -50,7 +50,7 @@ class Control:
             """,
             {},
         )
-        self.client = connect(state_url, timeout_s=5)
+        self.client = open_state(state_url, timeout_s=5)
         self.cache = RedisStore(self.client, look_up_s=5)
         paths = Paths.of(folder)
         connect_journal(paths.journal).close()

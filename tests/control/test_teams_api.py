@@ -1,11 +1,13 @@
 """Teams changed at run time, over HTTP, on a real Valkey: limits, top-ups, the log, and usage from the ledger."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from extproc.doorbell import Bell
 from extproc.snapshot import shared
 from tests.budget.conftest import Valkey, valkey
 from tests.control.teams import TOPUP, Control, control
@@ -204,6 +206,15 @@ async def test_a_query_parameter_that_does_nothing_is_told(control: Control) -> 
         assert (status, answer["error"]["param"]) == (400, "dry_run"), path
         assert answer["error"]["message"] == "Unknown query parameter 'dry_run'; there are none here."
     assert await control.log() == []
+
+
+async def test_the_workers_beside_it_are_told_at_once(control: Control) -> None:
+    control.paths.sockets.mkdir(parents=True, exist_ok=True)
+    bell = Bell(control.paths.bell_socket(0))
+    await control.call("PATCH", "/v1/teams/a", {"budget": {"daily_tokens": 5}})
+    async with asyncio.timeout(30):
+        await bell.wait(1_000.0)
+    bell.close()
 
 
 async def test_overrides_outlive_the_process(control: Control, valkey: Valkey) -> None:

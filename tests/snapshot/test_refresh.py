@@ -1,5 +1,6 @@
 """Changes reach a process through a real Valkey and through the runtime file; without either it goes by what it has."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 
 from extproc import runtime
 from extproc.budget.redis import Client, connect
+from extproc.doorbell import Bell, ring
 from extproc.paths import Paths
 from extproc.settings import parse
-from extproc.snapshot import shared
+from extproc.snapshot import refresh, shared
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.overrides import MadeKey, TeamOverride
 from extproc.snapshot.refresh import Refresher
@@ -146,3 +148,23 @@ async def test_a_new_runtime_file_is_taken_and_changes_stay_over_it(client: Clie
     await refresher.step()
     assert limit(current) == 5
     assert current.snapshot.configured.teams[0].budget.daily_tokens == 3000
+
+
+async def test_the_bell_has_it_look_at_once(
+    client: Client, paths: Paths, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "EVERY_S", 1_000.0)
+    paths.sockets.mkdir(parents=True, exist_ok=True)
+    current, bell = process(paths), Bell(paths.bell_socket(0))
+    changed = asyncio.Event()
+    current.on_swap.append(lambda _: changed.set())
+    refresher = Refresher(current, client, paths)
+    await refresher.start()
+    running = asyncio.create_task(refresher.run(bell))
+    await change(client, 0, 5)
+    ring(paths)
+    async with asyncio.timeout(30):
+        await changed.wait()
+    assert limit(current) == 5
+    running.cancel()
+    bell.close()
