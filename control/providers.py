@@ -107,7 +107,8 @@ class Providers:
                 await shared.drain(self._client, name, shared.Drain(now_s, who))
             else:
                 await shared.drain(self._client, name, None)
-                await shared.reset(self._client, name, now_s)
+                models = [model.name for model in self._settings().models if model.provider == name]
+                await shared.reset(self._client, name, models, now_s)
         except (SharedStateUnavailable, *shared.AWAY) as error:
             log.warning("provider cannot be changed now", extra={"provider": name, "reason": str(error)})
             raise StateUnavailable(

@@ -176,7 +176,7 @@ def _chain(name: str, provider: Provider, worker: int, settings: Settings, paths
     }
 
 
-_MOST_EJECTED_S = 2.0
+_MOST_EJECTED_S = 1.0
 
 
 def _ejection(settings: Settings) -> Document:

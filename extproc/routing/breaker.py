@@ -28,6 +28,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     ("half-open", "refused"): "open",
     ("half-open", "proven"): "closed",
 }
+_TOLD_WITHIN_S: Final = 1.0  # an attempt, after its end; and how often a settler reads what others decided, with it
 PROVEN_BY: Final = 3  # probes in a row that were answered
 # The test of a spell (ADR 10). Usual is the share that failed in the rest of the window, with `_PRIOR` (failed, all)
 # put to it; nobody is so good that a few failures by chance would prove anything.
@@ -68,8 +69,9 @@ def moved(circuit: Circuit, event: Event, now_s: float, open_for_s: float, reaso
 
 
 def closed_by_hand(circuit: Circuit, now_s: float) -> Circuit:
-    """`circuit` closed, whatever it was, and later than any version of it so far."""
-    return Circuit(since_s=now_s, version=max(circuit.version + 1, int(now_s * 1000)))
+    """`circuit` closed, whatever it was: later than any version of it so far, and than what attempts of before, which
+    are told of a little later, may make of it."""
+    return Circuit(since_s=now_s, version=max(circuit.version + 1, int((now_s + _TOLD_WITHIN_S) * 1000)))
 
 
 def merged(one: Circuit, other: Circuit) -> Circuit:

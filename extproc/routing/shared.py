@@ -6,7 +6,7 @@ RedisError or OSError where the state cannot be reached: each replica then goes 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -14,7 +14,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from extproc.budget.redis import State
 from extproc.routing.breaker import CLOSED, Circuit, closed_by_hand, merged
-from extproc.routing.health import Record
+from extproc.routing.health import Record, key_of
 
 AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 CIRCUITS_KEY: Final = "gw:circuits"
@@ -73,12 +73,14 @@ async def write(client: State, circuits: Mapping[str, Circuit], limited_until_s:
         await client.execute_command("HSET", CIRCUITS_KEY, *_flat(fields))
 
 
-async def reset(client: State, provider: str, now_s: float) -> None:
-    """Close the circuits of a provider and of its models, and forget that it asked us to wait."""
+async def reset(client: State, provider: str, models: Iterable[str], now_s: float) -> None:
+    """Close the circuits of a provider and of its models (`models`, and those that others told of), and forget that it
+    asked us to wait."""
     known = (await read(client)).circuits
-    of_it = {key: circuit for key, circuit in known.items() if key == provider or key.startswith(f"{provider}/")}
     # Closed even if nobody has told of it yet: a later version than any that is on its way.
-    closed = {key: closed_by_hand(circuit, now_s) for key, circuit in ({provider: CLOSED} | of_it).items()}
+    keys = {provider, *(key_of(provider, model) for model in models)}
+    keys |= {key for key in known if key.startswith(f"{provider}/")}
+    closed = {key: closed_by_hand(known.get(key, CLOSED), now_s) for key in keys}
     fields = {f"{_CIRCUIT}{key}": msgspec.json.encode(circuit).decode() for key, circuit in closed.items()}
     await client.execute_command("HSET", CIRCUITS_KEY, *_flat(fields))
     await client.execute_command("HDEL", CIRCUITS_KEY, f"{_LIMITED}{provider}")

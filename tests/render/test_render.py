@@ -153,6 +153,8 @@ def test_a_provider_is_ejected_by_the_breakers_rules_and_not_for_long(paths: Pat
     found = clusters(settings, paths)["provider-openai"]
     assert found["outlier_detection"]["consecutive_5xx"] == 7
     assert found["outlier_detection"]["base_ejection_time"] == "0.5s"
+    usual = clusters(parse(CONFIG, {}), paths)["provider-openai"]
+    assert usual["outlier_detection"]["max_ejection_time"] == "1s", "no longer than a provider's `enable` takes"
     assert found["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
 
 

@@ -161,8 +161,18 @@ async def test_rate_limits_and_drained_providers_are_everyones(tmp_path: Path, v
         await shared.drain(two.client, "openai", shared.Drain(time.time(), "admin"))
         await until(lambda: one.standings.drained == two.standings.drained == {"openai"})
         await shared.drain(one.client, "openai", None)
-        await shared.reset(one.client, "openai", time.time())
+        await shared.reset(one.client, "openai", (), time.time())
         await until(lambda: one.standings == two.standings == Standings())
+
+
+async def test_what_was_not_told_yet_is_closed_by_hand_too(tmp_path: Path, valkey: Valkey) -> None:
+    one, two = Replica(tmp_path, valkey.url, "one"), Replica(tmp_path, valkey.url, "two")
+    two.fail()
+    assert set(two.standings.circuits) == {"openai", "openai/gpt"}
+    await shared.reset(one.client, "openai", ["gpt"], time.time() - 0.5)  # since then attempts of before were told of
+    async with running(one, two):
+        await until(lambda: not two.standings.circuits)
+    assert not one.standings.circuits
 
 
 async def test_without_the_shared_state_a_replica_goes_by_itself(tmp_path: Path) -> None:
