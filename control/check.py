@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from control import check_doors as doors
+from control import check_pairs as pairs
 from extproc.catalog import AUTO, TIERS, Catalog, compile_catalog
 from extproc.embedding.installed import lacking
 from extproc.records import Price
@@ -197,6 +198,7 @@ def warnings(settings: Settings, catalog: Catalog) -> Iterator[str]:
                 yield f"teams[{index}].models[{at}]: {pattern} matches no model"
     yield from _provider_warnings(settings)
     yield from _cache_warnings(settings)
+    yield from pairs.warnings(settings, catalog)
     if settings.audit.shared and not settings.audit.encrypted:
         yield "audit.url: rows may travel unencrypted; add ?sslmode=verify-full"
     yield from doors.warnings(settings)
@@ -236,6 +238,8 @@ def _model_warnings(index: int, model: Model, catalog: Catalog) -> Iterator[str]
         yield f"models[{index}].price: {model.name} has no {' and no '.join(missing)} price; its cost is unknown"
     if model.context is None:
         yield f"models[{index}].context: {model.name} has none; too long requests are only refused by the provider"
+    elif model.max_output is not None and model.max_output > model.context:
+        yield f"models[{index}].max_output: is more than its context"
 
 
 def as_text(explanation: Explanation) -> str:

@@ -42,6 +42,8 @@ def warnings(settings: Settings) -> Iterator[str]:
     listen = settings.listen
     if listen.port is not None and listen.tls is None and not _loopback(listen.host):
         yield "listen.tls: none; keys travel unencrypted unless something before this gateway ends TLS"
+    if listen.unix_socket is not None and listen.unix_socket.absolute().is_relative_to(settings.data_dir.absolute()):
+        yield "listen.unix_socket: is in data_dir, where the gateway's own processes trust each other"
     if "*" in settings.cors.allow_origins:
         yield "cors.allow_origins: * lets every page call; a key in a page is everybody's"
     for index, issuer in enumerate(settings.auth.jwt):

@@ -83,6 +83,12 @@ def found(team: Team, override: TeamOverride, key_id: str) -> str:
     raise NotFound(f"Team {team.id} has no key {key_id}.", param="key_id")
 
 
+def lifetime_s(override: TeamOverride, digest: str) -> float | None:
+    """How long a key was made to hold; None: for ever, as those of gateway.yaml."""
+    of_key = _made_key(override, digest)
+    return None if of_key is None or of_key.expires_at is None else of_key.expires_at - of_key.created_at
+
+
 def listed(team: Team, override: TeamOverride, now_s: float) -> list[Key]:
     """All keys, those that ended lately too; the file's first, then by age."""
     return [shown(override, digest, now_s) for digest in _digests(team, override)]
@@ -90,7 +96,7 @@ def listed(team: Team, override: TeamOverride, now_s: float) -> list[Key]:
 
 def shown(override: TeamOverride, digest: str, now_s: float) -> Key:
     """One key."""
-    of_key = next((key for key in override.keys_made if key.digest == digest), None)
+    of_key = _made_key(override, digest)
     end_s = override.ends_at(digest)
     ended: Literal["expired", "revoked"] = "revoked" if override.keys_revoked.get(digest) == end_s else "expired"
     facts: dict[str, Any] = {
@@ -108,6 +114,10 @@ def shown(override: TeamOverride, digest: str, now_s: float) -> Key:
         created_by=of_key.created_by,
         **facts,
     )
+
+
+def _made_key(override: TeamOverride, digest: str) -> MadeKey | None:
+    return next((key for key in override.keys_made if key.digest == digest), None)
 
 
 def _digests(team: Team, override: TeamOverride) -> list[str]:

@@ -35,10 +35,11 @@ class NewKey(msgspec.Struct, frozen=True):
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """How a key is to be replaced. `overlap`: how long the old one holds beside the new one."""
+    """How a key is to be replaced. `overlap`: how long the old one holds beside the new one. Without `expires_in` the
+    new one holds for as long as the old one was made for."""
 
     overlap: str | int | float = "24h"
-    expires_in: str | int | float | None = None
+    expires_in: str | int | float | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class KeysApi:
@@ -87,8 +88,9 @@ class KeysApi:
         wish = await body_of(request, Rotation)
         overlap_s = duration_s(wish.overlap, "overlap", 0, _LONGEST_S)
         old_team, old = self._team(request.match_info["id"])
-        name = keyring.shown(old, keyring.found(old_team, old, key_id), now_s).name
-        plain, key = _new(name, wish.expires_in, who, now_s)
+        digest = keyring.found(old_team, old, key_id)
+        expires_in = keyring.lifetime_s(old, digest) if wish.expires_in is msgspec.UNSET else wish.expires_in
+        plain, key = _new(keyring.shown(old, digest, now_s).name, expires_in, who, now_s)
         replaced: list[Key] = []
 
         def step(team: Team, override: TeamOverride) -> tuple[TeamOverride, dict[str, Any]]:

@@ -23,7 +23,7 @@ from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
 from extproc.doorbell import Bell
 from extproc.live import Live
-from extproc.memory import keep_memory
+from extproc.memory import keep_memory, use_large_pages
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
@@ -85,6 +85,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
         await each.start(socket)  # the worker's own last: by it we are ready
     tune_collector()
     keep_memory()
+    use_large_pages()
     beside = [
         asyncio.create_task(work)
         for work in (

@@ -128,7 +128,7 @@ class Answering:
         self._pieces.append(event.body)
         self._size += len(event.body)
         if self._size > MAX_ANSWER_BYTES:
-            raise ProviderError("The provider's answer is larger than this gateway accepts.")
+            raise too_large()
         return self._on_whole() if event.end else None
 
     def _on_whole(self) -> tuple[bytes, ...]:
@@ -158,6 +158,11 @@ class Answering:
         plan.tape.piece(rest)
         plan.tape.stream(attempt.target, outcome)
         return frames.answer_body(out + rest, metadata={M_OUTCOME: as_json(outcome), **self._wanted.output(rest)})
+
+
+def too_large() -> ProviderError:
+    """The refusal of an answer that cannot be held."""
+    return ProviderError(f"The provider's answer is larger than {MAX_ANSWER_BYTES // (1024 * 1024)} MiB.")
 
 
 def whole(head: bytes, pieces: int, body: bytes) -> tuple[bytes, ...]:

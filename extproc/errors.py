@@ -9,8 +9,10 @@
     ├── PermissionDenied              403     permission_denied       the key is good, but not for this
     ├── NotFound                      404     not_found               no such path or object
     ├── MethodNotAllowed              405     method_not_allowed
+    ├── RequestTimeout                408     request_timeout         the request took too long to arrive
     ├── Conflict                      409     conflict                what is there does not go with what is wanted
     ├── RequestTooLarge               413     request_too_large
+    ├── HeadersTooLarge               431     headers_too_large
     ├── RateLimitExceeded             429     rate_limit_exceeded     ours or the provider's; has retry_after_s
     ├── BudgetExceeded                429     budget_exceeded         has retry_after_s
     ├── ProviderRejected              4xx     by status               the provider refused the client's own input
@@ -123,12 +125,20 @@ class MethodNotAllowed(GatewayError):
     allow = ""  # the method, where it is one
 
 
+class RequestTimeout(GatewayError):
+    status, code, type = 408, "request_timeout", "invalid_request_error"
+
+
 class Conflict(GatewayError):
     status, code, type = 409, "conflict", "invalid_request_error"
 
 
 class RequestTooLarge(GatewayError):
     status, code, type = 413, "request_too_large", "invalid_request_error"
+
+
+class HeadersTooLarge(GatewayError):
+    status, code, type = 431, "headers_too_large", "invalid_request_error"
 
 
 class RateLimitExceeded(GatewayError):

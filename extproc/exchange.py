@@ -264,9 +264,13 @@ class Exchange:
 
     async def _on_own_answer(self) -> bytes:
         """Envoy's own, to a request that never got decided: its body was too slow."""
+        assert self._admission is not None  # noqa: S101 - the table leads here only from READING
         self.state = State.DONE
+        decision = self._admission.refused()
         headers = [*self._told(), *await self._limits()]
-        return frames.answer_headers(headers=headers, remove=(), metadata={})
+        return frames.answer_headers(
+            headers=headers, remove=(), metadata={M_TEAM: decision.team_id, M_DECISION: as_json(decision)}
+        )
 
     # --- what both share -----------------------------------------------------------------------------------------
 

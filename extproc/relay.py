@@ -8,9 +8,9 @@ as they are; what they become is for `passing`. Called by the exchange of that a
 from extproc import answer, frames
 from extproc.adapters.emit import ClientStream
 from extproc.answer import NOT_TIMED
-from extproc.answering import MAX_ANSWER_BYTES, whole
+from extproc.answering import MAX_ANSWER_BYTES, too_large, whole
 from extproc.encoding import Plain
-from extproc.errors import GatewayError, ProviderError
+from extproc.errors import GatewayError
 from extproc.frames import Event, Kind
 from extproc.plan import Attempt, Plan
 from extproc.replies import EVENTS, JSON, error_headers, immediate
@@ -66,7 +66,7 @@ class Relay:
         self._pieces.append(event.body)
         self._size += len(event.body)
         if self._size > MAX_ANSWER_BYTES:
-            raise ProviderError("The provider's answer is larger than this gateway accepts.")
+            raise too_large()
         if not event.end:
             return None
         self.state = State.DONE

@@ -60,7 +60,7 @@ def create(client: Client, team: str, name: str, expires_in: str | None, as_json
 @asks
 def rotate(client: Client, team: str, key_id: str, overlap: str, expires_in: str | None, as_json: bool) -> None:  # noqa: PLR0917
     """A new key in the place of an old one."""
-    wish = {"overlap": overlap, "expires_in": expires_in}
+    wish = {"overlap": overlap} | ({} if expires_in is None else {"expires_in": expires_in})
     _tell(client.send("POST", f"{_path(team)}/{segment(key_id)}/rotate", wish), as_json)
 
 

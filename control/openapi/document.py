@@ -114,12 +114,12 @@ def _components() -> tuple[dict[str, Any], dict[Any, Schema]]:
         schema["additionalProperties"] = False
         for name, about in _DURATIONS.items():
             if name in schema["properties"]:
-                schema["properties"][name] = duration(about)
+                schema["properties"][name] = duration(about, null="null" in about)
     return components | wanted | _of_gateway_yaml(), refs | body_refs
 
 
 _DURATIONS: Final = {
-    "expires_in": "How long the key holds; for ever, if this is not given.",
+    "expires_in": "How long the key holds; null: for ever. Not given: as long as the one it replaces was made for.",
     "overlap": "How long the old key holds beside the new one; 24h, if this is not given.",
 }
 

@@ -40,9 +40,13 @@ _MOMENT: Final[Schema] = {"type": "string", "description": "RFC 3339, or seconds
 _DURATION_TEXT: Final = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"
 
 
-def duration(description: str) -> Schema:
-    """The schema of a duration."""
-    forms = [{"type": "string", "pattern": _DURATION_TEXT, "examples": ["24h"]}, {"type": "number", "minimum": 0}]
+def duration(description: str, *, null: bool = False) -> Schema:
+    """The schema of a duration; `null`: or of none."""
+    forms: list[Schema] = [
+        {"type": "string", "pattern": _DURATION_TEXT, "examples": ["24h"]},
+        {"type": "number", "minimum": 0},
+    ]
+    forms += [{"type": "null"}] if null else []
     return {"description": f"{description} A duration such as 24h or 90d, or a number of seconds.", "anyOf": forms}
 
 

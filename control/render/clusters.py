@@ -92,6 +92,10 @@ def _workers(sockets: list[Path], more: Document) -> Document:
 # An endpoint counts as its weight / (requests it has + 1) ** bias.
 _BIAS = 8
 
+# Who is ejected gets nothing more, were it the last; and that at once: by default Envoy's threads hear of what changes
+# within a second of another change only after it, and for so long all requests went to a worker that was still away.
+_AT_ONCE: Document = {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
+
 # A killed worker's socket refuses at once: one failure is proof enough, and a second later it is likely back.
 _EJECT_DEAD_WORKER: Document = {
     "outlier_detection": {
@@ -106,7 +110,7 @@ _EJECT_DEAD_WORKER: Document = {
         "max_ejection_time": "1s",
         "max_ejection_percent": 100,
     },
-    "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+    "common_lb_config": _AT_ONCE,
 }
 
 
@@ -195,7 +199,7 @@ def _ejection(settings: Settings) -> Document:
             "max_ejection_time": seconds(time_s),
             "max_ejection_percent": 100,
         },
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": _AT_ONCE,
     }
 
 

@@ -68,7 +68,7 @@ def ext_proc(*, cluster: str, request_body: bool, idle_s: float) -> Document:
     service = grpc_service(cluster)
     service["retry_policy"] = {
         "retry_on": "connect-failure,refused-stream,unavailable",
-        "num_retries": 3,
+        "num_retries": 5,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
     }
     return {

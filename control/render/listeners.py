@@ -68,7 +68,9 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         remove_headers([{"prefix": INTERNAL_PREFIX}, {"prefix": "x-envoy-"}], add=_client(settings, by_address)),
         *doors.filters(settings, by_address=by_address),
         *([native_answers(settings.workers)] if native else []),
-        ext_proc(cluster=WORKERS, request_body=True, idle_s=settings.timeouts.idle),
+        # Routes enable it: what Envoy refuses before it has a route is told at once, and the connection closed; waiting
+        # for a worker, who would be asked about that answer too, it would be closed without a word.
+        {**ext_proc(cluster=WORKERS, request_body=True, idle_s=settings.timeouts.idle), "disabled": True},
         buffer(),
         *([json_usage()] if native else []),
         router(),

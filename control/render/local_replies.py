@@ -6,19 +6,23 @@ In: nothing. Out: the ingress' `local_reply_config`. The first mapper that fits 
 from typing import Any
 
 from control.render.names import CONTROL, any_of
+from extproc.answering import too_large as answer_too_large
 from extproc.errors import (
     ControlUnavailable,
     GatewayError,
+    HeadersTooLarge,
     InvalidApiKey,
     InvalidRequest,
     NoProviderAvailable,
+    NotFound,
     PermissionDenied,
     ProviderError,
     ProviderTimeout,
+    RequestTimeout,
     RequestTooLarge,
     TokensUnavailable,
 )
-from extproc.wire import H_REQUEST_ID, OWN_ANSWER
+from extproc.wire import H_CLUSTER, H_REQUEST_ID, OWN_ANSWER
 
 Document = dict[str, Any]
 
@@ -29,20 +33,25 @@ _NO_KEYS = "Jwks_remote_fetch_is_failed"
 def local_replies() -> Document:
     """Errors that Envoy answers itself, in OpenAI's shape. Only those that never reached the worker's mapping."""
     away = ControlUnavailable("The control process, which serves this path, does not answer now; chat requests go on.")
+    not_http = InvalidRequest("The request is not HTTP as this gateway takes it.")
     mappers = [
-        *(_local_reply(status, away, cluster=CONTROL) for status in (502, 503, 504)),
-        _local_reply(400, InvalidRequest("The request is not HTTP as this gateway takes it.")),
+        *(_local_reply(status, away, where=f"xds.cluster_name == '{CONTROL}'") for status in (502, 503, 504)),
+        _local_reply(400, not_http),
         _local_reply(401, TokensUnavailable("The issuer's keys cannot be fetched now; API keys work."), _NO_KEYS),
         _local_reply(401, InvalidApiKey("The token is not accepted: %LOCAL_REPLY_BODY%."), "jwt_authn"),
         _local_reply(403, InvalidApiKey("The token is not accepted: %LOCAL_REPLY_BODY%."), "jwt_authn"),  # its audience
         _local_reply(403, PermissionDenied("Requests from this address are not allowed."), "rbac_"),
-        _local_reply(408, InvalidRequest("The request took too long to arrive.")),
-        _local_reply(431, InvalidRequest("The request's headers are too large.")),
+        _local_reply(403, InvalidRequest("The connection cannot be upgraded.")),
+        _local_reply(408, RequestTimeout("The request took too long to arrive.")),
+        _local_reply(431, HeadersTooLarge("The request's headers are too many, or larger than 60 KiB.")),
         _local_reply(413, RequestTooLarge("The request body is larger than this gateway accepts.")),
-        _local_reply(404, ProviderError("There is no such path.")),
+        _local_reply(404, NotFound("There is no such path."), where=f"!('{H_CLUSTER}' in request.headers)"),
+        _local_reply(404, ProviderError("The model was taken away while this request was decided.")),
         _local_reply(502, ProviderError("The provider could not be reached, or broke off its answer.")),
         _local_reply(503, NoProviderAvailable("The gateway cannot serve this request now.")),
         _local_reply(504, ProviderTimeout("The provider did not answer in time.")),
+        _local_reply(501, not_http),
+        _local_reply(500, answer_too_large(), "response_payload_too_large"),
         _local_reply(500, _Internal("The gateway failed to handle this request.")),
     ]
     return {"mappers": mappers}
@@ -52,14 +61,14 @@ class _Internal(GatewayError):
     status, code = 500, "internal_error"
 
 
-def _local_reply(status: int, error: GatewayError, details: str = "", *, cluster: str = "") -> Document:
-    """`error` in the place of Envoy's `status`; only where the response code details have `details`, or the request was
-    meant for `cluster`, if given."""
+def _local_reply(status: int, error: GatewayError, details: str = "", *, where: str = "") -> Document:
+    """`error` in the place of Envoy's `status`; only where the response code details have `details`, or `where` (CEL)
+    holds, if given."""
     # An answer of the worker keeps its own words.
     which = f"contains('{details}')" if details else f"startsWith('{OWN_ANSWER}')"
     expression = f"response.code == {status} && {'' if details else '!'}response.code_details.{which}"
-    if cluster:
-        expression += f" && xds.cluster_name == '{cluster}'"
+    if where:
+        expression += f" && {where}"
     return {
         **({"status_code": error.status} if error.status != status else {}),
         "filter": {

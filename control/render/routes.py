@@ -4,6 +4,7 @@ from typing import Any
 
 from control.render.doors import CORS, cors_policy
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
+from extproc.answering import MAX_ANSWER_BYTES
 from extproc.settings import Settings
 from extproc.wire import (
     H_CLUSTER,
@@ -21,9 +22,12 @@ from extproc.wire import (
 Document = dict[str, Any]
 
 EXT_PROC = "envoy.filters.http.ext_proc"
+ENABLED = any_of("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={})
+DISABLED = any_of("envoy.config.route.v3.FilterConfig", disabled=True)
 RETRIABLE_STATUS = (401, 403, 408, 424, 429)  # about us or the provider, never about the client's input
 
-_PER_ROUTE = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+# An answer that nobody here could hold; one that does not say its size is found too late to ask another.
+_TOO_LARGE = {"name": "content-length", "range_match": {"start": str(MAX_ANSWER_BYTES + 1), "end": str(2**63 - 1)}}
 
 
 def ingress(settings: Settings) -> Document:
@@ -50,17 +54,21 @@ def _ingress(settings: Settings) -> Document:
     control: Document = {
         "match": {"prefix": "/"},
         "route": {"cluster": CONTROL, "timeout": "60s"},
-        "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
+        "typed_per_filter_config": {EXT_PROC: DISABLED},
     }
     return {
         "name": "gateway",
         "domains": ["*"],
         # For envoy/native_answer.lua, which takes it off.
         "include_attempt_count_in_response": settings.streams.same_format == "native",
-        **({"typed_per_filter_config": {CORS: cors_policy(settings.cors)}} if settings.cors.allow_origins else {}),
+        "typed_per_filter_config": {
+            EXT_PROC: ENABLED,
+            **({CORS: cors_policy(settings.cors)} if settings.cors.allow_origins else {}),
+        },
         "routes": [
             *_of_each_model(settings, _decided(settings)),
             *({"name": "undecided", "match": match, **undecided} for match in data),
+            {"name": "tunnel", "match": {"connect_matcher": {}}, **undecided},  # a route, or it waits for a body's end
             *([_elsewhere("/metrics")] if settings.listen.ops is not None else []),
             {**control, "name": "control"},
         ],
@@ -73,7 +81,7 @@ def _elsewhere(path: str) -> Document:
         "name": "elsewhere",
         "match": {"path": path},
         "route": {"cluster": CONTROL, "prefix_rewrite": "/elsewhere" + path, "timeout": "60s"},
-        "typed_per_filter_config": {EXT_PROC: any_of(_PER_ROUTE, disabled=True)},
+        "typed_per_filter_config": {EXT_PROC: DISABLED},
     }
 
 
@@ -103,7 +111,7 @@ def _decided(settings: Settings) -> Document:
             "idle_timeout": seconds(settings.timeouts.idle),
             "retry_policy": {
                 "retry_on": RETRY_ANYWHERE,  # the worker adds what only another provider helps against
-                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}],
+                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}, _TOO_LARGE],
                 "retriable_status_codes": list(RETRIABLE_STATUS),
                 "num_retries": settings.routing.attempts - 1,
                 # The next attempt goes elsewhere, so there is nothing to wait for.

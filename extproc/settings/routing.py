@@ -51,9 +51,11 @@ class When(Section):
     has_images: bool | None = None
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Self:
+    def _can_hold(self) -> Self:
         if not self.model_fields_set:
             raise ValueError("needs at least one condition")
+        if self.min_chars is not None and self.max_chars is not None and self.min_chars > self.max_chars:
+            raise ValueError("min_chars: is more than max_chars")
         return self
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from extproc import state_url
+from extproc.settings.models import Equivalents
 from extproc.settings.problems import unknown
 from extproc.settings.routing import Tier
 from extproc.settings.whole import Settings
@@ -19,23 +20,12 @@ def cross_check(settings: Settings) -> list[str]:
             problems.append(f"models[{index}].name: auto is reserved for routing by complexity")
         if model.name in names[:index]:
             problems.append(f"models[{index}].name: {model.name} is defined twice")
-    for index, group in enumerate(settings.equivalents):
-        problems += [
-            f"equivalents[{index}].models[{at}]: {unknown('model', name, names)}"
-            for at, name in enumerate(group.models)
-            if name not in names
-        ]
-        problems += [
-            f"equivalents[{index}].rewrite.{name}: is not in this group; it has {', '.join(group.models)}"
-            for name in group.rewrite
-            if name not in group.models
-        ]
     autos = [("routing.auto", settings.routing.auto)]
     autos += [(f"teams[{index}].routing.auto", team.routing.auto) for index, team in enumerate(settings.teams)]
     for path, auto in autos:
         problems += unknown_models(path, auto, names)
-    if settings.routing.deadlines.min > settings.routing.deadlines.max:
-        problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
+    problems += _group_problems(settings.equivalents, names)
+    problems += _pair_problems(settings)
     problems += _state_problems(settings.state.url)
     problems += _team_problems(settings)
     problems += _token_problems(settings)
@@ -47,6 +37,41 @@ def cross_check(settings: Settings) -> list[str]:
             )
         if provider.format != "demo" and provider.credential == "" and not provider.demo_without_credential:
             problems.append(f"providers.{name}.credential: is empty; leave the key out if the provider needs none")
+    return problems
+
+
+def _group_problems(groups: Sequence[Equivalents], names: Collection[str]) -> list[str]:
+    """Models that stand in for others."""
+    problems = []
+    for index, group in enumerate(groups):
+        problems += [
+            f"equivalents[{index}].models[{at}]: {unknown('model', name, names)}"
+            for at, name in enumerate(group.models)
+            if name not in names
+        ]
+        problems += [
+            f"equivalents[{index}].rewrite.{name}: is not in this group; it has {', '.join(group.models)}"
+            for name in group.rewrite
+            if name not in group.models
+        ]
+        problems += [
+            f"equivalents[{index}].models[{at}]: {name} stands there twice"
+            for at, name in enumerate(group.models)
+            if name in group.models[:at]
+        ]
+    return problems
+
+
+def _pair_problems(settings: Settings) -> list[str]:
+    """Settings of which one makes the other impossible."""
+    problems = []
+    if settings.routing.deadlines.min > settings.routing.deadlines.max:
+        problems.append("routing.deadlines.min: is longer than routing.deadlines.max")
+    if settings.cache.exact and settings.cache.coalesce_wait >= settings.timeouts.idle:
+        problems.append("cache.coalesce_wait: is no shorter than timeouts.idle, which would end a request that waits")
+    listen = settings.listen
+    if listen.ops is not None and listen.ops.port == listen.port:
+        problems.append("listen.ops.port: is listen.port too")
     return problems
 
 

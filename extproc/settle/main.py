@@ -25,6 +25,7 @@ from extproc.budget.ledger import LedgerUnavailable
 from extproc.budget.redis import RedisLedger
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
+from extproc.memory import use_large_pages
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.routing.health import LATELY_S
@@ -94,6 +95,7 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     writer.start()
     await server.start(socket)
     tune_collector()
+    use_large_pages()
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
     tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)

@@ -64,6 +64,7 @@ _FLAGS: Final = (*_CLIENT_LEFT, *_TIMED_OUT, *_BROKE_OFF, *_UNREACHABLE)
 
 # What a client is told by Envoy itself, where no worker said anything.
 _CODE_OF_STATUS: Final = {
+    408: "request_timeout",
     413: "request_too_large",
     502: "provider_error",
     503: "no_provider_available",

@@ -34,6 +34,14 @@ def config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+MOCK = {"name": "mock", "provider": "demo", "price": {"input": 1, "output": 2}, "context": 1000}
+SHORT = {"equivalents": [{"models": ["mock", "gpt-4o"]}]}
+
+
+def team(**of_it: Any) -> dict[str, Any]:
+    return {"teams": [{"id": "a", "keys": ["k"], **of_it}]}
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "gateway.yaml"
@@ -125,6 +133,48 @@ class TestCheck:
                 {"cache": {"exact": True}, "teams": [{"id": "a", "keys": ["k"], "cache": {"shared": True}}]},
                 "only one team has cache.shared",
             ),
+            ({"timeouts": {"connect": "10m"}}, "timeouts.connect: is no shorter than timeouts.idle, which ends"),
+            (SHORT | {"timeouts": {"idle": "60s"}}, "routing.deadlines.cold_whole: is no shorter than timeouts.idle"),
+            (SHORT | {"timeouts": {"request": "20s"}}, "routing.deadlines.cold: is no shorter than timeouts.request"),
+            (
+                SHORT | {"timeouts": {"idle": "60s"}, "routing": {"first_byte_timeout": "60s"}},
+                "routing.first_byte_timeout: is no shorter than timeouts.idle",
+            ),
+            ({"budgets": {"hold_lease": "1m"}}, "budgets.hold_lease: is shorter than timeouts.request"),
+            (
+                {"models": [MOCK | {"context": 100, "max_output": 200}]},
+                "models[0].max_output: is more than its context",
+            ),
+            (
+                {"models": [MOCK], "routing": {"rules": [{"when": {"has_code": True}, "tier": "hard"}]}},
+                "routing.rules: has no effect, for `auto` has no models",
+            ),
+            ({"models": [MOCK], "routing": {"target": {"save_pct": 30}}}, "routing.target: has no effect"),
+            (team(budget={"daily_tokens": 0}), "teams[0].budget.daily_tokens: is 0, which refuses every request"),
+            (team(limits={"requests_per_minute": 0}), "teams[0].limits.requests_per_minute: is 0"),
+            (
+                team(budget={"daily_tokens": 100, "monthly_tokens": 90}),
+                "teams[0].budget.daily_tokens: is more than budget.monthly_tokens, which is reached first",
+            ),
+            (
+                team(budget={"daily_usd": 2, "monthly_usd": 1}),
+                "teams[0].budget.daily_usd: is more than budget.monthly_usd",
+            ),
+            (
+                team(budget={"daily_tokens": 100}, limits={"tokens_per_minute": 101}),
+                "teams[0].limits.tokens_per_minute: is more than budget.daily_tokens",
+            ),
+            (team(budget={"strict": True}), "teams[0].budget.strict: has no effect without a budget"),
+            (team(budget={"burst_tokens": 5}), "teams[0].budget.burst_tokens: has no effect without"),
+            (team(alert={"webhook": "https://x.example"}), "teams[0].alert.webhook: has no effect without a budget"),
+            (
+                team(budget={"daily_usd": 1}) | {"models": [MOCK, {"name": "own", "provider": "demo"}]},
+                "teams[0].budget: is in USD, of which the use of own counts as nothing, for want of a price",
+            ),
+            (
+                team(budget={"daily_usd": 1, "strict": True}) | {"models": [{"name": "own", "provider": "demo"}]},
+                "the use of own is refused, for want of a price",
+            ),
         ],
     )
     def test_what_is_probably_not_meant(self, file: Path, changes: dict[str, Any], warning: str) -> None:
@@ -159,6 +209,16 @@ class TestCheck:
             (
                 {"equivalents": [{"models": ["mock", "gpt-4o"], "rewrite": {"gpt4o": "Be brief."}}]},
                 "equivalents[0].rewrite.gpt4o: is not in this group",
+            ),
+            ({"equivalents": [{"models": ["mock", "gpt-4o", "mock"]}]}, "equivalents[0].models[2]: mock stands there"),
+            (
+                {"cache": {"exact": True}, "timeouts": {"idle": "10s"}},
+                "cache.coalesce_wait: is no shorter than timeouts.idle, which would end a request that waits",
+            ),
+            ({"listen": {"port": 9000, "ops": {"port": 9000}}}, "listen.ops.port: is listen.port too"),
+            (
+                {"routing": {"rules": [{"when": {"min_chars": 9, "max_chars": 8}, "tier": "hard"}]}},
+                "routing.rules[0].when: min_chars: is more than max_chars",
             ),
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
             ({"listen": {"host": "gateway.internal"}}, "listen.host: not an address: write 127.0.0.1, 0.0.0.0, ::1 or"),

@@ -70,6 +70,28 @@ async def test_rotated_both_hold_for_the_overlap(control: Control) -> None:
     assert (status, body["error"]["code"]) == (409, "conflict")
 
 
+@pytest.mark.parametrize(
+    ("made_for", "wish", "expires_at"),
+    [
+        ("90d", {}, "2031-06-07T12:00:00.000Z"),  # as long as the old one, from the rotation on
+        ("90d", {"expires_in": "1d"}, "2031-03-10T12:00:00.000Z"),
+        ("90d", {"expires_in": None}, None),
+        (None, {}, None),
+    ],
+)
+async def test_a_rotated_key_holds_as_long_as_the_old_one_was_made_for(
+    control: Control, made_for: str | None, wish: dict[str, Any], expires_at: str | None
+) -> None:
+    old = await make(control, expires_in=made_for)
+    control.now_s = NOW_S + 10 * 86_400
+    _, new = await control.call("POST", f"{KEYS}/{old['key_id']}/rotate", wish)
+    assert new["expires_at"] == expires_at
+    _, newer = await control.call("POST", f"{KEYS}/{new['key_id']}/rotate", {})
+    assert newer["expires_at"] == expires_at
+    if made_for:
+        assert new["replaces"]["expires_at"] < old["expires_at"]
+
+
 async def test_one_of_the_file_is_rotated_and_revoked_like_any(control: Control) -> None:
     (key,) = await keys(control)
     assert (key["source"], key["key_id"]) == ("file", id_of(digest_of("sk-a")))

@@ -133,7 +133,7 @@ class Books(msgspec.Struct):
 
 @pytest.fixture(scope="module")
 def config(new_config: Callable[[], Config]) -> Config:
-    config = new_config() | {"budgets": {"hold_lease": f"{LEASE_S}s"}, "cache": {"exact": True}}
+    config = new_config() | {"budgets": {"hold_lease": f"{LEASE_S}s"}, "cache": {"exact": True, "coalesce_wait": "3s"}}
     config["teams"] = [{"id": team, "keys": [f"sk-{team}"]} for team in TEAMS]
     return config
 

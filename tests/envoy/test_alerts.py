@@ -19,7 +19,7 @@ Seen = dict[str, list[dict[str, str]]]  # the labels of every sample, by its nam
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
     config["teams"].append({"id": "team-poor", "keys": ["sk-poor"], "budget": {"daily_tokens": 1, "daily_usd": 100}})
-    return config | {"cache": {"exact": True}}
+    return config | {"cache": {"exact": True, "coalesce_wait": "3s"}}
 
 
 def send(gateway: Gateway, primary: Simulator) -> int:

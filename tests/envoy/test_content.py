@@ -16,7 +16,7 @@ SECRET = "sk-live-8f7a6b5c4d3e2f1a0b9c"
 @pytest.fixture(scope="module")
 def config(config: Config, collector: Collector) -> Config:
     telemetry = {"otlp_endpoint": collector.url, "content": True}
-    return config | {"telemetry": telemetry, "cache": {"exact": True}}
+    return config | {"telemetry": telemetry, "cache": {"exact": True, "coalesce_wait": "3s"}}
 
 
 def told(collector: Collector, request_id: str, model: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ EVENTS = (event({"choices": [{**CHOICE, "delta": MESSAGE}]}), event({"choices": 
 @pytest.fixture(scope="module")
 def config(passing_config: Config, collector: Collector) -> Config:
     telemetry = {"otlp_endpoint": collector.url, "content": True}
-    return passing_config | {"cache": {"exact": True}, "telemetry": telemetry}
+    return passing_config | {"cache": {"exact": True, "coalesce_wait": "3s"}, "telemetry": telemetry}
 
 
 @pytest.mark.parametrize("metadata", ["body", "headers"])

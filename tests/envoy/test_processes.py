@@ -64,7 +64,19 @@ def one(gateway: Gateway, title: str) -> psutil.Process:
 
 
 def back(gateway: Gateway, title: str, old: int, within_s: float = 10) -> None:
-    wait_until(lambda: [p for p in gateway.processes(title) if p.pid != old], within_s, f"{title} to come back")
+    """Wait for its successor to serve: a process that starts has no socket yet."""
+
+    def serves() -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return any(
+                each.laddr
+                for process in gateway.processes(title)
+                if process.pid != old
+                for each in process.net_connections("unix")
+            )
+        return False
+
+    wait_until(serves, within_s, f"{title} to come back")
 
 
 def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, primary: Simulator) -> None:
@@ -79,6 +91,24 @@ def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, p
     assert any(results), "requests of the other worker went on"
     back(gateway, "gateway worker 0", worker.pid)
     wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both workers to answer")
+
+
+def test_a_worker_that_stays_away_costs_no_further_request(gateway: Gateway) -> None:
+    """Envoy tries it again and again: what meets it then goes to the other one, every time."""
+    killed: set[int] = set()
+
+    def asked() -> bool:
+        """Its first two successors die as they start."""
+        assert not killed or all(at_once(lambda: answers(gateway)))
+        for process in gateway.processes("gateway worker 0"):
+            if process.pid not in killed and len(killed) == 3:
+                return bool(process.net_connections("unix"))
+            if process.pid not in killed:
+                killed.add(process.pid)
+                process.kill()
+        return False
+
+    wait_until(asked, 30, "it to serve again")
 
 
 def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: Simulator) -> None:

@@ -50,7 +50,7 @@ def start(new_config: Callable[[], Config]) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def begin(**semantic: Any) -> Gateway:
-            cache = {"exact": True, "semantic": {"enabled": True, **semantic}}
+            cache = {"exact": True, "coalesce_wait": "3s", "semantic": {"enabled": True, **semantic}}
             return stack.enter_context(running(new_config() | {"cache": cache}))
 
         yield begin

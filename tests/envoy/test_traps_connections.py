@@ -19,6 +19,7 @@ from tests.envoy.traps import BOTH, FORMATS, SAID, as_json, chunk, config, cut, 
 
 __all__ = ["config"]
 
+CHUNKED = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 MODELS = pytest.mark.parametrize("model", FORMATS)
 
 
@@ -184,6 +185,29 @@ def test_trap_39_a_stream_has_an_end(gateway: Gateway, scripted: Scripted, model
     assert 32 * 1024 * 1024 < received < 66 * 1024 * 1024
     assert b'"error"' in tail
     assert b"[DONE]" not in tail
+
+
+TOO_LARGE = {"sized": whole(b" " * (65 << 20)), "chunked": CHUNKED + (b"100000\r\n%b\r\n" % (b" " * (1 << 20))) * 65}
+
+
+@MODELS
+@pytest.mark.parametrize("answer", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_trap_39_an_answer_that_cannot_be_held_names_the_bound(
+    gateway: Gateway, scripted: Scripted, model: str, answer: bytes
+) -> None:
+    scripted.says(answer)
+    told = gateway.http.post("/v1/chat/completions", json=ask("hi", model), headers=bearer())
+    assert (told.status_code, told.json()["error"]["code"]) == (502, "provider_error")
+    assert "larger than 64 MiB" in told.json()["error"]["message"]
+    row = gateway.row(told.headers["x-gateway-request-id"])
+    assert (row["status"], row["error_code"], row["http_status"]) == ("failed", "provider_error", 502)
+
+
+@MODELS
+def test_trap_39_one_that_says_so_first_is_given_by_another(gateway: Gateway, scripted: Scripted, model: str) -> None:
+    scripted.says(TOO_LARGE["sized"])
+    answer = gateway.client().chat.completions.create(**ask("hi", f"{model}-ha"))
+    assert (answer.model, len(scripted.calls)) == ("gpt-b", 1)
 
 
 @MODELS

@@ -1,0 +1,73 @@
+"""What Envoy refuses by itself is told to the client as any other error, not by a connection that closes."""
+
+import json
+import socket
+import time
+
+import httpx
+import openai
+import pytest
+
+from tests.envoy.harness import Gateway, ask, bearer
+
+CHAT = "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer sk-team\r\n"
+REFUSED = {
+    "headers of 70 kB": (f"{CHAT}x: {'a' * 70_000}\r\ncontent-length: 2\r\n\r\n{{}}", 431, "headers_too_large"),
+    "120 headers": (CHAT + "".join(f"x-{n}: 1\r\n" for n in range(120)) + "\r\n", 431, "headers_too_large"),
+    "a length and chunks": (
+        f"{CHAT}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "invalid_request_error",
+    ),
+    "two lengths": (f"{CHAT}content-length: 5\r\ncontent-length: 6\r\n\r\nhello", 400, "invalid_request_error"),
+    "no number as length": (f"{CHAT}content-length: x\r\n\r\nhello", 400, "invalid_request_error"),
+    "an encoding of the transfer": (f"{CHAT}transfer-encoding: gzip\r\n\r\n", 400, "invalid_request_error"),
+    "no header": (f"{CHAT}no header\r\n\r\n", 400, "invalid_request_error"),
+    "no host": ("GET /v1/models HTTP/1.1\r\n\r\n", 400, "invalid_request_error"),
+    "TLS": ("\x16\x03\x01\x02\r\n\r\n", 400, "invalid_request_error"),
+    "an upgrade": (f"{CHAT}connection: upgrade\r\nupgrade: websocket\r\n\r\n", 400, "invalid_request_error"),
+    "a tunnel": ("CONNECT gateway:80 HTTP/1.1\r\nhost: gateway\r\n\r\n", 400, "invalid_request_error"),
+    "no path": ("OPTIONS * HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n", 404, "not_found"),
+}
+
+
+def answer_to(gateway: Gateway, request: str) -> tuple[int, dict[str, str], bytes]:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as client:
+        client.sendall(request.encode())
+        head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_request_that_envoy_refuses(gateway: Gateway, name: str) -> None:
+    request, status, code = REFUSED[name]
+    told, headers, body = answer_to(gateway, request)
+    assert (told, headers["content-type"]) == (status, "application/json")
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["code"], error["type"]) == (code, "invalid_request_error")
+
+
+def test_the_sdk_raises_what_it_is(gateway: Gateway) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        gateway.client().chat.completions.create(**ask("hi"), extra_headers={"x-large": "a" * 70_000})
+    assert (caught.value.status_code, caught.value.code) == (431, "headers_too_large")
+
+
+def test_a_body_that_does_not_come_is_a_408_with_a_row(gateway: Gateway) -> None:
+    began = time.time()
+    status, headers, body = answer_to(gateway, f"{CHAT}content-length: 20\r\n\r\n{{")
+    assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
+    row = gateway.new_row(began, "refused")
+    assert (row["request_id"], row["http_status"]) == (headers["x-gateway-request-id"], 408)
+    assert (row["team_id"], row["error_code"]) == ("team-a", "request_timeout")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/teams", "/"])
+def test_headers_of_ours_from_a_client_take_no_request_past_the_worker(gateway: Gateway, path: str) -> None:
+    """Which filters a request meets is decided by the route of its headers as they came."""
+    forged = {"x-gw-model": "gpt", "x-gw-cluster": "provider-openai", "x-gw-team": "team-a"}
+    for headers in (forged, forged | bearer("sk-wrong")):
+        answer = httpx.post(gateway.url + path, json=ask("hi"), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
