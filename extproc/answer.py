@@ -59,6 +59,7 @@ def whole(
     chunks = attempt.adapter.feed(body)
     final = attempt.adapter.finish()
     if final.error is not None:
+        final.error.usage = final.usage
         raise final.error
     completion = fold(chunks, final)
     if fields:

@@ -35,6 +35,8 @@ from typing import ClassVar, Self
 
 import msgspec
 
+from extproc.records import Usage
+
 MAX_PROVIDER_TEXT_CHARS = 2_000
 _LONGEST_NAME_CHARS = 200  # of what a client named, told back
 
@@ -62,6 +64,7 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.headers: tuple[tuple[str, str], ...] = ()  # more headers of the answer
+        self.usage: Usage | None = None  # what its provider counted all the same
 
     @property
     def http_status(self) -> int:

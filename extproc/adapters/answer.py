@@ -13,6 +13,7 @@ import msgspec
 
 from extproc.adapters.base import Chunk, Final
 from extproc.adapters.failures import Problem, classify
+from extproc.adapters.usage import to_openai
 from extproc.errors import GatewayError, ProviderError
 from extproc.records import Target, Usage
 from extproc.sse import Event, SseReader
@@ -99,6 +100,11 @@ class AnswerReader(ABC):
     def _on_end(self) -> Iterable[Chunk]:
         """What is left to say at the end; here is the place to find out that the answer is complete."""
         return ()
+
+    def _count_at_last(self, usage: Usage | None) -> list[Chunk]:
+        """The chunk of usage, the last one; none where the provider said nothing of it, which is estimated then."""
+        self._usage = usage
+        return [] if usage is None else [{**self._envelope([]), "usage": to_openai(usage)}]
 
     def _fail(self, status: int, problem: Problem) -> None:
         """The provider reported an error inside its answer; nothing after it is read."""

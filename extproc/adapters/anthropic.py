@@ -13,7 +13,6 @@ from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.anthropic_request import request_body
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import Problem, classify, retry_after_s
-from extproc.adapters.usage import to_openai
 from extproc.chat import encoded
 from extproc.errors import GatewayError
 from extproc.records import ChatRequest, ProviderRequest, Usage
@@ -188,9 +187,7 @@ class AnthropicAdapter(AnswerReader):
         default = "tool_calls" if self._tools else "stop"
         reason = _FINISH_REASONS.get(self._stop_reason, "stop") if self._stop_reason else default
         self._finish_reasons[0] = reason
-        self._usage = self._total()
-        usage = {**self._envelope([]), "usage": to_openai(self._usage)}
-        return [*chunks, self._chunk(0, {}, reason), usage]
+        return [*chunks, self._chunk(0, {}, reason), *self._count_at_last(self._total())]
 
     def _on_body(self, body: bytes) -> list[Chunk]:
         whole = decode(_WHOLE, body)
@@ -218,9 +215,11 @@ class AnthropicAdapter(AnswerReader):
         }
         self._counts.update({name: tokens for name, tokens in found.items() if tokens is not None})
 
-    def _total(self) -> Usage:
-        """Anthropic's input_tokens leaves out what its cache read and wrote; ours counts all input."""
+    def _total(self) -> Usage | None:
+        """Anthropic's input_tokens leaves out what its cache read and wrote; ours counts all input. None: not told."""
         counts = self._counts
+        if not counts:
+            return None
         read, written = counts.get("read", 0), counts.get("written", 0)
         return Usage(
             input_tokens=counts.get("fresh", 0) + read + written,

@@ -15,7 +15,6 @@ from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import Problem, classify, duration_s, retry_after_s
 from extproc.adapters.google_request import request_body
-from extproc.adapters.usage import to_openai
 from extproc.chat import encoded
 from extproc.errors import GatewayError, NoUsableAnswer
 from extproc.records import ChatRequest, ProviderRequest, Usage
@@ -112,7 +111,7 @@ _ERRORS = msgspec.json.Decoder(list[_Response] | _Response)
 class GoogleAdapter(AnswerReader):
     """One attempt at a provider that speaks Google's format."""
 
-    _counts = _Usage()  # the latest
+    _counts: _Usage | None = None  # the latest
     _blocked = False  # Google refused the prompt: there will be no candidate
 
     def request(self, chat: ChatRequest) -> ProviderRequest:
@@ -178,13 +177,14 @@ class GoogleAdapter(AnswerReader):
         for choice in self._tools:
             if self._finish_reasons.get(choice) == "stop":
                 self._finish_reasons[choice] = "tool_calls"
-        self._usage = self._total()
         finish = [self._chunk(choice, {}, reason) for choice, reason in sorted(self._finish_reasons.items())]
-        return [*finish, {**self._envelope([]), "usage": to_openai(self._usage)}]
+        return [*finish, *self._count_at_last(self._total())]
 
-    def _total(self) -> Usage:
-        """Google counts the cached part in the prompt, and thoughts beside the candidates."""
+    def _total(self) -> Usage | None:
+        """Google counts the cached part in the prompt, and thoughts beside the candidates. None: not told."""
         counts = self._counts
+        if counts is None:
+            return None
         thoughts = counts.thoughts_token_count or 0
         return Usage(
             input_tokens=(counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0),

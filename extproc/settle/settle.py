@@ -75,7 +75,9 @@ _VERDICTS: Final[dict[str | None, Verdict]] = {"provider_error": "error", "rate_
 _OUR_CREDENTIAL_REFUSED: Final = (401, 403)
 _STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
 _PROVIDER_PREFIX: Final = provider_cluster("")
-_WORKER_GONE: Final = "ext_proc_error"  # how Envoy's details begin then
+# How Envoy's details begin where a worker died, and where an answer broke off.
+_WORKER_GONE: Final = "ext_proc_error"
+_BEGAN: Final = "upstream_reset_after_response_started"
 
 _T = TypeVar("_T")
 
@@ -141,7 +143,7 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
     status = status_of(facts)
     usage = said.usage
     # Providers bill no answer that is an error.
-    answered = facts.http_status == 200 or (facts.http_status == 0 and facts.client_left) or _abandoned(entry, said)
+    answered = facts.http_status == 200 or (facts.http_status == 0 and facts.client_left) or _cut(entry, said, flags)
     estimated = usage is None and target is not None and answered
     if usage is None:
         usage = _from_bytes(entry, decision, target, estimate) if target is not None and answered else Usage()
@@ -330,10 +332,14 @@ def _count(number: float) -> int:
     return int(min(max(number, 0), MOST_TOKENS)) if math.isfinite(number) else 0
 
 
-def _abandoned(entry: pb.HTTPAccessLogEntry, said: _Said) -> bool:
-    """Whether a provider answered, but the worker died before it could tell what: the client was told of an error."""
-    failed = entry.response.response_code_details.startswith(_WORKER_GONE)
-    return failed and said.outcome is None and entry.common_properties.upstream_request_attempt_count > 0
+def _cut(entry: pb.HTTPAccessLogEntry, said: _Said, flags: tuple[str, ...]) -> bool:
+    """Whether a provider answered, but what came was held back and the client told of an error: the worker died before
+    it could tell what it is, or the answer broke off or fell silent before it was whole."""
+    details = entry.response.response_code_details
+    if details.startswith(_WORKER_GONE):
+        return said.outcome is None and entry.common_properties.upstream_request_attempt_count > 0
+    silent = any(flag in _STREAM_TIMED_OUT for flag in flags)
+    return details.startswith(_BEGAN) or (silent and entry.common_properties.upstream_wire_bytes_received > 0)
 
 
 def _from_bytes(entry: pb.HTTPAccessLogEntry, decision: Decision, target: Target, estimate: EstimateOutput) -> Usage:

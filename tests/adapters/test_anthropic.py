@@ -381,6 +381,16 @@ def test_a_cut_stream_tells_no_usage_for_what_was_counted_at_its_start_is_not_th
     assert adapter.finish().usage is None
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_answer_without_usage_tells_none_so_that_it_is_estimated(whole: bool) -> None:
+    adapter = adapter_for(target("anthropic"), "id", 1, not whole)
+    said = {"content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn"}
+    chunks = adapter.feed(json.dumps(said).encode() if whole else stream({"type": "message_stop"}))
+    final = adapter.finish()
+    assert (final.usage, final.complete, final.error) == (None, True, None)
+    assert not [chunk for chunk in (*chunks, *final.chunks) if "usage" in chunk]
+
+
 def test_a_response_has_one_id_and_time_from_first_to_last() -> None:
     adapter = adapter_for(target("anthropic"), "chatcmpl-7", 99, True)
     deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in "abc"]

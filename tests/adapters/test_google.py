@@ -259,6 +259,14 @@ def test_an_answer_without_an_answer_is_an_error(body_: bytes) -> None:
     assert final.error.code == "provider_error"
 
 
+def test_an_answer_without_usage_tells_none_so_that_it_is_estimated() -> None:
+    adapter = adapter_for(target("google"), "id", 1, False)
+    adapter.feed(answer("STOP", {"text": "x"}))
+    final = adapter.finish()
+    assert (final.usage, final.complete) == (None, True)
+    assert not [chunk for chunk in final.chunks if "usage" in chunk]
+
+
 def test_traps_11_13_usage_counts_thoughts_and_tool_prompts() -> None:
     counts = {
         "promptTokenCount": 100,

@@ -44,6 +44,9 @@ KINDS: tuple[tuple[str, dict[str, Any], int | None], ...] = (
     ("dead-ha", {"chunks": 4}, None),  # the same format does
     ("gpt", {"status": 400}, None),
     ("claude", {"status": 500}, None),
+    ("gpt", {"close_mid_stream": "true", "chunks": 8}, None),
+    ("claude", {"close_mid_stream": "true", "chunks": 8}, None),
+    ("gemini", {"no_usage": "true"}, None),
 )
 _TOTAL = re.compile(rb'"total_tokens": ?(\d+)')
 
@@ -95,8 +98,9 @@ class Traffic:
                 return
             whole = await answer.read()
             ended = whole.rstrip().endswith(b"data: [DONE]" if stream else b"}")
-            if answer.status == 200 and ended and answer.headers["x-gateway-cache"] != "hit":
-                self.seen.append(Seen(answer.headers["x-gateway-request-id"], int(_TOTAL.findall(whole)[-1])))
+            told = _TOTAL.findall(whole)
+            if answer.status == 200 and ended and told and answer.headers["x-gateway-cache"] != "hit":
+                self.seen.append(Seen(answer.headers["x-gateway-request-id"], int(told[-1])))
 
 
 class Provided:

@@ -207,6 +207,27 @@ WAYS: dict[str, tuple[dict[str, Any], tuple[str, str | None, tuple[int, int], bo
         {"status": 503, "received_bytes": 4_000, "details": "ext_proc_error_gRPC_error_13{upstream_reset}"},
         ("failed", "no_provider_available", (120, 40), True),
     ),
+    "a whole answer that broke off": (
+        {
+            "status": 502,
+            "received_bytes": 4_000,
+            "outcome": outcome(usage=None, error_code="provider_error"),
+            "details": "upstream_reset_after_response_started{protocol_error}",
+        },
+        ("failed", "provider_error", (120, 40), True),
+    ),
+    "a whole answer that fell silent": (
+        {"status": 504, "received_bytes": 4_000, "flags": ("stream_idle_timeout",), "details": "stream_idle_timeout"},
+        ("failed", "provider_timeout", (120, 40), True),
+    ),
+    "an answer that never began": (
+        {"status": 504, "flags": ("stream_idle_timeout",), "details": "stream_idle_timeout"},
+        ("failed", "provider_timeout", (0, 0), False),
+    ),
+    "an answer that is none, and is billed": (
+        {"status": 502, "outcome": outcome(usage=Usage(20, 4), error_code="no_usable_answer")},
+        ("failed", "no_usable_answer", (20, 4), False),
+    ),
     "worker killed before the answer": ({"status": 500}, ("failed", "internal_error", (0, 0), False)),
     "worker killed while it streamed": ({}, ("failed", "provider_error", (120, 50), True)),
     "no answer in time": (
