@@ -1,8 +1,8 @@
 """What an exchange costs, and what a model costs where the operator did not say.
 
     usage + price      -> cost_nano_usd   integer nano-USD (1e-9 USD), or None: a price that was needed is unknown
-    format + name      -> default_price   from the dated list prices shipped in `data/prices.json`, or another table
-    gateway.yaml price -> price_from_usd, with_defaults: the operator's parts win, the list price fills the rest
+    format + name      -> PriceTables     the list price: of an imported table, or the one shipped, `data/prices.json`
+    gateway.yaml price -> price_from_usd  what `settings.with_list_prices` made of the operator's parts and the table's
 
 Called by the answer and the settlement (cost), by the catalog (prices), by `control.prices` (tables). Arithmetic is in
 integers; prices are pico-USD per token, and a cost is rounded up to a whole nano-USD once, at the end, so that what is
@@ -105,15 +105,6 @@ def _pico(usd: Mapping[str, Any]) -> dict[str, int]:
     return {part: round(value * PICO_PER_USD_PER_MILLION) for part, value in known.items()}
 
 
-def with_defaults(own: Price, listed: Price | None) -> Price:
-    """`own` where it says something, else `listed`."""
-    if listed is None:
-        return own
-    fields = (*_PARTS, "long_context")
-    missing = {name: getattr(listed, name) for name in fields if getattr(own, name) is None}
-    return msgspec.structs.replace(own, **missing)
-
-
 _Usd = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 
@@ -150,10 +141,6 @@ class ListedModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     valid_until: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None  # last day, if announced
     note: str | None = None
 
-    def price_pico(self) -> Price:
-        """As the records have it."""
-        return price_from_usd(msgspec.to_builtins(self.price))
-
 
 class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """List prices at a date, by wire format (openai, anthropic, google) and the provider's name of the model."""
@@ -169,11 +156,6 @@ class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         listed = self.models.get("openai" if wire_format == "azure" else wire_format, {})
         name = upstream_name.removeprefix("models/")
         return listed.get(name) or listed.get(_SNAPSHOT.sub("", name))
-
-    def outdated(self, today: str) -> list[str]:
-        """Names of the models whose announced price change lies before `today` (YYYY-MM-DD)."""
-        models = (item for by_name in self.models.values() for item in by_name.items())
-        return sorted(name for name, model in models if model.valid_until and model.valid_until < today)
 
 
 # OpenAI: gpt-4o-mini-2024-07-18; Anthropic: claude-haiku-4-5-20251001, -latest; Google: gemini-2.5-pro-001.
@@ -201,19 +183,14 @@ class PriceTables(msgspec.Struct, frozen=True):
         for table, name in ((self.imported, self.imported_from), (default_table(), "built-in table")):
             listed = table.find(cast(ProviderFormat, wire_format), upstream_name) if table else None
             if table and listed:
-                return listed, f"{name} as of {table.as_of}"
+                until = f", announced until {listed.valid_until}" if listed.valid_until else ""
+                return listed, f"{name} as of {table.as_of}{until}"
         return None
 
 
 def price_tables(path: Path | None) -> PriceTables:
     """The tables, with the one at `path` if any. Raises PriceTableError."""
     return PriceTables() if path is None else PriceTables(load_table(path), str(path))
-
-
-def default_price(wire_format: ProviderFormat, upstream_name: str, table: PriceTable | None = None) -> Price | None:
-    """The list price of a model, from `table` or the one shipped. None: not listed, so unknown."""
-    model = (table or default_table()).find(wire_format, upstream_name)
-    return model.price_pico() if model else None
 
 
 @cache

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc import pricing, settings
-from extproc.pricing import cost_nano_usd, default_price, default_table, price_from_usd, with_defaults
+from extproc.pricing import PriceTables, cost_nano_usd, default_table, price_from_usd
 from extproc.records import LongContextPrice, Price, Usage
 
 GPT_4O_MINI = price_from_usd({"input": 0.15, "cached_input": 0.075, "output": 0.60})
@@ -130,17 +130,6 @@ def test_one_price_for_everything_bills_every_token_once(a: int, b: int, c: int,
     assert cost_nano_usd(usage, price) == -(-(a + b) * pico // 1000)
 
 
-def test_gateway_yaml_wins_over_the_list_price_part_by_part() -> None:
-    listed = default_price("openai", "gpt-5.4")
-    assert listed is not None
-    own = price_from_usd({"input": 1.0, "output": None, "long_context": []})
-    merged = with_defaults(own, listed)
-    assert (merged.input, merged.output, merged.cached_input) == (1_000_000, listed.output, listed.cached_input)
-    assert merged.long_context == ()
-    assert with_defaults(price_from_usd({"input": 1.0}), listed).long_context == listed.long_context
-    assert with_defaults(own, None) == own
-
-
 @pytest.mark.parametrize(
     ("wire_format", "name", "usd"),
     [
@@ -160,9 +149,9 @@ def test_gateway_yaml_wins_over_the_list_price_part_by_part() -> None:
 def test_list_price_by_name_or_snapshot(
     wire_format: pricing.ProviderFormat, name: str, usd: tuple[float, float]
 ) -> None:
-    price = default_price(wire_format, name)
-    assert price is not None
-    assert (price.input, price.output) == (round(usd[0] * 1_000_000), round(usd[1] * 1_000_000))
+    listed = default_table().find(wire_format, name)
+    assert listed is not None
+    assert (listed.price.input, listed.price.output) == usd
 
 
 @pytest.mark.parametrize(
@@ -178,7 +167,7 @@ def test_list_price_by_name_or_snapshot(
     ],
 )
 def test_a_model_not_listed_has_no_price(wire_format: pricing.ProviderFormat, name: str) -> None:
-    assert default_price(wire_format, name) is None
+    assert default_table().find(wire_format, name) is None
 
 
 def test_every_shipped_price_can_bill_and_has_a_source() -> None:
@@ -186,7 +175,7 @@ def test_every_shipped_price_can_bill_and_has_a_source() -> None:
     for wire_format, models in table.models.items():
         assert models, wire_format
         for name, model in models.items():
-            price = model.price_pico()
+            price = price_from_usd(msgspec.to_builtins(model.price))
             for tokens in (1, 10_000_000):
                 assert cost_nano_usd(Usage(tokens, 1, cached_tokens=tokens // 2), price), name
             assert price.cached_input is None or price.input is None or price.cached_input <= price.input, name
@@ -194,18 +183,20 @@ def test_every_shipped_price_can_bill_and_has_a_source() -> None:
 
 
 def test_shipped_anthropic_prices_can_bill_cache_writes() -> None:
-    for name in default_table().models["anthropic"]:
-        price = default_price("anthropic", name)
-        assert price is not None
+    for name, model in default_table().models["anthropic"].items():
         usage = Usage(500_000, 1, cache_write_tokens=500_000, cache_write_long_tokens=250_000)
-        assert cost_nano_usd(usage, price), name
+        assert cost_nano_usd(usage, price_from_usd(msgspec.to_builtins(model.price))), name
 
 
-def test_prices_announced_to_change_are_named_once_they_have() -> None:
-    table = default_table()
-    assert table.outdated("2026-11-30") == []
-    assert "gemini-4-argon" in table.outdated("2026-12-01")
-    assert "gemini-3.8-flash" not in table.outdated("2026-12-31")
+def test_a_price_that_is_announced_to_change_says_until_when() -> None:
+    as_of = f"built-in table as of {default_table().as_of}"
+    ending = next(name for name, model in default_table().models["google"].items() if model.valid_until)
+    for name in (ending, "gemini-2.5-pro"):
+        found = PriceTables().find("google", name)
+        assert found
+        until = found[0].valid_until
+        assert found[1] == (f"{as_of}, announced until {until}" if until else as_of)
+    assert default_table().models["google"]["gemini-2.5-pro"].valid_until is None
 
 
 def test_a_table_survives_writing_and_reading(tmp_path: pricing.Path) -> None:

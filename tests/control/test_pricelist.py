@@ -74,7 +74,8 @@ def test_the_file_wins_part_by_part_then_one_table_alone(config: Path, tmp_path:
         )
         built_in = default_table().find("openai", "gpt-4o")
         assert built_in
-        assert targets["gpt-4o"].price.input == built_in.price_pico().input
+        assert built_in.price.input
+        assert targets["gpt-4o"].price.input == round(1_000_000 * built_in.price.input)
         assert (targets["nobody-knows"].price.input, targets["nobody-knows"].price.output) == (None, None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from control.prices import import_litellm
-from extproc.pricing import PriceTableError, UsdLongContext, UsdPrice, default_price, dump_table, load_table
+from extproc.pricing import PriceTableError, UsdLongContext, UsdPrice, dump_table, price_tables
 
 # Entries as LiteLLM writes them; numbers are USD per token.
 PUBLIC: dict[str, Any] = {
@@ -102,9 +102,9 @@ def test_chat_models_of_the_three_providers_are_converted_exactly(tmp_path: Path
 def test_an_imported_table_is_used_in_place_of_the_shipped_one(tmp_path: Path) -> None:
     table = import_litellm(_write(tmp_path / "public.json", PUBLIC), "2026-01-31")
     (tmp_path / "prices.json").write_bytes(dump_table(table))
-    price = default_price("google", "gemini-x-latest", load_table(tmp_path / "prices.json"))
-    assert price is not None
-    assert (price.input, price.reasoning) == (37_500, 3_500_000)
+    found = price_tables(tmp_path / "prices.json").find("google", "gemini-x-latest")
+    assert found
+    assert (found[0].price.input, found[0].price.reasoning) == (0.0375, 3.5)
 
 
 @pytest.mark.parametrize("value", [-1e-7, "1e-7", True, 2, 0.15, 0.0025, 1e300, [], {}])
