@@ -8,8 +8,6 @@ from control.commands.client import Client, segment
 from control.commands.options import as_json, asks, print_json
 from control.commands.show import clock, console, table, text, word
 
-_EXPIRES = click.option("--expires-in", metavar="DURATION", help="Such as 90d. Default: never.")
-
 
 @click.group()
 def keys() -> None:
@@ -43,7 +41,7 @@ def list_(client: Client, team: str, as_json: bool) -> None:
 @keys.command()
 @click.argument("team")
 @click.option("--name", default="", help="What it is for.")
-@_EXPIRES
+@click.option("--expires-in", metavar="DURATION", help="Such as 90d. Default: never.")
 @as_json
 @asks
 def create(client: Client, team: str, name: str, expires_in: str | None, as_json: bool) -> None:
@@ -55,7 +53,7 @@ def create(client: Client, team: str, name: str, expires_in: str | None, as_json
 @click.argument("team")
 @click.argument("key_id")
 @click.option("--overlap", default="24h", show_default=True, help="How long the old key holds beside the new one.")
-@_EXPIRES
+@click.option("--expires-in", metavar="DURATION", help="Such as 90d. Default: as long as the old key was made for.")
 @as_json
 @asks
 def rotate(client: Client, team: str, key_id: str, overlap: str, expires_in: str | None, as_json: bool) -> None:  # noqa: PLR0917
