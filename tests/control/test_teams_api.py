@@ -102,7 +102,7 @@ class TestPatch:
             ({"budgets": {}}, "budgets"),
             ([], None),
             (b"{", None),
-            (b'{"a":' * 3000 + b"1" + b"}" * 3000, None),
+            (b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}", None),
         ],
     )
     async def test_what_is_wrong_is_named_and_nothing_changes(self, control: Control, body: Any, param: str) -> None:
