@@ -101,7 +101,7 @@ def canonical(value: Any) -> str:
             return value
         try:
             value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeEncodeError):
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             return str(value)
     if isinstance(value, dict) and len(value) == 1:
         (key, inner), *_ = value.items()

@@ -9,6 +9,8 @@ from control.demo import calls, text
 from control.demo.ask import Answer, Ask, Shape, Tool
 from control.demo.text import PromptCache
 
+DEEP = "[" * 100_000  # more than any Python reads
+
 
 def compose(shape: Shape | None = None, **fields: Any) -> Answer:
     user = fields.setdefault("user", "Tell me about gateways")
@@ -145,6 +147,7 @@ def test_one_call_only_if_not_parallel() -> None:
         ({"result": "plain"}, "plain"),
         ({"result": '{"b": 1}'}, '{"b":1}'),
         ("{not json", "{not json"),
+        pytest.param(DEEP, DEEP, id="deep"),
     ],
 )
 def test_tool_results_count_the_same_however_they_travel(value: object, expected: str) -> None:
