@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from extproc.settle.journal import (
-    MIGRATIONS,
-    Batch,
-    JournalTooNewError,
-    connect,
-    latest,
-    write,
-)
+from extproc.settle.journal import Batch, JournalTooNewError, connect, latest, write
 from extproc.settle.marks import advance
+from extproc.settle.migrations import MIGRATIONS
 from extproc.settle.outbox import Outbox
 from extproc.settle.retention import Retention, delete_before
 from extproc.settle.rows import UNRECONCILED, AttemptRow, AuditRow
