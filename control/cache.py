@@ -1,4 +1,4 @@
-"""`/v1/cache`: what is kept, deleted by scope; statistics and metrics of it.
+"""`/v1/cache`: what is kept, deleted by scope; statistics of it. What `/metrics` shows of it is in `cache_metrics`.
 
 In: requests of administrators (a team may see its own statistics). Out: JSON, and metric families. Workers keep no
 copies of entries, so what is deleted here is gone for every replica with the answer to this call; answers that were
@@ -6,15 +6,17 @@ asked for before and are still on their way are not kept either.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
+from control import cache_metrics
 from control.auth import Caller
-from control.families import Family, Sample
+from control.cache_metrics import NANO, Semantic, Totals
+from control.families import Family
 from control.web import answer, json_object, query
 from extproc.cache.calibrate import Tally, estimate
 from extproc.cache.counts import read
@@ -26,11 +28,9 @@ from extproc.settings import Duration
 from extproc.snapshot.current import Current
 
 CallerOf = Callable[[web.Request], Caller]
-_Totals = Mapping[tuple[str, str, str], int]  # by team, event and detail
 
 _NEEDS = {"all": None, "team": "team_id", "model": "model", "key": "cache_key"}
 _DURATION = TypeAdapter(Duration)
-_NANO = 1e9
 
 
 class Deletion(msgspec.Struct, frozen=True):
@@ -57,15 +57,6 @@ class Deletion(msgspec.Struct, frozen=True):
         if self.older_than is not None:
             return None
         return f"key:{self.cache_key}" if self.cache_key else f"model:{self.model}" if self.model else "*"
-
-
-class Semantic(msgspec.Struct, frozen=True, kw_only=True):
-    """`upper`: with 95 % confidence no larger a share of semantic hits is wrong."""
-
-    threshold: float
-    checked: int
-    wrong: int
-    upper: float
 
 
 class TeamCacheStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,16 +121,8 @@ class CacheApi:
             semantic = {name: self._semantic(await self._store.tally(name)) for name in names}
         except StoreUnavailable:
             totals, sizes, semantic = {}, {}, {}
-        return [*_counters(totals), *_gauges(sizes), *_thresholds(semantic), self._limit()]
-
-    def _limit(self) -> Family:
-        """What the share of wrong hits is held to, so that an alarm need not repeat the number."""
-        return Family(
-            name="gateway.cache.semantic_wrong_hit_rate_limit",
-            kind="gauge",
-            text="The share of semantic hits that may be wrong: cache.semantic.max_wrong_hit_rate.",
-            samples=[Sample({}, self._current.snapshot.settings.cache.semantic.max_wrong_hit_rate)],
-        )
+        limit = self._current.snapshot.settings.cache.semantic.max_wrong_hit_rate
+        return cache_metrics.families(totals, sizes, semantic, limit)
 
     async def _delete(self, deletion: Deletion) -> int:
         now_ms, count = self._now_ms(), 0
@@ -162,14 +145,14 @@ class CacheApi:
         configured = {partition_of(team.id, shared=False) for team in self._current.snapshot.settings.teams}
         return sorted(configured | {SHARED} | await self._store.partitions())
 
-    async def _totals(self, replicas: Any) -> _Totals:
+    async def _totals(self, replicas: Any) -> Totals:
         totals: Counter[tuple[str, str, str]] = Counter()
         for replica in sorted(replicas):
             for field, number in (await self._store.counts(replica)).items():
                 totals[read(field)] += number
         return totals
 
-    async def _stats(self, team_id: str, totals: _Totals) -> TeamCacheStats:
+    async def _stats(self, team_id: str, totals: Totals) -> TeamCacheStats:
         def total(event: str) -> int:
             return sum(number for (team, name, _), number in totals.items() if (team, name) == (team_id, event))
 
@@ -187,7 +170,7 @@ class CacheApi:
             semantic=self._semantic(await self._store.tally(partition)),
             estimated_wrong_hit_rate=total("wrong") / checked if checked else None,
             saved_tokens=total("saved_tokens"),
-            saved_usd=total("saved_nano_usd") / _NANO,
+            saved_usd=total("saved_nano_usd") / NANO,
             entries=entries,
             bytes=size_bytes,
         )
@@ -234,98 +217,3 @@ def _age_s(value: object) -> float:
     except (ValidationError, TypeError):
         message = "older_than must be a duration such as 2s, 24h or a number of seconds."
         raise InvalidRequest(message, param="older_than") from None
-
-
-class _Counter(msgspec.Struct, frozen=True):
-    """One counter of the metrics: which events it counts, and under which labels."""
-
-    name: str
-    text: str
-    events: Mapping[str, Mapping[str, str]]  # each with its own labels
-    detail: str = ""  # the label of an event's detail
-    unit: str = ""
-
-
-_COUNTERS = (
-    _Counter(
-        "requests",
-        "Requests by what the cache did with them, and why it was passed by.",
-        {
-            "hits": {"result": "hit"},
-            "semantic_hits": {"result": "semantic-hit"},
-            "misses": {"result": "miss"},
-            "bypasses": {"result": "bypass"},
-        },
-        "reason",
-    ),
-    _Counter(
-        "not_similar",
-        "Misses for which a similar request was looked for, by what ruled it out.",
-        {"not_similar": {}},
-        "reason",
-    ),
-    _Counter("coalesced", "Hits that waited for the same request in flight.", {"coalesced": {}}),
-    _Counter("stores", "Answers kept.", {"stores": {}}),
-    _Counter("refused", "Answers not kept, by why.", {"refused": {}}, "reason"),
-    _Counter("evictions", "Entries that had to go for others.", {"evictions": {}}),
-    _Counter("errors", "Calls that the store did not answer in time.", {"errors": {}}, "operation"),
-    _Counter("saved_tokens", "Tokens that hits did not use.", {"saved_tokens": {}}),
-    _Counter("saved_cost", "What hits did not cost.", {"saved_nano_usd": {}}, unit="USD"),
-    _Counter("checked", "Semantic hits compared with the provider's own answer.", {"checked": {}}),
-    _Counter("wrong", "Of these, those that were wrong.", {"wrong": {}}),
-)
-
-
-def _counters(totals: _Totals) -> list[Family]:
-    return [
-        Family(
-            name=f"gateway.cache.{each.name}",
-            kind="counter",
-            text=each.text,
-            unit=each.unit,
-            samples=[
-                Sample(
-                    {"team": team, **each.events[event], **({each.detail: detail} if each.detail else {})},
-                    number / _NANO if each.unit == "USD" else number,
-                )
-                for (team, event, detail), number in sorted(totals.items())
-                if event in each.events
-            ],
-        )
-        for each in _COUNTERS
-    ]
-
-
-_THRESHOLDS = {
-    "threshold": ("semantic_threshold", "How near a question must be: a cosine; above 1 none is."),
-    "upper": ("semantic_wrong_hit_rate_upper", "With 95 % confidence no larger a share of semantic hits is wrong."),
-}
-
-
-def _thresholds(semantic: Mapping[str, Semantic]) -> list[Family]:
-    """Of the shared state: the same at every replica."""
-    return [
-        Family(
-            name=f"gateway.cache.{name}",
-            kind="gauge",
-            text=text,
-            samples=[Sample({"partition": partition}, getattr(found, field)) for partition, found in semantic.items()],
-        )
-        for field, (name, text) in _THRESHOLDS.items()
-    ]
-
-
-def _gauges(sizes: Mapping[str, tuple[int, int]]) -> list[Family]:
-    """Of the shared state: the same at every replica."""
-    return [
-        Family(
-            name=f"gateway.cache.{name}",
-            kind="gauge",
-            text=text,
-            unit=unit,
-            samples=[Sample({"partition": partition}, size[at]) for partition, size in sizes.items()],
-        )
-        for at, (name, text, unit) in enumerate(
-            (("entries", "Entries kept.", ""), ("size", "Bytes of entries kept.", "By"))
-        )
-    ]
