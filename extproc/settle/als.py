@@ -10,7 +10,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from extproc.settle.settle import whose
+from extproc.settle.entries import whose
 from extproc.transport.session import Service, Services
 from protos.gen import accesslog_pb2 as pb
 

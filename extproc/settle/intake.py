@@ -11,11 +11,12 @@ from typing import Protocol
 from extproc.budget.estimate import OutputEstimates
 from extproc.cache.tape import Taker
 from extproc.errors import AnswerUnread
+from extproc.settle.attempts import settle_attempt
 from extproc.settle.estimate import OutputFromBytes
 from extproc.settle.recent import Recent
 from extproc.settle.recordings import record, told
 from extproc.settle.rows import AttemptRow, AuditRow
-from extproc.settle.settle import settle_attempt, settle_request, verdict_on_answer
+from extproc.settle.settle import settle_request, verdict_on_answer
 from extproc.settle.verdicts import Verdicts
 from extproc.telemetry.content import Content
 from extproc.telemetry.trace_context import ids

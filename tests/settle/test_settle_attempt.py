@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from extproc.settle.attempts import settle_attempt
 from extproc.settle.rows import AttemptRow
-from extproc.settle.settle import settle_attempt
 from tests.settle.builders import STARTED_S, entry, parsed
 
 
