@@ -72,24 +72,14 @@ def _conversation(conversation: list[Message], target: Target) -> tuple[list[Jso
         if message.role in ("system", "developer"):
             system += _content(message, at, target, texts_only=True)
         elif message.role == "assistant":
-            _add(turns, "assistant", _assistant(message, at, target))
+            parts.add_turn(turns, "assistant", "content", _assistant(message, at, target))
         elif message.role == "tool":
-            _add(turns, "user", [_tool_result(message, at, target)])
+            parts.add_turn(turns, "user", "content", [_tool_result(message, at, target)])
         elif message.role == "user":
-            _add(turns, "user", _content(message, at, target))
+            parts.add_turn(turns, "user", "content", _content(message, at, target))
         else:
             raise InvalidRequest(f"{at}.role: this model knows no such role.", param=f"{at}.role")
     return system, turns
-
-
-def _add(turns: list[Json], role: str, blocks: list[Json]) -> None:
-    """Turns alternate: blocks of the same role join, tool results and the user's next words among them."""
-    if not blocks:
-        return
-    if turns and turns[-1]["role"] == role:
-        turns[-1]["content"] += blocks
-    else:
-        turns.append({"role": role, "content": blocks})
 
 
 def _assistant(message: Message, at: str, target: Target) -> list[Json]:

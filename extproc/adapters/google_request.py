@@ -91,23 +91,14 @@ def _conversation(conversation: list[Message], target: Target) -> tuple[list[Jso
         elif message.role == "assistant":
             calls = message.tool_calls or ()
             names.update({toolids.split(call.id)[0]: call.function.name for call in calls if call.function})
-            _add(contents, "model", _assistant(message, at, target))
+            parts.add_turn(contents, "model", "parts", _assistant(message, at, target))
         elif message.role == "tool":
-            _add(contents, "user", [_tool_result(message, at, target, names)])
+            parts.add_turn(contents, "user", "parts", [_tool_result(message, at, target, names)])
         elif message.role == "user":
-            _add(contents, "user", _content(message, at, target))
+            parts.add_turn(contents, "user", "parts", _content(message, at, target))
         else:
             raise InvalidRequest(f"{at}.role: this model knows no such role.", param=f"{at}.role")
     return system, contents
-
-
-def _add(contents: list[Json], role: str, found: list[Json]) -> None:
-    if not found:
-        return
-    if contents and contents[-1]["role"] == role:
-        contents[-1]["parts"] += found
-    else:
-        contents.append({"role": role, "parts": found})
 
 
 def _assistant(message: Message, at: str, target: Target) -> list[Json]:

@@ -92,6 +92,17 @@ def listed(content: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     return [part for part in content or () if part["type"] != "text" or part.get("text") != ""]
 
 
+def add_turn(turns: list[dict[str, Any]], role: str, field: str, found: list[dict[str, Any]]) -> None:
+    """Turns alternate: what the same role says next joins the `field` of its last turn, tool results and the user's
+    next words among them."""
+    if not found:
+        return
+    if turns and turns[-1]["role"] == role:
+        turns[-1][field] += found
+    else:
+        turns.append({"role": role, field: found})
+
+
 def text(part: dict[str, Any], at: str) -> str:
     """The text of a `text` part."""
     return _read(part, _Text, at).text
