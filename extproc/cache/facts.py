@@ -10,12 +10,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from importlib import resources
 from itertools import chain
 
 import msgspec
 
 from extproc.cache import lexicon as lx
+from extproc.cache.numbers import arabic, numbers_of
+from extproc.cache.words import is_common, spelled_out, stem, words_of
 
 _POLITE = re.compile(lx.POLITE, re.IGNORECASE)
 _FENCE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
@@ -24,13 +25,6 @@ _MAY_BE_CODE = re.compile(r"[`(){}\[\]<>=\\^$_|~;@#*+:/.-]")  # most prompts hav
 _AMOUNT = re.compile(r"[$€£¥]?\d[\d,.]*[kKmM]?[$€£¥%]?|[cC]#|[fF]#|[cC]\+\+")  # money and the like are no code
 _TOKEN = re.compile(r"[cC]\+\+|[cCfF]#|[$€£¥%°℃]|\d[\w.,:/-]*\w|\d|[^\W\d_][^\W_]*(?:'[^\W\d_]+)?|[.?!:]")
 _AMOUNT_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
-_NUMBER_UNIT = re.compile(r"(\d[\d.,]*)([a-zA-Zµ°]{1,4})")
-_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
-_CONTRACTIONS = {"can't": "can not", "cannot": "can not", "won't": "will not", "shan't": "shall not", "ain't": "is not"}
-_ENDINGS = (("n't", " not"), ("'re", " are"), ("'ll", " will"), ("'ve", " have"), ("'m", " am"), ("'d", " would"))
-_S_IS = frozenset(("what", "where", "who", "how", "that", "it", "there", "here", "when", "why", "he", "she", "let"))
-_ROMAN = re.compile(r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})")
-_ROMAN_VALUE = {"I": 1, "V": 5, "X": 10}
 _SENTENCE_END = frozenset(".?!:")
 _TITLE_SHARE = 0.6  # of the words inside a sentence: above it capitals are a style, not a mark of names
 _QUOTES = str.maketrans(
@@ -38,9 +32,6 @@ _QUOTES = str.maketrans(
     | dict.fromkeys("\u201c\u201d", '"')
     | dict.fromkeys("\u2013\u2014\u2212", "-")
 )
-_SHORT_UNITS = {"s": "seconds", "ms": "ms", "m": "m", "h": "hours", "g": "gram", "l": "liter"}
-_SHORT_UNITS |= {"C": "celsius", "F": "fahrenheit"}
-_BEFORE_FIRST = frozenset(("the", "my", "your", "our", "his", "her", "their", "its"))
 _NONE: frozenset[str] = frozenset()
 _OTHERWISE_READ = lx.STOPWORDS | lx.UNITS.keys() | lx.DATES.keys() | {"may", "march"}  # no names
 
@@ -76,10 +67,10 @@ def facts(prompt: str) -> Facts:
     """Read a prompt."""
     text = _level(prompt)
     code = tuple(_code(text))
-    tokens = _arabic(_TOKEN.findall(_AMOUNT_COMMA.sub("", text)))
-    words = tuple(map(sys.intern, _words(tokens)))  # kept by many prompts, and compared
+    tokens = arabic(_TOKEN.findall(_AMOUNT_COMMA.sub("", text)))
+    words = tuple(map(sys.intern, words_of(tokens)))  # kept by many prompts, and compared
     names = _set(chain(map(stem, _names(tokens)), _marked(words)))
-    numbers, rest = _numbers(tokens, words)
+    numbers, rest = numbers_of(tokens, words)
     return Facts(
         text=_flat(text),
         written=text,
@@ -122,47 +113,6 @@ def _flat(text: str) -> str:
     return text.casefold().rstrip(" .?!")
 
 
-def _words(tokens: Iterable[str]) -> Iterator[str]:
-    """Case-folded words with their contractions spelled out; no punctuation, no numbers."""
-    for token in tokens:
-        word = token.casefold()
-        if "'" in word or word in _CONTRACTIONS:
-            yield from _spelled_out(word).split()
-        elif word[0].isalpha() or word in lx.UNITS:
-            yield word
-
-
-def _spelled_out(word: str) -> str:
-    if word in _CONTRACTIONS:
-        return _CONTRACTIONS[word]
-    for ending, full in _ENDINGS:
-        if word.endswith(ending):
-            return word.removesuffix(ending) + full
-    if word.endswith("'s"):
-        word = word[:-2]
-        return f"{word} is" if word in _S_IS else word
-    return word
-
-
-@lru_cache(maxsize=20_000)
-def stem(word: str) -> str:
-    """`crashes`, `crashing`, `crashed` -> `crash`. Rough: it only has to level forms of one word."""
-    if len(word) > 4:
-        for ending in ("ing", "ies", "ied", "ed", "es", "ly"):
-            if word.endswith(ending) and len(word) - len(ending) >= 3:
-                return _trimmed(word[: -len(ending)], ending)
-    if len(word) > 3 and word[-1] == "s" and word[-2] not in "su":
-        word = word[:-1]
-    return word.removesuffix("e") if len(word) > 4 else word
-
-
-def _trimmed(root: str, ending: str) -> str:
-    if ending in ("ies", "ied"):
-        return root + "y"
-    doubled = ending in ("ing", "ed") and root[-1] == root[-2] and root[-1] not in "lsz"
-    return root[:-1] if doubled else root.removesuffix("e") if len(root) > 4 else root
-
-
 def _code(text: str) -> Iterator[str]:
     """Pieces of code: what is between backticks, piece by piece, and words made of code's characters."""
     if not _MAY_BE_CODE.search(text.rstrip(" .?!:;")):
@@ -190,104 +140,13 @@ def _names(tokens: Sequence[str]) -> Iterator[str]:
     if len(capital) >= 4 and len(capital) > _TITLE_SHARE * len(inside):
         return
     for word in capital:
-        bare = _spelled_out(word.casefold()).split()[0]
+        bare = spelled_out(word.casefold()).split()[0]
         if bare not in _OTHERWISE_READ:
             yield bare
 
 
 def _marked(words: Iterable[str]) -> Iterator[str]:
     return (stem(word) for word in words if word not in _OTHERWISE_READ and (word in lx.MARKED or not is_common(word)))
-
-
-@lru_cache(maxsize=20_000)
-def is_common(word: str) -> bool:
-    """Whether a word is a frequent English one, a form of one, or made of two; others are treated as names."""
-    return len(word) < 3 or _known(word) or _known(stem(word)) or _joined(word)
-
-
-def _known(word: str) -> bool:
-    return any(word + ending in _common() for ending in _FORMS)
-
-
-_FORMS = ("", "e", "s", "ed", "ing", "er", "or", "ion", "d", "r")
-_PREFIXES = ("re", "un", "pre", "non", "sub", "multi", "over", "under", "mis", "dis")
-_SUFFIXES = ("er", "or", "ize", "ise", "able", "ful", "less", "ness", "ment", "ation", "al", "ic", "y", "ity")
-
-
-def _joined(word: str) -> bool:
-    """`runtime`, `redirect`, `optimizer`."""
-    heads, tails = (word[:at] for at in range(3, len(word) - 2)), (word[at:] for at in range(3, len(word) - 2))
-    return (
-        any(head in _common() and tail in _common() for head, tail in zip(heads, tails, strict=True))
-        or any(
-            word.startswith(start) and _known(word[len(start) :]) for start in _PREFIXES if len(word) > len(start) + 3
-        )
-        or any(word.endswith(end) and _known(word[: -len(end)]) for end in _SUFFIXES if len(word) > len(end) + 3)
-    )
-
-
-@lru_cache(maxsize=1)
-def _common() -> frozenset[str]:
-    return frozenset(resources.files("extproc.data").joinpath("vocabulary.txt").read_text("utf-8").split("\n"))
-
-
-def _numbers(tokens: Sequence[str], words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The numbers, sorted, and what was written against them (`30ms` -> `ms`) with all words."""
-    numbers, rest = [], list(words)
-    folded = [token.casefold() for token in tokens]
-    for token, before, after in zip(tokens, ["", *folded], [*folded[1:], ""], strict=False):
-        number, unit = _number(token, before, after)
-        if number:
-            numbers.append(number)
-        if unit:
-            rest.append(unit)
-    return tuple(sorted(numbers)), rest
-
-
-def _number(token: str, before: str, after: str) -> tuple[str | None, str | None]:
-    word = token.casefold()
-    if word[0].isdigit():
-        if match := _ORDINAL.fullmatch(word):
-            return match[1], None
-        match = _NUMBER_UNIT.fullmatch(token)
-        if match and (match[2] in _SHORT_UNITS or match[2].casefold() in lx.UNITS):
-            return match[1], _SHORT_UNITS.get(match[2], match[2].casefold())
-        if match and word[-1] in "km":
-            return word, None
-        return word, None
-    if word == "s" and before[:1].isdigit():
-        return None, "seconds"
-    if word in lx.NUMBERS and not _other_sense(word, before):
-        return lx.NUMBERS[word], None
-    if word == "one" and after in lx.MULTIPLES:
-        return "1", None
-    return None, None
-
-
-def _other_sense(word: str, before: str) -> bool:
-    """`first` as "to begin with", `second` as a unit."""
-    if word == "first":
-        return before not in _BEFORE_FIRST
-    return word == "second" and (before[:1].isdigit() or before in ("per", "a"))
-
-
-def _arabic(tokens: Sequence[str]) -> list[str]:
-    """Roman numbers in digits: `II`, and one letter after a word such as chapter."""
-    return [str(_roman(token)) if _is_roman(tokens, at) else token for at, token in enumerate(tokens)]
-
-
-def _is_roman(tokens: Sequence[str], at: int) -> bool:
-    token = tokens[at]
-    return token[0] in _ROMAN_VALUE and bool(_ROMAN.fullmatch(token)) and (len(token) > 1 or _counts(tokens, at))
-
-
-def _counts(tokens: Sequence[str], at: int) -> bool:
-    return at > 0 and tokens[at - 1].casefold() in lx.ROMAN_AFTER
-
-
-def _roman(token: str) -> int:
-    values = [_ROMAN_VALUE[letter] for letter in token]
-    return sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True))
 
 
 def _units(words: Iterable[str], text: str) -> frozenset[str]:

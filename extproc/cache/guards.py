@@ -7,7 +7,8 @@ table of small predicates, a few microseconds a pair. Called by `extproc.cache.s
 from collections.abc import Callable
 
 from extproc.cache import lexicon as lx
-from extproc.cache.facts import Facts, stem
+from extproc.cache.facts import Facts
+from extproc.cache.words import stem
 
 Guard = Callable[[Facts, Facts], bool]
 

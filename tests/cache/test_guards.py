@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.cache.facts import facts, stem
+from extproc.cache.facts import facts
 from extproc.cache.guards import veto
+from extproc.cache.words import stem
 
 from .tables import pairs
 
