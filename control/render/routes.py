@@ -29,6 +29,9 @@ RETRIABLE_STATUS = (401, 403, 408, 424, 429)  # about us or the provider, never 
 # An answer that nobody here could hold; one that does not say its size is found too late to ask another.
 _TOO_LARGE = {"name": "content-length", "range_match": {"start": str(MAX_ANSWER_BYTES + 1), "end": str(2**63 - 1)}}
 
+# Bedrock's 400 that is about the account and not about the request.
+_OVER_QUOTA = {"name": "x-amzn-errortype", "string_match": {"prefix": "ServiceQuotaExceededException"}}
+
 
 def ingress(settings: Settings) -> Document:
     """Routes of the ingress listener."""
@@ -111,7 +114,7 @@ def _decided(settings: Settings) -> Document:
             "idle_timeout": seconds(settings.timeouts.idle),
             "retry_policy": {
                 "retry_on": RETRY_ANYWHERE,  # the worker adds what only another provider helps against
-                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}, _TOO_LARGE],
+                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}, _TOO_LARGE, _OVER_QUOTA],
                 "retriable_status_codes": list(RETRIABLE_STATUS),
                 "num_retries": settings.routing.attempts - 1,
                 # The next attempt goes elsewhere, so there is nothing to wait for.

@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from tests.envoy.harness import PROVIDER_KEY, Config, Gateway, Simulator, ask, marker
+from tests.envoy.scripted import Scripted, whole
 
 MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 PRICE = {"input": 1.0, "cached_input": 0.5, "cache_write": 1.25, "output": 4.0}
@@ -16,12 +17,19 @@ WEATHER = {
 
 
 @pytest.fixture(scope="module")
-def config(config: Config, simulators: tuple[Simulator, Simulator]) -> Config:
+def config(config: Config, simulators: tuple[Simulator, Simulator], scripted: Scripted) -> Config:
+    config["providers"]["aws-full"] = {"format": "bedrock", "base_url": scripted.url, "credential": PROVIDER_KEY}
+    for name in ("full", "full-ha"):
+        config["models"].append({"name": name, "provider": "aws-full", "upstream_name": MODEL, "price": PRICE})
     config["providers"]["aws"] = {"format": "bedrock", "base_url": simulators[0].url, "credential": PROVIDER_KEY}
     for name in ("nova", "nova-ha"):
         config["models"].append({"name": name, "provider": "aws", "upstream_name": MODEL, "price": PRICE})
     config["models"].append({"name": "gpt-then", "provider": "openai", "upstream_name": "gpt-model", "price": PRICE})
-    config["equivalents"] += [{"models": ["nova-ha", "gpt-b"]}, {"models": ["gpt-then", "nova"]}]
+    config["equivalents"] += [
+        {"models": ["full-ha", "gpt-b"]},
+        {"models": ["nova-ha", "gpt-b"]},
+        {"models": ["gpt-then", "nova"]},
+    ]
     return config
 
 
@@ -112,6 +120,16 @@ def test_the_next_equivalent_answers(gateway: Gateway, second: Simulator, status
     assert raw.headers["x-gateway-model"] == "gpt-b"
     row = gateway.row(raw.headers["x-gateway-request-id"])
     assert [attempt["status"] for attempt in row["attempt_log"]] == [status, 200]
+
+
+def test_a_400_about_the_account_is_not_the_clients(gateway: Gateway, scripted: Scripted) -> None:
+    """Source: the errors of InvokeModel; a quota of the account is refused with the status of a wrong request."""
+    kind = "ServiceQuotaExceededException:http://internal.amazon.com/coral/com.amazon.bedrock/"
+    scripted.says(whole(b'{"message": "Your account is over its quota."}', status=400, x_amzn_errortype=kind))
+    assert gateway.client().chat.completions.create(**ask("hi", "full-ha")).model == "gpt-b"
+    with pytest.raises(openai.InternalServerError) as caught:
+        gateway.client().chat.completions.create(**ask("hi", "full"))
+    assert (caught.value.code, "quota" in caught.value.message) == ("provider_error", False)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
