@@ -64,10 +64,11 @@ def ext_proc(*, cluster: str, request_body: bool, idle_s: float) -> Document:
     whole. Without `request_body` it has that already. Where nothing remains to be done with the answer, the worker ends
     the stream, and Envoy does not ask. What it may have to wait for is a slow client or provider, which is for the
     stream's idle timeout to end (`idle_s`), so the worker's own time is longer; one that hangs is found by HTTP/2's
-    PING."""
+    PING. A request whose worker dies, or hangs, before it has said a word of it goes to another as it came: nothing was
+    sent anywhere yet, and its hold is known by its id. Of more than 64 KiB Envoy keeps no copy."""
     service = grpc_service(cluster)
     service["retry_policy"] = {
-        "retry_on": "connect-failure,refused-stream,unavailable",
+        "retry_on": "connect-failure,refused-stream,unavailable" + (",reset" if request_body else ""),
         "num_retries": 5,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
     }

@@ -123,6 +123,13 @@ class TestFlights:
         answers = await asyncio.gather(*(store.look_up(known, NOW_MS, f"r{at}", 5000) for at in range(20)))
         assert sorted(answer.value for answer in answers if isinstance(answer, Flight)) == ["follow"] * 19 + ["lead"]
 
+    async def test_one_that_comes_again_leads_again(self, store: RedisStore, team: str) -> None:
+        """Its worker died: it must not wait for itself."""
+        known = key("hi", team=team)
+        assert await store.look_up(known, NOW_MS, "r1", 5000) is Flight.LEAD
+        assert await store.look_up(known, NOW_MS, "r1", 5000) is Flight.LEAD
+        assert await store.look_up(known, NOW_MS, "r2", 5000) is Flight.FOLLOW
+
     async def test_it_ends_with_the_entry(self, store: RedisStore, team: str) -> None:
         known = key("hi", team=team)
         await store.look_up(known, NOW_MS, "r1", 5000)
