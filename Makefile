@@ -46,8 +46,8 @@ bench: .venv/dev.stamp  ## measure what the gateway adds; prints a table, writes
 eval-cache: .venv/dev.stamp  ## what the semantic cache hits, and hits wrongly; writes bench/results/cache.*
 	$(BIN)/python -m bench.cache
 
-simulate: .venv/dev.stamp  ## over-reservation and false refusals on real traces, where they lie beside the repository
-	$(BIN)/python -m bench.reservation
+simulate: .venv/dev.stamp  ## over-reservation and false refusals on the Azure LLM traces of 2023; DATA=folder
+	$(BIN)/python -m bench.reservation $(DATA)
 
 fuzz: .venv/dev.stamp  ## play any bytes to the transport, for DURATION=600 seconds
 	$(BIN)/python -m tests.transport.fuzz $${DURATION:-600}

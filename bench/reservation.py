@@ -1,8 +1,8 @@
 """How much the output estimate over-reserves, and whom that wrongly refuses, on real lengths and arrivals.
 
-    python -m bench.reservation [FOLDER]    the Azure LLM inference traces of 2023, azure_2023_code.csv.gz and
-                                            …_conv.csv.gz (timestamp, context tokens, generated tokens),
-                                            by default in ../shared/data/traces
+    python -m bench.reservation [FOLDER]    the Azure LLM inference traces of 2023 (timestamp, context tokens, generated
+                                            tokens; github.com/Azure/AzurePublicDataset), gzipped, as
+                                            azure_2023_code.csv.gz and azure_2023_conv.csv.gz
 
 Each trace is one model; its requests go round 4 teams, so that teams are learnt one by one. The traces have no
 durations: a request is taken to run 0.5 s and 20 ms per output token, and input tokens to be known. No request gives
