@@ -10,7 +10,8 @@ API version 2026-10-21 none for any model (https://platform.claude.com/docs/en/a
 
 import msgspec
 
-from control.demo.anthropic_read import Reader, check_parameters, check_removed
+from control.demo.anthropic_params import check_parameters, check_removed
+from control.demo.anthropic_read import Reader
 from control.demo.anthropic_write import Writer, error_body
 from control.demo.ask import Answer, Ask, FormatName
 from control.demo.base import Meta, Refused, decode_object

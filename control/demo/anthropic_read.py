@@ -1,21 +1,18 @@
-"""Anthropic's request: what it asks for, or why the provider would refuse it.
+"""Anthropic's messages and tools: what a request asks for, or why the provider would refuse it.
 
-In: the decoded JSON body. Out: an `Ask`. Raises Refused, with the path of what is wrong.
+In: the decoded JSON body, its parameters checked (`anthropic_params`). Out: an `Ask`. Raises
+Refused, with the path of what is wrong.
 """
 
 import re
 from typing import Any
 
+from control.demo.anthropic_params import EXTRA, invalid
 from control.demo.ask import Ask, Result, Tool
-from control.demo.base import Refused, is_number, is_whole
+from control.demo.base import Refused
 from control.demo.text import canonical
 
 # fmt: off
-_PARAMETERS = frozenset({
-    "cache_control", "container", "context_management", "inference_geo", "max_tokens", "mcp_servers", "messages",
-    "metadata", "model", "output_config", "service_tier", "speed", "stop_sequences", "stream", "system", "temperature",
-    "thinking", "tool_choice", "tools", "top_k", "top_p",
-})
 _BLOCKS = {
     "text": {"text", "citations", "cache_control"},
     "image": {"source", "cache_control"},
@@ -36,87 +33,8 @@ _TOOL_KEYS = {
 # fmt: on
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
-_ONE_SAMPLING = re.compile(r"claude-(opus|sonnet|haiku)-4-[5-9]|claude-opus-4-1")  # temperature or top_p, not both
-_NO_SAMPLING = re.compile(r"claude-opus-4-[7-9]|claude-[a-z]+-[5-9]")
 _NO_PREFILL = re.compile(r"claude-(opus|sonnet)-4-[6-9]|claude-[a-z]+-[5-9]")
-_KINDS: dict[str, type] = {
-    "tools": list,
-    "metadata": dict,
-    "output_config": dict,
-    "stop_sequences": list,
-    "stream": bool,
-}
 _MEDIA = ("image/jpeg", "image/png", "image/gif", "image/webp")
-_EXTRA = "Extra inputs are not permitted"
-
-
-def _invalid(message: str) -> Refused:
-    return Refused(400, message)
-
-
-def check_removed(data: dict[str, Any]) -> None:
-    """What API version 2026-10-21 no longer takes, even at the default value."""
-    for name in ("temperature", "top_p", "top_k"):
-        if name in data:
-            raise _invalid(f"{name}: {_EXTRA}")
-
-
-def check_parameters(data: dict[str, Any]) -> None:
-    """Top-level parameters: known, there, of the right type, in range, allowed together."""
-    for name in data:
-        if name not in _PARAMETERS:
-            raise _invalid(f"{name}: {_EXTRA}")
-    for name in ("model", "max_tokens", "messages"):
-        if name not in data:
-            raise _invalid(f"{name}: Field required")
-    if not isinstance(data["model"], str) or not data["model"]:
-        raise _invalid("model: Input should be a valid string")
-    if not is_whole(data["max_tokens"]) or data["max_tokens"] < 1:
-        raise _invalid("max_tokens: Input should be a valid integer, greater than or equal to 1")
-    if not isinstance(data["messages"], list) or not data["messages"]:
-        raise _invalid("messages: at least one message is required")
-    for name, kind in _KINDS.items():
-        if not isinstance(data.get(name), kind | None):
-            raise _invalid(f"{name}: Input should be a valid {kind.__name__}")
-    for name in (data.get("metadata") or {}).keys() - {"user_id"}:
-        raise _invalid(f"metadata.{name}: {_EXTRA}")
-    _check_sampling(data)
-    _check_thinking(data)
-
-
-def _check_sampling(data: dict[str, Any]) -> None:
-    model = data["model"]
-    for name, high in (("temperature", 1), ("top_p", 1), ("top_k", 1 << 31)):
-        if name not in data:
-            continue
-        if not is_number(data[name]):
-            raise _invalid(f"{name}: Input should be a valid number")
-        if not 0 <= data[name] <= high:
-            raise _invalid(f"{name}: range: 0..{high}")
-        if _NO_SAMPLING.match(model) and data[name] != 1:
-            raise _invalid(f"`{name}` is deprecated for this model.")
-    if "temperature" in data and "top_p" in data and _ONE_SAMPLING.match(model):
-        raise _invalid("`temperature` and `top_p` cannot both be specified for this model. Please use only one.")
-    stops = data.get("stop_sequences") or []
-    if not all(isinstance(stop, str) for stop in stops):
-        raise _invalid("stop_sequences: Input should be a valid list")
-    if not all(stop.strip() for stop in stops):
-        raise _invalid("stop_sequences: each stop sequence must contain non-whitespace")
-
-
-def _check_thinking(data: dict[str, Any]) -> None:
-    match data.get("thinking"):
-        case None | {"type": "disabled" | "adaptive"}:
-            return
-        case {"type": "enabled", "budget_tokens": int(budget)}:
-            if budget < 1024:
-                raise _invalid("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
-            if budget >= data["max_tokens"]:
-                raise _invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
-            if data.get("temperature", 1) != 1:
-                raise _invalid("`temperature` may only be set to 1 when thinking is enabled.")
-            return
-    raise _invalid("thinking: Input tag should be one of 'enabled', 'disabled', 'adaptive'")
 
 
 class Reader:
@@ -172,31 +90,31 @@ class Reader:
                 self._block(f"system.{at}", block, {"text"})
             return "".join(self.texts[start:])
         if not isinstance(system, str):
-            raise _invalid("system: Input should be a valid string")
+            raise invalid("system: Input should be a valid string")
         self.texts.append(system)
         return system
 
     def _message(self, index: int, message: Any) -> None:
         path = f"messages.{index}"
         if not isinstance(message, dict):
-            raise _invalid(f"{path}: Input should be a valid dictionary")
+            raise invalid(f"{path}: Input should be a valid dictionary")
         for key in message:
             if key not in ("role", "content"):
-                raise _invalid(f"{path}.{key}: {_EXTRA}")
+                raise invalid(f"{path}.{key}: {EXTRA}")
         role, content = message.get("role"), message.get("content")
         if role == "system":
             text = 'messages: Unexpected role "system". The Messages API accepts a top-level `system` parameter, not '
-            raise _invalid(f'{text}"system" as an input message role.')
+            raise invalid(f'{text}"system" as an input message role.')
         if role not in _BLOCKS_OF:
-            raise _invalid(f"{path}.role: Input should be 'user' or 'assistant'")
+            raise invalid(f"{path}.role: Input should be 'user' or 'assistant'")
         if index == 0 and role != "user":
-            raise _invalid('messages: first message must use the "user" role')
+            raise invalid('messages: first message must use the "user" role')
         last = index == len(self.data["messages"]) - 1
         if not content and not (last and role == "assistant"):
-            raise _invalid(f"{path}: all messages must have non-empty content except for the optional final assistant")
+            raise invalid(f"{path}: all messages must have non-empty content except for the optional final assistant")
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(blocks, list):
-            raise _invalid(f"{path}.content: Input should be a valid list")
+            raise invalid(f"{path}.content: Input should be a valid list")
         self._blocks(index, role, blocks)
 
     def _blocks(self, index: int, role: str, blocks: list[Any]) -> None:
@@ -213,7 +131,7 @@ class Reader:
                 name = expected.pop(block["tool_use_id"], None)
                 if name is None:
                     text = f"unexpected `tool_use_id` found in `tool_result` blocks: {block['tool_use_id']}"
-                    raise _invalid(f"{path}: {text}. Each `tool_result` must have a `tool_use` in the message before.")
+                    raise invalid(f"{path}: {text}. Each `tool_result` must have a `tool_use` in the message before.")
                 results.append(Result(name, self.texts[-1]))
             elif expected:
                 self.pending = expected
@@ -228,16 +146,16 @@ class Reader:
     def _unanswered(self, index: int) -> Refused:
         ids = ", ".join(self.pending)
         text = f"messages.{index}: `tool_use` ids were found without `tool_result` blocks immediately after: {ids}. "
-        return _invalid(f"{text}Each `tool_use` block must have a corresponding `tool_result` in the next message.")
+        return invalid(f"{text}Each `tool_use` block must have a corresponding `tool_result` in the next message.")
 
     def _block(self, path: str, block: Any, allowed: set[str]) -> str:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind not in allowed:
             tags = ", ".join(f"'{name}'" for name in sorted(allowed))
-            raise _invalid(f"{path}: Input tag '{kind}' does not match any of the expected tags: {tags}")
+            raise invalid(f"{path}: Input tag '{kind}' does not match any of the expected tags: {tags}")
         for key in block:
             if key != "type" and key not in _BLOCKS[kind]:
-                raise _invalid(f"{path}.{kind}.{key}: {_EXTRA}")
+                raise invalid(f"{path}.{kind}.{key}: {EXTRA}")
         self.cached = self.cached or "cache_control" in block
         match kind:
             case "text":
@@ -250,44 +168,44 @@ class Reader:
                 self._tool_result(path, block)
             case "thinking":
                 if not isinstance(block.get("signature"), str):
-                    raise _invalid(f"{path}.thinking.signature: Field required")
+                    raise invalid(f"{path}.thinking.signature: Field required")
         return str(kind)
 
     def _text(self, path: str, text: Any) -> None:
         if not isinstance(text, str):
-            raise _invalid(f"{path}.text.text: Input should be a valid string")
+            raise invalid(f"{path}.text.text: Input should be a valid string")
         if not text.strip():
             empty = "must be non-empty" if not text else "must contain non-whitespace text"
-            raise _invalid(f"messages: text content blocks {empty}")
+            raise invalid(f"messages: text content blocks {empty}")
         self.texts.append(text)
 
     def _image(self, path: str, source: Any) -> None:
         match source:
             case {"type": "base64", "media_type": str(media), "data": str(data), **rest} if not rest:
                 if media not in _MEDIA:
-                    raise _invalid(f"{path}.image.source.base64.media_type: Input should be one of {_MEDIA}")
+                    raise invalid(f"{path}.image.source.base64.media_type: Input should be one of {_MEDIA}")
                 if not data or data.startswith("data:"):
-                    raise _invalid(f"{path}.image.source.base64.data: invalid base64 data")
+                    raise invalid(f"{path}.image.source.base64.data: invalid base64 data")
             case {"type": "url", "url": str(url), **rest} if not rest:
                 if not url.startswith(("https://", "http://")):
-                    raise _invalid(f"{path}.image.source.url.url: Only HTTPS URLs are supported.")
+                    raise invalid(f"{path}.image.source.url.url: Only HTTPS URLs are supported.")
             case _:
-                raise _invalid(f"{path}.image.source: Input should be a valid image source")
+                raise invalid(f"{path}.image.source: Input should be a valid image source")
         self.images += 1
 
     def _tool_use(self, path: str, block: dict[str, Any]) -> None:
         if not isinstance(block.get("id"), str) or not _TOOL_ID.fullmatch(block["id"]):
-            raise _invalid(f"{path}.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'")
+            raise invalid(f"{path}.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'")
         if not isinstance(block.get("name"), str):
-            raise _invalid(f"{path}.tool_use.name: Field required")
+            raise invalid(f"{path}.tool_use.name: Field required")
         if not isinstance(block.get("input"), dict):
-            raise _invalid(f"{path}.tool_use.input: Input should be a valid dictionary")
+            raise invalid(f"{path}.tool_use.input: Input should be a valid dictionary")
         self.pending[block["id"]] = block["name"]
         self.texts += [block["name"], canonical(block["input"])]
 
     def _tool_result(self, path: str, block: dict[str, Any]) -> None:
         if not isinstance(block.get("tool_use_id"), str):
-            raise _invalid(f"{path}.tool_result.tool_use_id: Field required")
+            raise invalid(f"{path}.tool_result.tool_use_id: Field required")
         content = block.get("content", "")
         if isinstance(content, list):
             start = len(self.texts)
@@ -296,7 +214,7 @@ class Reader:
             content = "".join(self.texts[start:])
             del self.texts[start:]
         if not isinstance(content, str):
-            raise _invalid(f"{path}.tool_result.content: Input should be a valid string")
+            raise invalid(f"{path}.tool_result.content: Input should be a valid string")
         self.texts.append(canonical(content))
 
     def _check_last(self, message: dict[str, Any]) -> None:
@@ -304,28 +222,28 @@ class Reader:
             return
         if _NO_PREFILL.match(self.data["model"]):
             text = "This model does not support assistant message prefill. The conversation must end with a user "
-            raise _invalid(f"{text}message.")
+            raise invalid(f"{text}message.")
         if isinstance(message["content"], str) and message["content"] != message["content"].rstrip():
-            raise _invalid("messages: final assistant content cannot end with trailing whitespace")
+            raise invalid("messages: final assistant content cannot end with trailing whitespace")
 
     def _tools(self) -> list[Tool]:
         tools: list[Tool] = []
         for at, tool in enumerate(self.data.get("tools") or []):
             path = f"tools.{at}"
             if not isinstance(tool, dict) or tool.get("type", "custom") != "custom":
-                raise _invalid(f"{path}: only custom tools are supported here")
+                raise invalid(f"{path}: only custom tools are supported here")
             for key in tool:
                 if key not in _TOOL_KEYS:
-                    raise _invalid(f"{path}.custom.{key}: {_EXTRA}")
+                    raise invalid(f"{path}.custom.{key}: {EXTRA}")
             name, schema = tool.get("name"), tool.get("input_schema")
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise _invalid(f"{path}.custom.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'")
+                raise invalid(f"{path}.custom.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'")
             if not isinstance(schema, dict):
-                raise _invalid(f"{path}.custom.input_schema: Field required")
+                raise invalid(f"{path}.custom.input_schema: Field required")
             if schema.get("type") != "object":
-                raise _invalid(f"{path}.custom.input_schema.type: Input should be 'object'")
+                raise invalid(f"{path}.custom.input_schema.type: Input should be 'object'")
             if any(other.name == name for other in tools):
-                raise _invalid("tools: Tool names must be unique.")
+                raise invalid("tools: Tool names must be unique.")
             self.texts += [name, tool.get("description") or ""]
             tools.append(Tool(name, schema))
         return tools
@@ -336,16 +254,16 @@ def _tool_choice(choice: Any, tools: list[Tool]) -> tuple[str, bool]:
         return "auto", True
     kind = choice.get("type") if isinstance(choice, dict) else None
     if kind not in ("auto", "any", "tool", "none"):
-        raise _invalid("tool_choice: Input tag should be one of 'auto', 'any', 'tool', 'none'")
+        raise invalid("tool_choice: Input tag should be one of 'auto', 'any', 'tool', 'none'")
     allowed = {"type"} | ({"name"} if kind == "tool" else set())
     allowed |= set() if kind == "none" else {"disable_parallel_tool_use"}
     for key in choice:
         if key not in allowed:
-            raise _invalid(f"tool_choice.{kind}.{key}: {_EXTRA}")
+            raise invalid(f"tool_choice.{kind}.{key}: {EXTRA}")
     if not tools and kind != "none":
-        raise _invalid("tool_choice may only be specified while providing tools.")
+        raise invalid("tool_choice may only be specified while providing tools.")
     if kind == "tool" and not any(tool.name == choice.get("name") for tool in tools):
-        raise _invalid(f"Tool '{choice.get('name')}' not found in provided tools")
+        raise invalid(f"Tool '{choice.get('name')}' not found in provided tools")
     name = "=" + choice["name"] if kind == "tool" else str(kind)
     return name, not choice.get("disable_parallel_tool_use", False)
 
@@ -360,13 +278,13 @@ def _effort(data: dict[str, Any], config: dict[str, Any]) -> str:
 def _schema(config: dict[str, Any]) -> dict[str, Any] | None:
     for key in config:
         if key not in ("effort", "format"):
-            raise _invalid(f"output_config.{key}: {_EXTRA}")
+            raise invalid(f"output_config.{key}: {EXTRA}")
     match config.get("format"):
         case None:
             return None
         case {"type": "json_schema", "schema": dict(schema), **rest} if not rest:
             if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
                 text = "output_config.format.schema: For 'object' type, 'additionalProperties' must be explicitly set "
-                raise _invalid(f"{text}to false")
+                raise invalid(f"{text}to false")
             return schema
-    raise _invalid("output_config.format: Input should be a valid json_schema format")
+    raise invalid("output_config.format: Input should be a valid json_schema format")

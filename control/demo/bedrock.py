@@ -13,7 +13,8 @@ import zlib
 import msgspec
 
 from control.demo.anthropic import Anthropic
-from control.demo.anthropic_read import Reader, check_parameters
+from control.demo.anthropic_params import check_parameters
+from control.demo.anthropic_read import Reader
 from control.demo.ask import Answer, Ask, FormatName
 from control.demo.base import Meta, Refused, decode_object
 from control.demo.faults import Faults
