@@ -13,8 +13,8 @@ class Budget(Section):
     monthly_tokens: Amount | None = None
     daily_usd: Usd | None = None
     monthly_usd: Usd | None = None
-    burst_tokens: Amount = 0
-    strict: bool = False
+    burst_tokens: Amount = Field(default=0, description="beyond the day's tokens, for requests of high priority")
+    strict: bool = Field(default=False, description="never passed: the most a request may be billed is held for it")
     timezone: Zone = Field(default="UTC", description="IANA name of the zone whose midnight begins a day and a month")
 
 
@@ -52,7 +52,9 @@ class Team(Section):
     allowed_ips: list[Network] = Field(default=[], description="its clients' addresses; empty: all")
     budget: Budget = Budget()
     limits: Limits = Limits()
-    auto_downgrade: bool = False
+    auto_downgrade: bool = Field(
+        default=False, description="from the lowest alert threshold on, `auto` answers from the next cheaper tier"
+    )
     alert: Alert = Alert()
     models: list[str] = Field(default=["*"])
     routing: TeamRouting = TeamRouting()

@@ -14,7 +14,7 @@ class Telemetry(Section):
     otlp_headers: dict[str, str] = Field(default={}, repr=False, description="such as a collector's API key")
     service_name: str = "llm-gateway"
     metrics_interval: Duration = 60.0
-    content: bool = False
+    content: bool = Field(default=False, description="traces carry what was asked and answered, without credentials")
 
 
 class OperatorAlerts(Section):

@@ -23,7 +23,9 @@ class State(Section):
     """Shared state: `embedded`, or the URL of a Valkey or Redis: a server, a cluster, or its Sentinels."""
 
     url: str = Field(default="embedded", pattern=r"^(embedded|unix://.+|rediss?(\+cluster|\+sentinel)?://.+)$")
-    on_outage: Literal["fail_open", "fail_closed"] = "fail_open"
+    on_outage: Literal["fail_open", "fail_closed"] = Field(
+        default="fail_open", description="while it is away: admit within a share of what was left, or refuse"
+    )
 
 
 class Admin(Section):
@@ -33,7 +35,11 @@ class Admin(Section):
 
 
 class Budgets(Section):
-    hold_lease: Duration | None = None
+    """What holds of all teams have in common."""
+
+    hold_lease: Duration | None = Field(
+        default=None, description="until a hold that nobody settles is charged; default: timeouts.request and 30 s"
+    )
 
 
 class Streams(Section):
@@ -45,10 +51,12 @@ class Streams(Section):
 class Timeouts(Section):
     """Upper bounds; every wait has one."""
 
-    request: Duration = 600.0
-    idle: Duration = 300.0  # of a connection on which nothing moves: a model may think for minutes without a word
-    drain: Duration = 30.0
-    connect: Duration = 1.5  # TLS included; a lost packet is sent again after 1 s
+    request: Duration = Field(default=600.0, description="of a whole request, all attempts")
+    idle: Duration = Field(
+        default=300.0, description="of a connection on which nothing moves: a model may think for minutes"
+    )
+    drain: Duration = Field(default=30.0, description="at the end, for what is in flight; what runs longer is cut off")
+    connect: Duration = Field(default=1.5, description="TLS included; a lost packet is sent again after 1 s")
 
 
 class Settings(Section):
@@ -75,7 +83,9 @@ class Settings(Section):
     audit: Audit = Audit()
     streams: Streams = Streams()
     timeouts: Timeouts = Timeouts()
-    response_metadata: Literal["body", "headers"] = "body"
+    response_metadata: Literal["body", "headers"] = Field(
+        default="body", description="where a whole answer says who answered and what it cost; headers say it always"
+    )
     retention: Duration = 90 * 86400.0
     transport: Literal["lean", "grpcio"] = Field(
         default="lean", description="how Envoy's gRPC calls are served: our own server, or grpcio's, slower"
