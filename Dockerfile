@@ -9,6 +9,7 @@ ARG PYTHON=3.11.14-slim-trixie
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 # uv of the version and with the hashes of the lock
 COPY requirements-dev.lock ./
 RUN awk '/^[^ ]/ {keep = /^uv==/} keep' requirements-dev.lock > uv.txt \

@@ -5,7 +5,7 @@
 #   docker/build-root.sh gateway DEST    the gateway itself, after them
 #
 # Two steps, because the first changes with requirements.lock only and takes most of the time. Envoy is not in the tree:
-# it has its own image. Needs uv ($UV) and the Python ($PYTHON) that is to run the tree.
+# it has its own image. Needs uv ($UV), the Python ($PYTHON) that is to run the tree, and strip.
 set -eu
 step=$1 dest=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,6 +27,9 @@ packages)
   rm -rf "$lib/bin" "$lib/onnxruntime/tools" "$lib/onnxruntime/transformers" "$lib/onnxruntime/quantization"
   find "$lib" -type d \( -name tests -o -name testing \) -prune -exec rm -rf {} +
   find "$lib" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \) -delete
+  rm -f "$lib"/onnxruntime/capi/libonnxruntime.so.*  # for programs in C; Python's module has it all in itself
+  # What a debugger would want is 80 MB, half of it numkong's. Libraries that auditwheel has bent are left alone.
+  find "$lib" -name '*.so' ! -path '*.libs/*' -exec strip --strip-debug {} +
   compile "$lib"
   ;;
 gateway)

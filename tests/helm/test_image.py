@@ -37,4 +37,4 @@ def test_what_is_in_the_tree(tree: Path) -> None:
         assert list((lib / package).glob("__pycache__/*.pyc")), f"{package} is compiled: the root is read-only"
     assert [path.name for path in (tree / "opt").iterdir()] == ["gateway"], "nothing beside it"
     files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert sum(path.stat().st_size for path in files) < 380e6
+    assert sum(path.stat().st_size for path in files) < 270e6
