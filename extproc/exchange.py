@@ -74,6 +74,7 @@ class Exchange:
         self._headers: dict[str, str] = {}  # of the request
         self._pieces: list[bytes | memoryview] = []  # of the body that is coming
         self._size = 0  # of the pieces
+        self._due = -1  # of the body, where its length was told
         self._wanted = Wanted(options, options.metadata_in_body)
         self._answering: Answering | None = None
         self._relay: Relay | None = None
@@ -111,6 +112,8 @@ class Exchange:
             return self._on_request_headers(event)
         if self._relay is not None:
             return self._follow(self._relay, event)
+        if self.state is State.WAITING and event.kind is Kind.REQUEST_BODY:
+            return None  # the end of a body that was whole before it
         if event.kind is Kind.REQUEST_BODY:
             return self._decide(b"".join(self._pieces)) if self._gather(event) else None
         if self._plan is None:
@@ -130,12 +133,13 @@ class Exchange:
             self.state = half.state
 
     def _gather(self, event: Event) -> bool:
-        """Keep a piece of the request's body. Returns whether it is whole. Raises RequestTooLarge."""
+        """Keep a piece of the request's body. Returns whether it is whole: behind one with trailers (HTTP/2) Envoy says
+        nothing of its end before it has our reply, but mostly its length was told. Raises RequestTooLarge."""
         self._pieces.append(event.body)
         self._size += len(event.body)
         if self._size > MAX_REQUEST_BYTES:
             raise too_large()
-        return event.end
+        return event.end or self._size == self._due
 
     # --- the request ---------------------------------------------------------------------------------------------
 
@@ -155,6 +159,8 @@ class Exchange:
             return self._models(admission)
         if event.end:
             raise InvalidRequest("The request has no body; send a JSON object.")
+        length = headers.get("content-length", "")
+        self._due = int(length) if length.isdigit() else -1
         self.state = State.READING
         return None
 

@@ -23,6 +23,7 @@ TRANSITIONS: dict[tuple[State, Kind], tuple[State, ...]] = {
     (State.START, Kind.REQUEST_HEADERS): (State.READING, State.RELAYING, State.DONE),
     (State.READING, Kind.REQUEST_BODY): (State.READING, State.WAITING, State.DONE),
     (State.READING, Kind.RESPONSE_HEADERS): (State.DONE,),  # Envoy answered itself, e.g. 413
+    (State.WAITING, Kind.REQUEST_BODY): (State.WAITING,),  # no more of it: only that it ended
     (State.WAITING, Kind.RESPONSE_HEADERS): (State.BUFFERING, State.STREAMING, State.DONE),
     (State.BUFFERING, Kind.RESPONSE_BODY): (State.BUFFERING, State.DONE),
     (State.STREAMING, Kind.RESPONSE_BODY): (State.STREAMING, State.DONE),
