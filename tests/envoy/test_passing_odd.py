@@ -73,11 +73,10 @@ def test_however_it_says_so_an_answer_costs_what_it_says(
         pytest.param([UNTIL_CLOSED, CLOSE], id="nothing, until it is closed"),
         pytest.param([whole(b"It is nice.")], id="no JSON"),
         pytest.param([whole(ANSWER[:-9])], id="half"),
-        pytest.param([whole(ANSWER).replace(b"length: ", b"length: 9"), CLOSE], id="less than promised"),
         pytest.param([whole(b'{"error": {"message": "sk-secret", "type": "server_error"}}')], id="an error"),
         *(
             pytest.param([whole(json.dumps(BODY | odd).encode())], id=f"usage, and {odd}")
-            for odd in ({"error": {"message": "sk-secret"}}, {"error": "sk-secret"}, {"choices": []}, {"choices": None})
+            for odd in ({"error": {"message": "sk-secret"}}, {"error": "sk-secret"}, {"choices": None})
         ),
         *(pytest.param([f"HTTP/1.1 {status} X\r\n\r\n".encode(), CLOSE], id=str(status)) for status in (204, 304, 206)),
         pytest.param([whole(ANSWER, content_encoding="zstd")], id="an encoding nobody knows"),
@@ -90,6 +89,23 @@ def test_what_is_no_answer_is_an_error(gateway: Gateway, scripted: Scripted, ste
     assert "sk-secret" not in raw.text
     assert (row["status"], row["error_code"], row["http_status"]) == ("failed", "provider_error", 502)
     assert (row["input_tokens"], row["output_tokens"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([whole(ANSWER).replace(b"length: ", b"length: 9"), CLOSE], id="less than promised"),
+        pytest.param([whole(json.dumps(BODY | {"choices": []}).encode())], id="no choices"),
+    ],
+)
+def test_what_is_no_answer_but_was_made_costs_what_it_says_or_an_estimate(
+    gateway: Gateway, scripted: Scripted, steps: list[Step]
+) -> None:
+    scripted.says(*steps)
+    raw, row = asked(gateway, False)
+    assert (raw.status_code, raw.json()["error"]["code"]) == (502, "provider_error")
+    assert (row["status"], row["error_code"]) == ("failed", "provider_error")
+    assert (row["input_tokens"], row["output_tokens"]) == (3, 2) or (row["estimated"] and row["input_tokens"] > 3)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8"])
