@@ -1,8 +1,9 @@
 """No token is unaccounted for, whatever is killed: with answers that pass by Envoy alone, and with those that do not.
 
-Clients ask in every way there is while workers, settler, Valkey and control are killed in turn and the configuration is
-reloaded. Afterwards each request that a provider saw has one row, which says what the provider counted and what its
-client was told; the ledger has the rows' sums, and nothing is held. EVERY_S sets the time between two kills.
+Clients ask in every way there is while workers, settler, Valkey and control are each killed, and then stopped for a
+while, and the configuration is reloaded each time. Afterwards each request that a provider saw has one row, which says
+what the provider counted and what its client was told; the ledger has the rows' sums, and nothing is held. EVERY_S sets
+the time between two of these.
 """
 
 import asyncio
@@ -27,8 +28,9 @@ from tests.reconcile.sources import Row, tokens
 EVERY_S = float(os.environ.get("EVERY_S", "1"))
 LOOK_S = 0.3  # at what providers keep: their last 200 requests
 CLIENTS, PAUSE_S = 12, 0.1
+STOPPED_S = 2.0  # longer than the state is waited for, shorter than a PING is
 LEASE_S = 20.0  # longer than anything is away: what is charged by its lease's end is a request that got lost
-KILLED = ("gateway worker 0", "gateway settler", "valkey-server", "gateway worker 1", "gateway control")
+PROCESSES = ("gateway worker 0", "gateway settler", "valkey-server", "gateway worker 1", "gateway control")
 TEAMS = ("one", "other")
 SLOWLY = {"chunks": 12, "chunk_interval_ms": 40}
 # Model, how the provider is to answer, and after how many bytes the client leaves (None: it does not).
@@ -162,18 +164,27 @@ def rows(gateway: Gateway) -> dict[str, Row]:
 
 
 async def disturbed(gateway: Gateway, provided: Provided) -> Traffic:
-    """Traffic, while one process after the other is killed, and the configuration changed as it dies."""
+    """Traffic, while one process after the other is killed, or stopped, and the configuration changed as it is."""
     traffic = Traffic(gateway.url)
     running = asyncio.create_task(traffic.run())
-    for number, title in enumerate((*KILLED, None)):
-        for _ in range(round(EVERY_S / LOOK_S)):
+
+    async def look(for_s: float) -> None:
+        for _ in range(round(for_s / LOOK_S)):
             await asyncio.sleep(LOOK_S)
             await asyncio.to_thread(provided.look)
-        if title is not None:
-            for process in gateway.processes(title):
+
+    for number, (title, kill) in enumerate(itertools.product(PROCESSES, (True, False))):
+        await look(EVERY_S)
+        timeouts = gateway.config["timeouts"] | {"request": f"{500 + number}s"}
+        gateway.file.write_text(yaml.safe_dump(gateway.config | {"timeouts": timeouts}))
+        for process in gateway.processes(title):
+            if kill:
                 process.kill()
-            timeouts = gateway.config["timeouts"] | {"request": f"{500 + number}s"}
-            gateway.file.write_text(yaml.safe_dump(gateway.config | {"timeouts": timeouts}))
+                continue
+            process.suspend()
+            await look(STOPPED_S)
+            process.resume()
+    await look(EVERY_S)
     traffic.stop.set()
     await running
     return traffic
