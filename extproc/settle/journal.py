@@ -122,13 +122,15 @@ def write(connection: Connection, batch: Batch) -> list[Charge]:
             connection.executemany(_CHARGED, [(charged.at_s, row) for row in charged.ids])
             alerts = [(alert.id, alert.team_id, alert.body, charged.at_s) for alert in charged.alerts]
             connection.executemany(_INSERT_ALERT, alerts)
+        added = [(row, _added(connection, _statement(row), row)) for row in batch.requests]
         # A row made of a hold alone gives way to the request's own, which is late but knows what was used.
-        stale = _stale(connection, [row.request_id for row in batch.requests if row.error_code != UNRECONCILED])
-        added = [(row, _added(connection, _statement(row, stale), row)) for row in batch.requests]
+        late = {row.request_id: row for row, number in added if not number and row.error_code != UNRECONCILED}
+        stale = _stale(connection, list(late)) if late else []
+        added += [(row, _added(connection, _REPLACE_AUDIT, row)) for row in (late[each.request_id] for each in stale)]
         new = [row for row, number in added if number]
         tried = [row for row in batch.attempts if _added(connection, _INSERT_ATTEMPT, row)]
         for table in sums.TABLES:
-            connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale.values(), -1)])
+            connection.executemany(_ADD[table.name], [*table.added(new), *table.added(stale, -1)])
         connection.executemany(_ADD["attempted"], sums.ATTEMPTED.added(tried))
         connection.executemany(_ADD_COUNTER, batch.counts.items())
         connection.executemany(_INSERT_CONTENT, map(msgspec.structs.astuple, batch.contents))
@@ -147,20 +149,18 @@ def transaction(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _stale(connection: Connection, request_ids: Sequence[str]) -> dict[str, AuditRow]:
+def _stale(connection: Connection, request_ids: Sequence[str]) -> list[AuditRow]:
     """The unreconciled rows of these requests."""
     names = ", ".join(AuditRow.__struct_fields__)
     found = connection.execute(
         f"SELECT {names} FROM audit WHERE error_code = ? AND request_id IN (SELECT value FROM json_each(?))",  # noqa: S608
         (UNRECONCILED, msgspec.json.encode(request_ids).decode()),
     )
-    return {row.request_id: row for row in map(audit_row, found)}
+    return [audit_row(values) for values in found]
 
 
-def _statement(row: AuditRow, stale: Mapping[str, AuditRow]) -> str:
-    if row.error_code == UNRECONCILED:
-        return _INSERT_CHARGED
-    return _REPLACE_AUDIT if row.request_id in stale else _INSERT_AUDIT
+def _statement(row: AuditRow) -> str:
+    return _INSERT_CHARGED if row.error_code == UNRECONCILED else _INSERT_AUDIT
 
 
 def _added(connection: Connection, statement: str, row: AuditRow | AttemptRow) -> int | None:

@@ -140,10 +140,10 @@ def test_an_id_is_never_given_out_again(journal: sqlite3.Connection) -> None:
     """Readers go on after the last id they have seen."""
     write(journal, Batch([audit("a"), audit("b", error_code=UNRECONCILED)], [attempt("a")]))
     write(journal, Batch([audit("b"), audit("c")]))
-    assert journal.execute("SELECT id, request_id FROM audit ORDER BY id").fetchall() == [(1, "a"), (3, "b"), (4, "c")]
+    assert journal.execute("SELECT id, request_id FROM audit ORDER BY id").fetchall() == [(1, "a"), (3, "c"), (4, "b")]
     delete_before(journal, STARTED_S + 10 * DAY_S, Retention(DAY_S), 10)
     write(journal, Batch([audit("d")], [attempt("d")]))
-    assert journal.execute("SELECT id, request_id FROM audit ORDER BY id").fetchall() == [(4, "c"), (5, "d")]
+    assert journal.execute("SELECT id, request_id FROM audit ORDER BY id").fetchall() == [(4, "b"), (5, "d")]
     assert journal.execute("SELECT id FROM attempt ORDER BY id").fetchall() == [(1,), (2,)]
 
 
@@ -194,3 +194,13 @@ def test_what_is_left_of_a_hold_is_never_to_be_charged_but_the_row_that_takes_it
     assert [charge.request_id for charge in outbox.uncharged(10)] == ["a"]
     outbox.unreconciled([audit("a", error_code=UNRECONCILED)])
     assert [charge.request_id for charge in outbox.uncharged(10)] == ["a"], "it came meanwhile, and stays"
+
+
+def test_the_requests_own_row_takes_the_place_once(journal: sqlite3.Connection) -> None:
+    write(journal, Batch([audit("a", error_code=UNRECONCILED), audit("b")]))
+    own = audit("a", input_tokens=7)
+    charges = write(journal, Batch([own, audit("b"), own]))  # told by the service and by the log at once
+    assert [charge.request_id for charge in charges] == ["a"]
+    found = journal.execute("SELECT request_id, input_tokens FROM audit WHERE request_id = 'a'").fetchall()
+    assert found == [("a", 7)]
+    assert journal.execute("SELECT sum(requests) FROM sums WHERE bucket_s = 0").fetchone() == (2,)
