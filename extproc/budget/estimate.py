@@ -105,7 +105,9 @@ class OutputEstimates:
         """
         each = max(0, output_tokens) // max(1, n)
         for key in ((team, model), ("", model)):
-            sketch = self._sketches.setdefault(key, Sketch())
+            sketch = self._sketches.get(key)
+            if sketch is None:
+                sketch = self._sketches[key] = Sketch()
             sketch.observe(each, self._half_life)
             self._sketches.move_to_end(key)
         while len(self._sketches) > MAX_PAIRS:
