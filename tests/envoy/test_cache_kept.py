@@ -162,7 +162,7 @@ def test_the_wait_ends(config: Config, tmp_path: Path, primary: Simulator) -> No
             wait_until(lambda: primary.stats()["open"] == 1, 5, "the leader to be on its way")
             began = time.monotonic()
             assert Asked(gateway, body).cache == "miss", "not the leader's answer, which is still on its way"
-            assert time.monotonic() - began >= 1, "it waited"
+            assert time.monotonic() - began > 0.5, "it waited"
             assert slow.result().text
 
 
