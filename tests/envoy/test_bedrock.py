@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.envoy.harness import PROVIDER_KEY, Config, Gateway, Simulator, ask, marker
+from tests.envoy.harness import PROVIDER_KEY, Config, Gateway, Simulator, ask, marker, wait_until
 from tests.envoy.scripted import Scripted, whole
 
 MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
@@ -118,8 +118,12 @@ def test_the_next_equivalent_answers(gateway: Gateway, second: Simulator, status
     answer: Any = raw.parse()
     assert said(list(answer)) if stream else answer.choices[0].message.content
     assert raw.headers["x-gateway-model"] == "gpt-b"
-    row = gateway.row(raw.headers["x-gateway-request-id"])
-    assert [attempt["status"] for attempt in row["attempt_log"]] == [status, 200]
+    request_id = raw.headers["x-gateway-request-id"]
+
+    def told() -> list[int]:
+        return [attempt["status"] for attempt in gateway.row(request_id)["attempt_log"]]
+
+    wait_until(lambda: told() == [status, 200], 10, "both attempts, each by the thread of Envoy that made it")
 
 
 def test_a_400_about_the_account_is_not_the_clients(gateway: Gateway, scripted: Scripted) -> None:
