@@ -20,7 +20,7 @@ from extproc.settle.rows import UNRECONCILED, AuditRow
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 5.0  # each time all teams are asked; nobody waits for a lease that has ended, it took minutes
+_EVERY_S = 5.0  # each time all teams are asked, and a lease is minutes long
 
 
 class Expiry:
