@@ -62,6 +62,7 @@ class Message(msgspec.Struct, frozen=True):
 
     role: str
     content: str | list[_Object] | None = None
+    name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None

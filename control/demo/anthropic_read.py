@@ -162,6 +162,8 @@ class Reader:
                 self._text(path, block.get("text"))
             case "image":
                 self._image(path, block.get("source"))
+            case "document":
+                self._document(path, block.get("source"))
             case "tool_use":
                 self._tool_use(path, block)
             case "tool_result":
@@ -192,6 +194,15 @@ class Reader:
             case _:
                 raise invalid(f"{path}.image.source: Input should be a valid image source")
         self.images += 1
+
+    def _document(self, path: str, source: Any) -> None:
+        match source:
+            case {"type": "text", "media_type": "text/plain", "data": str(data)}:
+                self.texts.append(data)
+            case {"type": "base64", "media_type": "application/pdf", "data": str()} | {"type": "url", "url": str()}:
+                pass
+            case _:
+                raise invalid(f"{path}.document.source: Input should be a valid document source")
 
     def _tool_use(self, path: str, block: dict[str, Any]) -> None:
         if not isinstance(block.get("id"), str) or not _TOOL_ID.fullmatch(block["id"]):

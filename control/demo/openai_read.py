@@ -14,9 +14,9 @@ from control.demo.text import canonical
 _PARAMETERS = frozenset({
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
     "max_tokens", "messages", "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction",
-    "presence_penalty", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format",
-    "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options", "temperature",
-    "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+    "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+    "response_format", "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options",
+    "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
 })
 _MESSAGE_KEYS = {
     "system": {"role", "content", "name"},
@@ -133,7 +133,7 @@ class Reader:
             system=self.system,
             user=self.user,
             results=self.results,
-            tools=tools,
+            tools=_shown(data.get("tool_choice"), tools),
             choice=_tool_choice(data.get("tool_choice"), tools),
             parallel=data.get("parallel_tool_calls") is not False,
             max_tokens=data.get("max_completion_tokens") or data.get("max_tokens"),
@@ -274,6 +274,14 @@ class Reader:
         raise _invalid("response_format", "Invalid 'response_format'.", "invalid_value")
 
 
+def _shown(choice: Any, tools: list[Tool]) -> list[Tool]:
+    """The tools that may be called: all, if `choice` does not list some."""
+    match choice:
+        case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]}}:
+            return [tool for tool in tools if {"type": "function", "function": {"name": tool.name}} in allowed]
+    return tools
+
+
 def _tool_choice(choice: Any, tools: list[Tool]) -> str:
     match choice:
         case None | "auto":
@@ -284,4 +292,6 @@ def _tool_choice(choice: Any, tools: list[Tool]) -> str:
             return "any"
         case {"type": "function", "function": {"name": str(name)}} if any(tool.name == name for tool in tools):
             return "=" + name
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode}} if _shown(choice, tools):
+            return _tool_choice(mode, tools)
     raise _invalid("tool_choice", "Invalid value for 'tool_choice': not a function in 'tools'.")

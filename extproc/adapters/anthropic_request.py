@@ -4,10 +4,12 @@ In: a ChatRequest and its target. Out: the JSON body, as a dict; or InvalidReque
 Called by `adapters.anthropic`. Source: platform.claude.com/docs/en/api/messages and /api/openai-sdk.
 """
 
+import base64
+import binascii
 import re
 from typing import Any
 
-from extproc.adapters import parts, toolids
+from extproc.adapters import parts, toolids, tools
 from extproc.adapters.params import Table, check, refusal
 from extproc.chat import Message, ToolCall, messages
 from extproc.errors import InvalidRequest
@@ -50,6 +52,8 @@ def request_body(chat: ChatRequest, target: Target) -> Json:
         body["stream"] = True
     if stops := parts.stops(chat):
         body["stop_sequences"] = stops
+    if chat.body.get("service_tier") == "default" and target.format == "anthropic":
+        body["service_tier"] = "standard_only"
     if user := chat.body.get("safety_identifier") or chat.body.get("user"):
         body["metadata"] = {"user_id": user}
     return body | _sampling(chat) | _tools(chat, target) | _output(chat, target) | _thinking(chat, target, body)
@@ -66,6 +70,7 @@ def _conversation(conversation: list[Message], target: Target) -> tuple[list[Jso
     """The system blocks and the turns. Instructions are gathered in front, as Anthropic's own OpenAI surface does."""
     system: list[Json] = []
     turns: list[Json] = []
+    parts.refuse_names(conversation)
     for index, message in enumerate(conversation):
         at = f"messages[{index}]"
         parts.refuse_unknown(message, at)
@@ -131,8 +136,23 @@ def _media_block(part: Json, at: str, target: Target) -> Json | None:
     if part["type"] == "image_url":
         return {"type": "image", "source": _source(parts.image(part, at), f"{at}.image_url.url", target)}
     if part["type"] == "file":
-        return {"type": "document", "source": _source(parts.file(part, at), f"{at}.file", target)}
+        return _document(parts.file(part, at), f"{at}.file.file_data")
     return None
+
+
+def _document(file: parts.Inline, at: str) -> Json:
+    """Of files in base64 Anthropic takes PDFs; texts it takes as such."""
+    source: Json = {"type": "base64", "media_type": file.media_type, "data": file.data}
+    if file.media_type.startswith("text/"):
+        source = {"type": "text", "media_type": "text/plain", "data": _plain(file.data, at)}
+    return {"type": "document", "source": source} | ({"title": file.name} if file.name else {})
+
+
+def _plain(data: str, at: str) -> str:
+    try:
+        return base64.b64decode(data, validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"{at}: must be a text in UTF-8, in base64.", param=at) from None
 
 
 def _source(source: parts.Inline | parts.Link, at: str, target: Target) -> Json:
@@ -144,20 +164,19 @@ def _source(source: parts.Inline | parts.Link, at: str, target: Target) -> Json:
 
 
 def _tools(chat: ChatRequest, target: Target) -> Json:
-    offered = parts.functions(chat, target)
-    kind, name = parts.tool_choice(chat, [function.name for function, _ in offered])
-    if not offered:
+    offer = tools.offer(chat, target)
+    if not offer.functions:
         return {}
-    tools = [_tool(function, cache_control) for function, cache_control in offered]
-    choice: Json = {"type": {"required": "any", "function": "tool"}.get(kind, kind)}
-    if name is not None:
-        choice["name"] = name
-    if chat.body.get("parallel_tool_calls") is False and kind != "none":
+    shown = [_tool(function, cache_control) for function, cache_control in offer.functions]
+    choice: Json = {"type": {"required": "any", "function": "tool"}.get(offer.choice, offer.choice)}
+    if offer.name is not None:
+        choice["name"] = offer.name
+    if chat.body.get("parallel_tool_calls") is False and offer.choice != "none":
         choice["disable_parallel_tool_use"] = True
-    return {"tools": tools} if choice == {"type": "auto"} else {"tools": tools, "tool_choice": choice}
+    return {"tools": shown} if choice == {"type": "auto"} else {"tools": shown, "tool_choice": choice}
 
 
-def _tool(function: parts.Function, cache_control: Json | None) -> Json:
+def _tool(function: tools.Function, cache_control: Json | None) -> Json:
     tool: Json = {
         "name": function.name,
         "input_schema": function.parameters or {"type": "object", "properties": {}},
@@ -218,7 +237,7 @@ def _answers_tools(body: Json) -> bool:
 def _check_manual(chat: ChatRequest, target: Target) -> None:
     """Raises InvalidRequest for what a thinking budget excludes. Source: /build-with-claude/extended-thinking."""
     temperature, top_p = chat.body.get("temperature"), chat.body.get("top_p")
-    if chat.body.get("tools") and chat.body.get("tool_choice") not in (None, "auto", "none"):
+    if tools.offer(chat, target).choice in ("required", "function"):
         raise refusal("tool_choice", target, " together with reasoning_effort, if it forces a call")
     if temperature not in (None, 1):
         raise refusal("temperature", target, " together with reasoning_effort, but for 1")

@@ -8,7 +8,7 @@ import mimetypes
 import re
 from typing import Any
 
-from extproc.adapters import parts, toolids
+from extproc.adapters import parts, toolids, tools
 from extproc.adapters.params import Table, check, refusal
 from extproc.chat import Message, ToolCall, messages
 from extproc.errors import InvalidRequest
@@ -83,6 +83,7 @@ def _conversation(conversation: list[Message], target: Target) -> tuple[list[Jso
     system: list[Json] = []
     contents: list[Json] = []
     names: dict[str, str] = {}  # of the functions called so far, by call id: a result must repeat the name
+    parts.refuse_names(conversation)
     for index, message in enumerate(conversation):
         at = f"messages[{index}]"
         parts.refuse_unknown(message, at)
@@ -171,20 +172,20 @@ def _source(source: parts.Inline | parts.Link) -> Json:
 
 
 def _tools(chat: ChatRequest, target: Target) -> Json:
-    functions = [function for function, _ in parts.functions(chat, target)]
-    kind, name = parts.tool_choice(chat, [function.name for function in functions])
+    offer = tools.offer(chat, target)
+    functions = [function for function, _ in offer.functions]
     if not functions:
         return {}
     if chat.body.get("parallel_tool_calls") is False:
         raise refusal("parallel_tool_calls", target, " with the value False")
     strict = any(function.strict for function in functions)
-    mode = {"auto": "VALIDATED" if strict else "AUTO", "none": "NONE"}.get(kind, "ANY")
-    config: Json = {"mode": mode} | ({"allowedFunctionNames": [name]} if name else {})
-    tools: Json = {"tools": [{"functionDeclarations": [_declaration(function) for function in functions]}]}
-    return tools if mode == "AUTO" else tools | {"toolConfig": {"functionCallingConfig": config}}
+    mode = {"auto": "VALIDATED" if strict else "AUTO", "none": "NONE"}.get(offer.choice, "ANY")
+    config: Json = {"mode": mode} | ({"allowedFunctionNames": [offer.name]} if offer.name else {})
+    shown: Json = {"tools": [{"functionDeclarations": [_declaration(function) for function in functions]}]}
+    return shown if mode == "AUTO" else shown | {"toolConfig": {"functionCallingConfig": config}}
 
 
-def _declaration(function: parts.Function) -> Json:
+def _declaration(function: tools.Function) -> Json:
     declaration: Json = {"name": function.name}
     if function.description:
         declaration["description"] = function.description

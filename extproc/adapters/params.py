@@ -72,6 +72,8 @@ def check(body: dict[str, Any], target: Target, table: Table) -> None:
             continue
         if value not in NEUTRAL.get(name, ()):
             raise refusal(name, target, "" if name not in NEUTRAL else f" with the value {_short(value)}")
+    if (body.get("stream_options") or {}).get("include_obfuscation"):
+        raise refusal("stream_options.include_obfuscation", target)
 
 
 def refusal(param: str, target: Target, detail: str = "") -> InvalidRequest:

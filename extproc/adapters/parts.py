@@ -1,6 +1,6 @@
-"""Content parts and tools of an OpenAI request, read for translation.
+"""Content parts of an OpenAI request, read for translation.
 
-In: raw parts and tools. Out: typed values, or InvalidRequest naming the parameter (`messages[0].content[1].image_url`).
+In: raw parts. Out: typed values, or InvalidRequest naming the parameter (`messages[0].content[1].image_url`).
 Used by the translating request modules. Source: platform.openai.com/docs/api-reference/chat/create.
 """
 
@@ -11,7 +11,7 @@ import msgspec
 
 from extproc.chat import Message, invalid
 from extproc.errors import InvalidRequest
-from extproc.records import ChatRequest, Target
+from extproc.records import ChatRequest
 
 T = TypeVar("T")
 
@@ -20,10 +20,11 @@ _HEAD_CHARS = 200  # of a data URL: the rest is data, megabytes of it
 
 
 class Inline(msgspec.Struct, frozen=True):
-    """Data inside the request. `data` is base64."""
+    """Data inside the request. `data` is base64; `name`: of the file."""
 
     media_type: str
     data: str
+    name: str | None = None
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ class _Text(msgspec.Struct):
 
 
 class _ImageUrl(msgspec.Struct):
-    url: str  # `detail` beside it is a hint about cost, which no other provider has
+    url: str  # `detail` beside it is a hint about cost; Google's word for it is of a whole request, or of Gemini 3 only
 
 
 class _Image(msgspec.Struct):
@@ -55,34 +56,11 @@ class _Audio(msgspec.Struct):
 
 class _FileData(msgspec.Struct):
     file_data: str | None = None
+    filename: str | None = None
 
 
 class _File(msgspec.Struct):
     file: _FileData
-
-
-class Function(msgspec.Struct, frozen=True):
-    """A function a model may call. `parameters`: JSON Schema."""
-
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str
-    function: Function | None = None
-    cache_control: dict[str, Any] | None = None
-
-
-class _NamedFunction(msgspec.Struct):
-    name: str
-
-
-class _Named(msgspec.Struct):
-    type: str
-    function: _NamedFunction | None = None
 
 
 def listed(content: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
@@ -105,26 +83,26 @@ def add_turn(turns: list[dict[str, Any]], role: str, field: str, found: list[dic
 
 def text(part: dict[str, Any], at: str) -> str:
     """The text of a `text` part."""
-    return _read(part, _Text, at).text
+    return read(part, _Text, at).text
 
 
 def image(part: dict[str, Any], at: str) -> Inline | Link:
     """The picture of an `image_url` part."""
-    found = _read(part, _Image, at).image_url
+    found = read(part, _Image, at).image_url
     url = found if isinstance(found, str) else found.url
     return _source(url, f"{at}.image_url.url")
 
 
 def audio(part: dict[str, Any], at: str) -> Inline:
     """The sound of an `input_audio` part."""
-    found = _read(part, _Audio, at).input_audio
+    found = read(part, _Audio, at).input_audio
     return Inline(f"audio/{found.format}", found.data)
 
 
 def file(part: dict[str, Any], at: str) -> Inline:
     """The file of a `file` part, which must be in the request: ids are known to the provider that gave them only."""
-    data = _read(part, _File, at).file.file_data
-    source = _source(data, f"{at}.file.file_data") if data else None
+    found = read(part, _File, at).file
+    source = _source(found.file_data, f"{at}.file.file_data", found.filename) if found.file_data else None
     if not isinstance(source, Inline):
         raise InvalidRequest(
             f"{at}.file: this model takes files as a base64 data URL in file_data only.", param=f"{at}.file"
@@ -132,13 +110,13 @@ def file(part: dict[str, Any], at: str) -> Inline:
     return source
 
 
-def _source(url: str, param: str) -> Inline | Link:
+def _source(url: str, param: str, name: str | None = None) -> Inline | Link:
     if url.startswith(("https://", "http://")):
         return Link(url)
     match = _DATA_URL.match(url[:_HEAD_CHARS])
     if not match:
         raise InvalidRequest(f"{param}: must be an https URL or a base64 data URL.", param=param)
-    return Inline(match[1], url[match.end() :])
+    return Inline(match[1], url[match.end() :], name)
 
 
 def arguments(raw: str, param: str) -> dict[str, Any]:
@@ -147,40 +125,6 @@ def arguments(raw: str, param: str) -> dict[str, Any]:
         return msgspec.json.decode(raw, type=dict[str, Any]) if raw.strip() else {}
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise InvalidRequest(f"{param}: must be the text of a JSON object.", param=param) from None
-
-
-def functions(chat: ChatRequest, target: Target) -> list[tuple[Function, dict[str, Any] | None]]:
-    """The functions offered to the model, each with the `cache_control` beside it, if any."""
-    found = []
-    for index, raw in enumerate(chat.body.get("tools") or ()):
-        tool = _read(raw, _Tool, f"tools[{index}]")
-        if tool.type != "function":
-            param = f"tools[{index}].type"
-            raise InvalidRequest(f"{param}: {target.model} takes function tools only.", param=param)
-        if tool.function is None:
-            raise InvalidRequest(f"tools[{index}].function: is required.", param=f"tools[{index}].function")
-        found.append((tool.function, tool.cache_control))
-    return found
-
-
-def tool_choice(chat: ChatRequest, names: list[str]) -> tuple[str, str | None]:
-    """`auto`, `none` or `required`, or `function` with its name. Checked against the names of the tools offered."""
-    choice = chat.body.get("tool_choice") or "auto"
-    kind, name = (choice, None) if isinstance(choice, str) else _named(choice)
-    if kind not in ("auto", "none", "required", "function") or (kind == "function") != (name is not None):
-        raise InvalidRequest(
-            "tool_choice: must be auto, none, required or the name of a function for this model.", param="tool_choice"
-        )
-    if kind in ("required", "function") and not names:
-        raise InvalidRequest("tool_choice: there are no tools to choose from.", param="tool_choice")
-    if name is not None and name not in names:
-        raise InvalidRequest("tool_choice: names a function that is not among the tools.", param="tool_choice")
-    return kind, name
-
-
-def _named(choice: dict[str, Any]) -> tuple[str, str | None]:
-    found = _read(choice, _Named, "tool_choice")
-    return found.type, found.function.name if found.function else None
 
 
 def stops(chat: ChatRequest) -> list[str]:
@@ -197,6 +141,7 @@ class JsonFormat(msgspec.Struct, frozen=True):
 
 class _JsonSchema(msgspec.Struct):
     schema: dict[str, Any] | None = None
+    description: str | None = None
 
 
 class _Format(msgspec.Struct):
@@ -207,16 +152,35 @@ class _Format(msgspec.Struct):
 def response_format(chat: ChatRequest) -> JsonFormat | None:
     """What `response_format` asks for; None is text."""
     raw = chat.body.get("response_format")
-    found = _read(raw, _Format, "response_format") if raw else _Format("text")
+    found = read(raw, _Format, "response_format") if raw else _Format("text")
     if found.type == "text":
         return None
     if found.type == "json_object":
         return JsonFormat(None)
     if found.type == "json_schema" and found.json_schema is not None:
-        return JsonFormat(found.json_schema.schema)
+        return JsonFormat(_described(found.json_schema))
     raise InvalidRequest(
         "response_format: must be text, json_object or json_schema with its schema.", param="response_format"
     )
+
+
+def _described(wanted: _JsonSchema) -> dict[str, Any] | None:
+    """The schema, with what OpenAI's models are told beside it."""
+    if wanted.schema is None or wanted.description is None:
+        return wanted.schema
+    return {"description": wanted.description, **wanted.schema}
+
+
+def refuse_names(conversation: list[Message]) -> None:
+    """Raises InvalidRequest where names tell several of one role apart: no other provider is told of them.
+
+    The one name of a role says nothing that the role does not; a tool's stands in its call.
+    """
+    first: dict[str, str] = {}
+    for index, message in enumerate(conversation):
+        if message.name and message.role != "tool" and first.setdefault(message.role, message.name) != message.name:
+            at = f"messages[{index}].name"
+            raise InvalidRequest(f"{at}: this model cannot tell participants of one role apart.", param=at)
 
 
 def refuse_unknown(message: Message, at: str) -> None:
@@ -227,7 +191,8 @@ def refuse_unknown(message: Message, at: str) -> None:
         raise InvalidRequest(f"{at}.audio: this model takes no audio of an assistant.", param=f"{at}.audio")
 
 
-def _read(raw: object, kind: type[T], at: str) -> T:
+def read(raw: object, kind: type[T], at: str) -> T:
+    """`raw` as a `kind`. Raises InvalidRequest naming what is wrong with it, from `at` on."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:

@@ -20,6 +20,9 @@ def call(call_id: str = "c1", arguments: str = "{}", name: str = "f") -> dict[st
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+CALLED = [USER, {"role": "assistant", "tool_calls": [call()]}, {"role": "tool", "tool_call_id": "c1", "content": "x"}]
+
+
 def turns(*messages: Any) -> list[tuple[str, list[Any]]]:
     """The turns sent, each as its role and the kinds or texts of its blocks."""
     return [
@@ -154,47 +157,6 @@ def test_trap_32_tool_choice(choice: Any, parallel: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("fmt", ["anthropic", "google"])
 @pytest.mark.parametrize(
-    ("tools", "choice"),
-    [
-        (None, "required"),
-        ([], {"type": "function", "function": {"name": "get_weather"}}),
-        ([WEATHER], {"type": "function", "function": {"name": "other"}}),
-        ([WEATHER], {"type": "function"}),
-        ([WEATHER], "function"),
-        ([WEATHER], "sometimes"),
-        ([WEATHER], {"type": "allowed_tools", "allowed_tools": {}}),
-    ],
-)
-def test_trap_32_a_choice_without_its_tool_is_refused(fmt: str, tools: Any, choice: Any) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        body(fmt, tools=tools, tool_choice=choice)
-    assert caught.value.param == "tool_choice"
-
-
-@pytest.mark.parametrize("fmt", ["anthropic", "google"])
-@pytest.mark.parametrize("choice", ["auto", "none"])
-def test_trap_32_a_choice_of_no_tools_is_nothing(fmt: str, choice: str) -> None:
-    assert body(fmt, tool_choice=choice) == body(fmt)
-
-
-@pytest.mark.parametrize("fmt", ["anthropic", "google"])
-@pytest.mark.parametrize(
-    ("tool", "param"),
-    [
-        ({"type": "custom", "custom": {"name": "x"}}, "tools[1].type"),
-        ({"type": "function"}, "tools[1].function"),
-        ({"type": "function", "function": {}}, "tools[1].function.name"),
-        ({"type": "function", "function": {"name": "x", "parameters": "y"}}, "tools[1].function.parameters"),
-    ],
-)
-def test_tools_that_cannot_be_said_are_refused(fmt: str, tool: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        body(fmt, tools=[WEATHER, tool])
-    assert caught.value.param == param
-
-
-@pytest.mark.parametrize("fmt", ["anthropic", "google"])
-@pytest.mark.parametrize(
     ("message", "param"),
     [
         ({"role": "oracle", "content": "x"}, "messages[1].role"),
@@ -225,13 +187,29 @@ def test_tools_that_cannot_be_said_are_refused(fmt: str, tool: Any, param: str) 
         ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
         ({"role": "tool", "content": "x"}, "messages[1].tool_call_id"),
         ({"role": "function", "name": "f", "content": "x"}, "messages[1].role"),
+        ({"role": "user", "name": "bob", "content": "x"}, "messages[1].name"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_messages_that_cannot_be_said_are_refused(fmt: str, message: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        body(fmt, messages=[USER, message])
+        body(fmt, messages=[{**USER, "name": "ann"}, message])
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google"])
+def test_a_name_that_tells_nobody_apart_is_left_out(fmt: str) -> None:
+    said = [*CALLED, USER]
+    named = [{**message, "name": name} for message, name in zip(said, ("ann", "claude", "f", "ann"), strict=True)]
+    assert body(fmt, messages=named) == body(fmt, messages=said)
+
+
+@pytest.mark.parametrize("data", ["/w==", "YQ", "*"])
+def test_a_text_file_that_is_no_text_is_refused(data: str) -> None:
+    part = {"type": "file", "file": {"file_data": f"data:text/plain;base64,{data}"}}
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", messages=[{"role": "user", "content": [part]}])
+    assert caught.value.param == "messages[0].content[0].file.file_data"
 
 
 def test_audio_is_refused() -> None:
@@ -246,13 +224,19 @@ def test_images_and_files() -> None:
         {"type": "image_url", "image_url": {"url": "data:image/webp;base64,UklG", "detail": "high"}},
         {"type": "image_url", "image_url": "https://example.com/x.png"},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
+        {"type": "file", "file": {"file_data": "data:text/csv;base64,YSzDpA=="}},
         {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
     ]
     sent = body("anthropic", messages=[{"role": "user", "content": content}])
     assert sent["messages"][0]["content"] == [
         {"type": "image", "source": {"type": "base64", "media_type": "image/webp", "data": "UklG"}},
         {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}},
-        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}},
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBE"},
+            "title": "a.pdf",
+        },
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a,ä"}},
         {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
     ]
 
@@ -279,9 +263,6 @@ def test_reasoning_where_there_is_none_or_no_room_is_refused(model: str, limit: 
     with pytest.raises(InvalidRequest) as caught:
         body("anthropic", to={"upstream_name": model}, reasoning_effort="low", max_tokens=limit)
     assert caught.value.param == "reasoning_effort"
-
-
-CALLED = [USER, {"role": "assistant", "tool_calls": [call()]}, {"role": "tool", "tool_call_id": "c1", "content": "x"}]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,35 @@ def test_trap_33_only_what_the_client_wrote_goes_on(fmt: str) -> None:
     assert body(fmt, **asked) == {"model": "gpt-4o", **asked}
 
 
+@pytest.mark.parametrize("fmt", ["anthropic", "google", "bedrock"])
+def test_chunks_are_not_said_to_be_padded(fmt: str) -> None:
+    body(fmt, stream=True, stream_options={"include_obfuscation": False})
+    with pytest.raises(InvalidRequest) as caught:
+        body(fmt, stream=True, stream_options={"include_obfuscation": True})
+    assert caught.value.param == "stream_options.include_obfuscation"
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google", "bedrock"])
+def test_what_stands_beside_a_schema_is_in_it(fmt: str) -> None:
+    schema = {"type": "object"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "description": "a day", "schema": schema}}
+    described = {"type": "json_schema", "json_schema": {"name": "x", "schema": {**schema, "description": "a day"}}}
+    assert body(fmt, response_format=wanted) == body(fmt, response_format=described) != body(fmt)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "tier", "sent"),
+    [
+        ("anthropic", "default", "standard_only"),
+        ("anthropic", "auto", None),
+        ("bedrock", "default", None),
+        ("google", "default", None),
+    ],
+)
+def test_only_anthropic_is_told_to_leave_paid_capacity_alone(fmt: str, tier: str, sent: str | None) -> None:
+    assert body(fmt, service_tier=tier).get("service_tier") == sent
+
+
 def test_the_tables_do_not_overlap() -> None:
     for table in (ANTHROPIC, GOOGLE):
         assert not COMMON & (HARMLESS.keys() | NEUTRAL.keys() | table.harmless.keys() | table.translated)
