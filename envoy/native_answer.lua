@@ -83,9 +83,22 @@ local function asked(handle, worker, message)
   end
 end
 
+-- What is known of an attempt after the first, by the headers that its answer has from the loopback: which target it went to,
+-- that one's rates, what the client is told of it. Where the worker behind the loopback died, also how much of an answer had
+-- come; not of an error, which no provider bills.
+local function stood_in(headers, passing)
+  local bytes, status, note = (headers:get("$h_unread") or ""):match("^(%d+) (%S*) (.*)")
+  local signed = "^" .. passing["$p_sign"] .. " (%d+) ([^$line_end]*)$line_end(.*)"
+  local target, rates, told = (note or headers:get("$h_told") or ""):match(signed)
+  return target, rates, told, target and (tonumber(status) or 200) == 200 and bytes or nil
+end
+
 -- Puts what the worker makes of an answer in its place.
 local function ask_worker(handle, gw)
   local passing = gw["$passing"]
+  local target, _, noted, unread = stood_in(handle:headers(), passing)
+  target, noted = target or passing["$p_target"], passing["$p_told"] .. (noted or "") .. "$line_end"
+  handle:headers():replace("$h_target", target)
   local lines = { passing["$p_id"] }
   for name, value in pairs(handle:headers()) do
     lines[#lines + 1] = name .. ": " .. value
@@ -99,11 +112,14 @@ local function ask_worker(handle, gw)
   size = #message
   local prefix = string.char(0, math.floor(size / 16777216) % 256, math.floor(size / 65536) % 256, math.floor(size / 256) % 256, size % 256)
   local attempts = handle:headers():get("$h_attempts") or "1"
-  local outcome, told, reply = asked(handle, passing["$p_worker"], prefix .. message)
+  local outcome, told, reply
+  if not unread then
+    outcome, told, reply = asked(handle, passing["$p_worker"], prefix .. message)
+  end
   -- Asked for anew: what was had before the wait is no longer ours.
   local headers = handle:headers()
   keep_headers(headers, { [":status"] = true })
-  set_headers(headers, passing["$p_told"], "$line_end")
+  set_headers(headers, noted, "$line_end")
   headers:replace("$attempts", attempts)
   if reply then
     set_headers(headers, told, "\n")
@@ -113,7 +129,8 @@ local function ask_worker(handle, gw)
   else
     headers:replace(":status", "502")
     headers:replace("content-type", "application/json")
-    outcome = ('{"attempts":%d,"complete":true,"error_code":"$unread"}'):format(attempts)
+    local bytes = unread and (',"unread_bytes":%d'):format(unread) or ""
+    outcome = ('{"attempt":%d,"attempts":%d,"complete":true,"error_code":"$unread"%s}'):format(target, attempts, bytes)
     reply = UNREAD
   end
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
@@ -171,8 +188,7 @@ local function pass(handle, gw, passing)
   end
   local headers = handle:headers()
   local attempts = tonumber(headers:get("$h_attempts")) or 1
-  local note = "^" .. passing["$p_sign"] .. " (%d+) ([^$line_end]*)$line_end(.*)"
-  local target, rates, told = (headers:get("$h_told") or ""):match(note) -- of an attempt after the first
+  local target, rates, told = stood_in(headers, passing)
   keep_headers(headers, TO_CLIENT)
   if stream then
     headers:remove("content-length") -- it changes on the way

@@ -142,13 +142,18 @@ def _timing(plan: Plan) -> Timing:
 
 def _forgotten(headers: dict[str, str]) -> bytes:
     """What comes to a request that nobody knows any more, for its worker died or it waited too long: by its status."""
-    status, attempts = headers.get(":status", ""), headers.get(H_ATTEMPTS, "")
+    status, attempts, index = (headers.get(name, "") for name in (":status", H_ATTEMPTS, H_TARGET))
     error: GatewayError = ProviderError("The provider's answer could not be read.")
     if status == "504":
         error = ProviderTimeout("The provider did not answer in time.")
     elif status >= "400":
         error = classify("The provider", int(status), Problem(), retry_after_s(headers, time.time()))
-    outcome = Outcome(attempts=int(attempts) if attempts.isdigit() else 1, error_code=error.client_code, complete=True)
+    outcome = Outcome(
+        attempt=int(index) if index.isdigit() else 1,
+        attempts=int(attempts) if attempts.isdigit() else 1,
+        error_code=error.client_code,
+        complete=True,
+    )
     return _message(outcome, _headers(error), error.body())
 
 

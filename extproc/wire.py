@@ -34,6 +34,7 @@ M_CONTENT = "content"  # for the same: this answer is to be told, so leave it fo
 M_ROOMIER = "roomier"  # for envoy/context_length.lua: another target has a larger context window
 M_TARGET = "target"  # of a fallback attempt: which target it went to
 M_TOLD = "told"  # and H_TOLD's value
+M_ANSWERED = "answered"  # and the status that came
 
 # Internal headers. Every x-gw-* header of a client is removed at ingress, before the worker sees the request, and
 # none leaves for a provider.
@@ -48,6 +49,7 @@ H_JWT_TEAM = "x-gw-jwt-team"
 H_JWT_ADMIN = "x-gw-jwt-admin"
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
 H_TOLD = "x-gw-told"  # what is said of it instead where the answer passes: P_SIGN, H_TARGET, P_RATES, P_TOLD
+H_UNREAD = "x-gw-unread"  # and where the worker died: the bytes that came, the status, if one did, H_TOLD's value
 LINE_END = "\t"
 H_ATTEMPTS = "x-envoy-attempt-count"  # on a response: how many attempts there were
 
@@ -69,6 +71,9 @@ MODEL_ROUTE_PREFIX = "model:"
 
 # Begins the response code details of every answer that the worker wrote itself.
 OWN_ANSWER = "gateway_"
+WORKER_GONE = "ext_proc_error"  # and of those that Envoy wrote because a worker died
+
+NOT_AGAIN = "x-envoy-ratelimited"  # on an answer: Envoy retries it no more
 
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 

@@ -18,9 +18,12 @@ from extproc.replies import ATTEMPTS, TO_CLIENT
 from extproc.wire import (
     ANSWER_METADATA,
     H_ATTEMPTS,
+    H_TARGET,
     H_TOLD,
+    H_UNREAD,
     LINE_END,
     LOG_ATTEMPT,
+    M_ANSWERED,
     M_CUT,
     M_OUTCOME,
     M_PASSING,
@@ -97,6 +100,18 @@ def ext_proc(*, cluster: str, request_body: bool, idle_s: float) -> Document:
     }
 
 
+def answered() -> Document:
+    """Notes the status of a stand-in's answer: see `local_replies.unread_replies`."""
+    status = {"metadata_namespace": METADATA, "key": M_ANSWERED, "type": "STRING"}
+    return {
+        "name": "envoy.filters.http.header_to_metadata",
+        "typed_config": any_of(
+            "envoy.extensions.filters.http.header_to_metadata.v3.Config",
+            response_rules=[{"header": ":status", "on_header_present": status}],
+        ),
+    }
+
+
 def buffer() -> Document:
     """Gives a body that the worker replaced its content-length again: not every provider takes a chunked request."""
     return {
@@ -134,7 +149,9 @@ _NAMES = {
     "p_rates": P_RATES,
     "p_sign": P_SIGN,
     "h_attempts": H_ATTEMPTS,
+    "h_target": H_TARGET,
     "h_told": H_TOLD,
+    "h_unread": H_UNREAD,
     "line_end": LINE_END,
     "attempts": ATTEMPTS,
     "method": passing.METHOD,

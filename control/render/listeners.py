@@ -7,8 +7,8 @@ from typing import Any
 from control.render import doors, ops
 from control.render.access_log import access_log, request_log
 from control.render.clusters import CREDENTIAL_HEADERS, SIGNATURE_HEADERS
-from control.render.filters import buffer, ext_proc, json_usage, native_answers, remove_headers, router
-from control.render.local_replies import local_replies
+from control.render.filters import answered, buffer, ext_proc, json_usage, native_answers, remove_headers, router
+from control.render.local_replies import local_replies, unread_replies
 from control.render.names import BUFFER_BYTES, FALLBACK_ROUTES, INGRESS_ROUTES, WORKERS, any_of, seconds
 from control.render.tls import transport_socket
 from extproc.paths import Paths
@@ -124,6 +124,7 @@ def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
     filters = [
         remove_headers(take_off, add={H_FALLBACK: "1"}),
         ext_proc(cluster=worker_cluster(worker), request_body=False, idle_s=settings.timeouts.idle),
+        answered(),
         buffer(),
         router(),
     ]
@@ -135,6 +136,7 @@ def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
         generate_request_id=False,
         preserve_external_request_id=True,
         stream_idle_timeout="0s",
+        local_reply_config=unread_replies(),
     )
     return {
         "name": fallback_cluster(worker),

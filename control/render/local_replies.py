@@ -1,6 +1,7 @@
 """Errors that Envoy answers itself, in OpenAI's shape: only those that never reached the worker's own mapping.
 
-In: nothing. Out: the ingress' `local_reply_config`. The first mapper that fits is taken.
+In: nothing. Out: the `local_reply_config` of the ingress, and that of the loopback. The first mapper that fits is
+taken.
 """
 
 from typing import Any
@@ -22,7 +23,17 @@ from extproc.errors import (
     RequestTooLarge,
     TokensUnavailable,
 )
-from extproc.wire import H_CLUSTER, H_REQUEST_ID, OWN_ANSWER
+from extproc.wire import (
+    H_CLUSTER,
+    H_REQUEST_ID,
+    H_UNREAD,
+    M_ANSWERED,
+    M_TOLD,
+    METADATA,
+    NOT_AGAIN,
+    OWN_ANSWER,
+    WORKER_GONE,
+)
 
 Document = dict[str, Any]
 
@@ -57,6 +68,15 @@ def local_replies() -> Document:
     return {"mappers": mappers}
 
 
+def unread_replies() -> Document:
+    """Of the loopback, whose worker died: what came of its attempt, for native_answer.lua. No further one is made, as
+    that worker alone could say which."""
+    status, told = (f"%DYNAMIC_METADATA({METADATA}:{key})%" for key in (M_ANSWERED, M_TOLD))
+    unread = f"%UPSTREAM_WIRE_BYTES_RECEIVED% {status} {told}"
+    gone = _where(f"response.code_details.startsWith('{WORKER_GONE}')")
+    return {"mappers": [{"filter": gone, "headers_to_add": [_header(H_UNREAD, unread), _header(NOT_AGAIN, "true")]}]}
+
+
 class _Internal(GatewayError):
     status, code = 500, "internal_error"
 
@@ -71,19 +91,22 @@ def _local_reply(status: int, error: GatewayError, details: str = "", *, where: 
         expression += f" && {where}"
     return {
         **({"status_code": error.status} if error.status != status else {}),
-        "filter": {
-            "extension_filter": {
-                "name": "envoy.access_loggers.extension_filters.cel",
-                "typed_config": any_of(
-                    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression
-                ),
-            }
-        },
+        "filter": _where(expression),
         "body_format_override": {"json_format": error.payload(), "content_type": "application/json"},
-        "headers_to_add": [
-            {
-                "header": {"key": "x-gateway-request-id", "value": f"%REQ({H_REQUEST_ID})%"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
+        "headers_to_add": [_header("x-gateway-request-id", f"%REQ({H_REQUEST_ID})%")],
     }
+
+
+def _where(expression: str) -> Document:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": any_of(
+                "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression
+            ),
+        }
+    }
+
+
+def _header(name: str, value: str) -> Document:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}

@@ -27,6 +27,7 @@ from extproc.settle.entries import (
     set_flags,
 )
 from extproc.settle.rows import AuditRow, Verdict
+from extproc.wire import WORKER_GONE
 from protos.gen import accesslog_pb2 as pb
 
 # Who answered, whether streamed, bytes of it that were sent -> output tokens and, among them, reasoning tokens.
@@ -42,8 +43,7 @@ _CODE_OF_STATUS: Final = {
 }
 # What an answer says of its provider by the error that was found in it.
 _VERDICTS: Final[dict[str | None, Verdict]] = {"provider_error": "error", "rate_limit_exceeded": "rate_limited"}
-# How Envoy's details begin where a worker died, and where an answer broke off.
-_WORKER_GONE: Final = "ext_proc_error"
+# How Envoy's details begin where an answer broke off.
 _BEGAN: Final = "upstream_reset_after_response_started"
 
 
@@ -111,7 +111,8 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
     answered = facts.http_status == 200 or (facts.http_status == 0 and facts.client_left) or _cut(entry, said, flags)
     estimated = usage is None and target is not None and answered
     if usage is None:
-        usage = _from_bytes(entry, decision, target, estimate) if target is not None and answered else Usage()
+        sent_bytes = _came_bytes(entry, outcome)
+        usage = _from_bytes(decision, target, sent_bytes, estimate) if target is not None and answered else Usage()
     latency_ms = duration_ms(common.duration)
     outrun = _outrun(decision, outcome)
     return AuditRow(
@@ -186,21 +187,28 @@ def _cut(entry: pb.HTTPAccessLogEntry, said: Said, flags: tuple[str, ...]) -> bo
     """Whether a provider answered, but what came was held back and the client told of an error: the worker died before
     it could tell what it is, or the answer broke off or fell silent before it was whole."""
     details = entry.response.response_code_details
-    if details.startswith(_WORKER_GONE):
+    if said.outcome is not None and said.outcome.unread_bytes is not None:
+        return True
+    if details.startswith(WORKER_GONE):
         return said.outcome is None and entry.common_properties.upstream_request_attempt_count > 0
     silent = any(flag in STREAM_TIMED_OUT for flag in flags)
     return details.startswith(_BEGAN) or (silent and entry.common_properties.upstream_wire_bytes_received > 0)
 
 
-def _from_bytes(entry: pb.HTTPAccessLogEntry, decision: Decision, target: Target, estimate: EstimateOutput) -> Usage:
-    """The estimate of an answer that was cut. One that had not begun is billed for its input at least."""
-    response = entry.response
-    output, reasoning = 0, 0
-    status = response.response_code.value
+def _came_bytes(entry: pb.HTTPAccessLogEntry, outcome: Outcome | None) -> int:
+    """How much of an answer there was that was cut."""
+    if outcome is not None and outcome.unread_bytes is not None:
+        return outcome.unread_bytes
+    status = entry.response.response_code.value
     if status == 200:
-        output, reasoning = estimate(target, decision.stream, response.response_body_bytes)
-    elif status:  # what was sent is Envoy's own; headers are about what the worker would have added
-        output, reasoning = estimate(target, decision.stream, entry.common_properties.upstream_wire_bytes_received)
+        return entry.response.response_body_bytes
+    # What was sent is Envoy's own; headers are about what the worker would have added.
+    return entry.common_properties.upstream_wire_bytes_received if status else 0
+
+
+def _from_bytes(decision: Decision, target: Target, came_bytes: int, estimate: EstimateOutput) -> Usage:
+    """The estimate of an answer that was cut. One that had not begun is billed for its input at least."""
+    output, reasoning = estimate(target, decision.stream, came_bytes) if came_bytes else (0, 0)
     counted = decision.input_tokens if decision.counted_tokens is None else decision.counted_tokens
     return Usage(input_tokens=counted, output_tokens=output, reasoning_tokens=reasoning)
 

@@ -207,6 +207,24 @@ WAYS: dict[str, tuple[dict[str, Any], tuple[str, str | None, tuple[int, int], bo
         {"status": 503, "received_bytes": 4_000, "details": "ext_proc_error_gRPC_error_13{upstream_reset}"},
         ("failed", "no_provider_available", (120, 40), True),
     ),
+    "worker killed behind the loopback, with a stand-in's answer": (
+        {
+            "status": 502,
+            "attempts": 2,
+            "received_bytes": 300,
+            "outcome": outcome(usage=None, attempt=2, attempts=2, error_code="answer_unread", unread_bytes=4_000),
+        },
+        ("failed", "answer_unread", (120, 40), True),
+    ),
+    "worker killed there before it had come": (
+        {
+            "status": 502,
+            "attempts": 2,
+            "received_bytes": 300,
+            "outcome": outcome(usage=None, attempt=2, attempts=2, error_code="answer_unread", unread_bytes=0),
+        },
+        ("failed", "answer_unread", (120, 0), True),
+    ),
     "a whole answer that broke off": (
         {
             "status": 502,
