@@ -16,7 +16,8 @@ from extproc.settings import Breaker
 
 MINUTE_S: Final = 60.0
 LATELY_S: Final = 300.0
-REFUSED: Final = (401, 403)
+FORBIDDEN: Final = 403
+REFUSED: Final = (401, FORBIDDEN)
 # A provider that limits our rate and does not say for how long.
 UNSAID_RETRY_AFTER_S: Final = 1.0
 FEWEST_FOR_LATENCY: Final = 10
@@ -40,6 +41,12 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     def keys(self) -> tuple[str, ...]:
         """What it is evidence of."""
         return (self.provider, key_of(self.provider, self.model)) if self.model else (self.provider,)
+
+    @property
+    def refused_keys(self) -> tuple[str, ...]:
+        """What is left alone, if it was refused. A 401 is about the credential, which all models share; a 403 may be
+        about this model (Bedrock: access was not granted), and if it is not, the others say so themselves."""
+        return self.keys[-1:] if self.status == FORBIDDEN else self.keys[:1]
 
 
 class Latency(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -128,10 +135,9 @@ class Health:
             until_s = seen.ended_s + min(wait_s, self._settings.max_retry_after)  # it was told of since
             self.limited_until_s[seen.provider] = max(until_s, self.limited_until_s.get(seen.provider, 0.0))
         refused = seen.status in REFUSED
-        keys = (seen.provider,) if refused else seen.keys  # a credential is the provider's, whatever the model
         return [
             key
-            for key in keys
+            for key in (seen.refused_keys if refused else seen.keys)
             if self._of(key).breaker.observe(observation, seen.model, seen.began_s, now_s, refused=refused)
         ]
 

@@ -40,18 +40,21 @@ class Receiver(msgspec.Struct, frozen=True):
     secret: str | None
 
 
-def tell_of_refusal(outbox: Outbox, provider: str, status: int, circuit: Circuit) -> None:
-    """Alert the operator: a provider refused our credential (`status`), and is left alone. Never raises."""
+def tell_of_refusal(outbox: Outbox, key: str, status: int, circuit: Circuit) -> None:
+    """Alert the operator: a provider refused our credential (`status`), and is left alone, or with 403 the model that
+    was asked for; `key` is of either. Never raises."""
     now_s = time.time()
+    provider, _, model = key.partition("/")
     body = {
         "event": "provider.credential_refused",
         "provider": provider,
+        "model": model or None,
         "status": status,
         "circuit": circuit.state,
         "at": rfc3339(now_s),
     }
-    log.error("provider refuses our credential", extra={"provider": provider, "status": status})
-    alert = Alert(f"provider:{provider}:{circuit.version}", OPERATOR, msgspec.json.encode(body).decode())
+    log.error("provider refuses our credential", extra={"provider": key, "status": status})
+    alert = Alert(f"provider:{key}:{circuit.version}", OPERATOR, msgspec.json.encode(body).decode())
     try:
         outbox.alert(alert, now_s)
     except NOT_NOW as error:

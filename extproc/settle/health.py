@@ -23,7 +23,7 @@ from extproc.budget.redis import State
 from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.routing import shared
-from extproc.routing.breaker import Circuit
+from extproc.routing.breaker import CLOSED, Circuit
 from extproc.routing.deadline import Asked, usual_s
 from extproc.routing.health import (
     REFUSED,
@@ -47,7 +47,7 @@ EVERY_S: Final = 0.5
 RECORDS_EVERY: Final = 2  # of those
 ALIVE_EVERY_S: Final = 5.0  # three times in shared.CURRENT_S
 
-OnRefused = Callable[[str, int, Circuit], None]  # provider, status, its circuit
+OnRefused = Callable[[str, int, Circuit], None]  # a provider's or a model's key, status, its circuit
 
 
 class HealthFile(msgspec.Struct, frozen=True):
@@ -61,7 +61,8 @@ class HealthFile(msgspec.Struct, frozen=True):
 
 
 class Keeper:
-    """`replica`: a name no other settler has. `on_refused`: told when a credential's circuit opens."""
+    """`replica`: a name no other settler has. `on_refused`: told when a circuit opens for
+    a credential, not when its probes are refused again."""
 
     def __init__(self, settings: Settings, paths: Paths, client: State, replica: str, on_refused: OnRefused) -> None:
         self._health = Health(settings.breaker)
@@ -104,10 +105,12 @@ class Keeper:
         if seen is None:
             return
         limited = self._health.limited_until_s.get(row.provider)
+        before = self._health.circuits() if row.status in REFUSED else {}
         changed = self._health.observe(seen, time.time())
         self._tell(changed)
-        if row.status in REFUSED and row.provider in changed:
-            self._on_refused(row.provider, row.status or 0, self._health.circuits()[row.provider])
+        for key in changed if row.status in REFUSED else ():
+            if not _refused(before.get(key, CLOSED)):
+                self._on_refused(key, row.status or 0, self._health.circuits()[key])
         news = bool(changed)
         if self._health.limited_until_s.get(row.provider) != limited:
             self._untold.add(row.provider)
@@ -237,3 +240,7 @@ class Keeper:
         replace_file(path, data)
         self._written[path] = data
         return True
+
+
+def _refused(circuit: Circuit) -> bool:
+    return circuit.state != "closed" and circuit.reason == "credential"

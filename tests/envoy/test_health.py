@@ -21,6 +21,7 @@ from tests.envoy.harness import (
     ask,
     bearer,
     free_port,
+    marker,
     running,
     running_pair,
     wait_until,
@@ -194,11 +195,28 @@ def test_a_provider_is_left_alone_for_as_long_as_it_asked(
 
 
 def test_a_refused_credential_is_the_operators_business(gateway: Gateway, primary: Simulator, hook: Hook) -> None:
-    primary.faults({"format": "openai", "status": 403})
-    assert one(gateway).status == 200
-    wait_until(lambda: health(gateway)["circuit_reason"] == "credential", 10, "the circuit")
+    primary.faults({"format": "openai", "status": 401})
+
+    def refused() -> bool:  # asked anew: what opens while its closing by hand is still being told of does not stay open
+        assert one(gateway).status == 200
+        return bool(health(gateway)["circuit_reason"] == "credential")
+
+    wait_until(refused, 10, "the circuit")
     wait_until(lambda: any(b"provider.credential_refused" in body for _, body in hook.calls), 15, "the alert")
     assert "provider refuses our credential" in gateway.log()
+
+
+def test_a_model_that_was_not_granted_leaves_its_provider_in_use(gateway: Gateway, hook: Hook) -> None:
+    forbidden = [{"role": "user", "content": marker(fail_provider="openai", status=403)}]
+
+    def refused() -> bool:
+        assert one(gateway, messages=forbidden).routing == "fallback"
+        return circuits(gateway)["gpt-ha"] != "closed"
+
+    wait_until(refused, 10, "the circuit")
+    wait_until(lambda: any(b'"gpt-ha"' in body for _, body in hook.calls), 15, "the alert")
+    assert circuits(gateway)["openai"] == "closed"
+    assert one(gateway, "gpt", metadata={"fallback": "false"}).status == 200
 
 
 def test_drain_and_enable(pair: tuple[Gateway, Gateway], primary: Simulator) -> None:

@@ -31,9 +31,14 @@ def test_another_model_keeps_the_provider_in_use(health: Health) -> None:
     assert changed[-1] == ["openai/gpt"]
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_credential_is_the_providers(health: Health, status: int) -> None:
-    assert health.observe(seen(ending="error", status=status), NOW) == ["openai"]
+def test_a_refused_credential_is_the_providers(health: Health) -> None:
+    assert health.observe(seen(ending="error", status=401), NOW) == ["openai"]
+
+
+def test_what_is_forbidden_may_be_one_model_alone(health: Health) -> None:
+    assert health.observe(seen(ending="error", status=403), NOW) == ["openai/gpt"]
+    assert health.observe(seen(ending="error", status=403, model="other"), NOW) == ["openai/other"]
+    assert health.observe(seen(ending="error", status=403, model=""), NOW) == ["openai"]
 
 
 @pytest.mark.parametrize(("said", "waited"), [(7.0, 7.0), (None, UNSAID_RETRY_AFTER_S), (3600.0, 60.0)])

@@ -203,6 +203,18 @@ async def test_a_refused_credential_is_told_once(tmp_path: Path, valkey: Valkey)
         assert one.refused[0][2].reason == "credential"
 
 
+async def test_a_probe_that_is_refused_again_is_not_told_again(tmp_path: Path, valkey: Valkey) -> None:
+    one = Replica(tmp_path, valkey.url, "one", "breaker: {open_for: 1ms}\n")
+    async with running(one):
+        versions = set()
+        for _ in range(3):
+            one.keeper.take(now(verdict="error", status=403))
+            versions.add(one.health.circuits["openai/gpt"].version)
+            await asyncio.sleep(0.01)
+        assert len(versions) == 3
+        assert [key for key, *_ in one.refused] == ["openai/gpt"]
+
+
 @pytest.mark.parametrize(("waited_s", "failed"), [(0.5, False), (40.0, True)])
 async def test_an_abandoned_attempt_that_waited_too_long_is_a_failure(
     tmp_path: Path, valkey: Valkey, waited_s: float, failed: bool
