@@ -1,7 +1,8 @@
 """The byte stream of a connection -> whole frames, header blocks in one piece.
 
 In: what was read, in pieces of any size. Out: `(kind, flags, stream, payload)`; a block that CONTINUATION frames
-complete comes as one HEADERS frame, without its padding and priority. RFC 9113, sections 3.4, 4 and 6.10.
+complete comes as one HEADERS frame, without its padding and priority. Long DATA comes as it is read: parts of a frame,
+or several frames of a stream as one, since a body of 10 MiB is 640 of them. RFC 9113, sections 3.4, 4 and 6.10.
 """
 
 from collections.abc import Iterator
@@ -31,31 +32,67 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._left = self._flags = self._stream_id = 0  # of a DATA frame: bytes that are still to come
         self._block: _Block | None = None
         self._await_preface = self._await_settings = True
         self._plain = False  # any frame may come
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole with `data`. Raises ConnectionFault after those before it."""
+        """The frames that came with `data`. Raises ConnectionFault after those before it."""
         data = self._rest + data if self._rest else data
         at, size, unpack = 0, len(data), frame.HEADER.unpack_from
         if self._await_preface:
             at = self._preface(data)
+        elif self._left:
+            payload, at = self._long(data, 0)
+            yield frame.DATA, self._end, self._stream_id, payload
         while size - at >= frame.HEADER_BYTES and not self._await_preface:
             word, flags, stream_id = unpack(data, at)
             start = at + frame.HEADER_BYTES
             if word >> 8 > frame.FRAME_BYTES:
                 raise ConnectionFault(Code.FRAME_SIZE_ERROR, "frame too large")
             end = start + (word >> 8)
-            if end > size:
-                break
-            at = end
             kind, stream_id = word & 0xFF, stream_id & frame.ID_MASK
+            if end > size or word >> 8 == frame.FRAME_BYTES:
+                if kind == frame.DATA and self._plain and start < size and not flags & frame.PADDED:
+                    self._left, self._flags, self._stream_id = word >> 8, flags, stream_id
+                    payload, at = self._long(data, start)
+                    yield kind, self._end, stream_id, payload
+                    continue
+                if end > size:
+                    break
+            at = end
             if kind == frame.DATA and self._plain:
                 yield kind, flags, stream_id, data[start:end]  # by far the most
             elif (whole := self._other(kind, flags, stream_id, data[start:end])) is not None:
                 yield whole
         self._rest = data[at:]
+
+    @property
+    def _end(self) -> int:
+        """The flags of what `_long` gave."""
+        return 0 if self._left else self._flags & frame.END_STREAM
+
+    def _long(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """What `data` has of a DATA frame from `at` on, and of those behind it on its stream; and where that ends."""
+        view, size, unpack = memoryview(data), len(data), frame.HEADER.unpack_from
+        pieces = []
+        while True:
+            end = at + self._left
+            pieces.append(view[at:end])
+            if end > size:
+                self._left, at = end - size, size
+                break
+            self._left, at = 0, end
+            if size - at < frame.HEADER_BYTES or self._flags & frame.END_STREAM:
+                break
+            word, flags, stream_id = unpack(data, at)
+            more = word >> 8
+            same = word & 0xFF == frame.DATA and stream_id & frame.ID_MASK == self._stream_id
+            if not same or flags & frame.PADDED or not 0 < more <= frame.FRAME_BYTES:
+                break
+            self._left, self._flags, at = more, flags, at + frame.HEADER_BYTES
+        return b"".join(pieces), at
 
     def _preface(self, data: bytes) -> int:
         """Where the first frame begins."""

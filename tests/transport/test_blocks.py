@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from extproc.transport import frame
 from extproc.transport.fields import BlockDecoder, literals
+from extproc.transport.frame import Code
 from extproc.transport.message import MessageReader, RpcFault, framed, timeout_s, trailers
-from extproc.transport.reader import FrameReader
+from extproc.transport.reader import Frame, FrameReader
 
 NAMES = st.sampled_from(["x-a", "x-b", "x-request-id", "te"])
 FIELDS = st.tuples(NAMES, st.sampled_from(["trailers", "1", "2", "3" * 100]), st.booleans())  # kept out of the table?
@@ -88,28 +89,54 @@ def test_timeouts_that_are_none(value: bytes) -> None:
         timeout_s(value)
 
 
+_PAYLOADS = st.binary(max_size=40) | st.sampled_from([b"a" * frame.FRAME_BYTES, b"b" * frame.FRAME_BYTES])
+
+
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 20), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40)), max_size=12
-    ),
-    st.lists(st.integers(1, 30), min_size=1, max_size=30),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 255), st.integers(0, 9), _PAYLOADS), max_size=12)
+    | st.lists(st.tuples(st.just(frame.DATA), st.integers(0, 1), st.integers(1, 2), _PAYLOADS), max_size=12),
+    st.lists(st.integers(1, 30), min_size=1, max_size=30) | st.lists(st.integers(10_000, 60_000), min_size=1),
 )
 def test_frames_in_any_split(frames: list[tuple[int, int, int, bytes]], sizes: list[int]) -> None:
     sent = frame.PREFACE + frame.settings({}) + b"".join(frame.frame(*each) for each in frames)
-    whole = _read(FrameReader(), [sent])
     pieces, at, turn = [], 0, 0
     while at < len(sent):
         size = sizes[turn % len(sizes)]
         pieces.append(sent[at : at + size])
         at, turn = at + size, turn + 1
-    assert _read(FrameReader(), pieces) == whole
+    found, whole = _read(FrameReader(), pieces), _read(FrameReader(), [sent])
+    assert found == whole
+    if all(kind == frame.DATA for kind, *_ in frames):
+        assert found == _joined([(frame.SETTINGS, 0, 0, b""), *frames])
 
 
-def _read(reader: FrameReader, pieces: list[bytes]) -> list[object]:
-    found: list[object] = []
+def test_many_frames_of_a_body_come_as_one_and_their_end_with_the_last() -> None:
+    reader, body = FrameReader(), bytes(range(256)) * 640
+    parts = [body[at : at + frame.FRAME_BYTES] for at in range(0, len(body), frame.FRAME_BYTES)]
+    sent = b"".join(frame.frame(frame.DATA, part is parts[-1], 1, part) for part in parts)
+    list(reader.feed(frame.PREFACE + frame.settings({})))
+    found = [each for piece in (sent[:100_000], sent[100_000:]) for each in reader.feed(piece)]
+    assert [flags for _, flags, _, _ in found] == [0, frame.END_STREAM]
+    assert b"".join(payload for *_, payload in found) == body
+
+
+def _read(reader: FrameReader, pieces: list[bytes]) -> list[Frame] | Code:
+    found: list[Frame] = []
     for piece in pieces:
         try:
             found.extend(reader.feed(piece))
         except frame.ConnectionFault as fault:
-            return [fault.code]  # however far it came
+            return fault.code  # however far it came
+    return _joined(found)
+
+
+def _joined(frames: list[Frame]) -> list[Frame]:
+    """With a stream's DATA in one piece wherever it may come so."""
+    found: list[Frame] = []
+    for kind, flags, stream, payload in frames:
+        if kind != frame.DATA or not payload or flags & frame.PADDED:
+            found.append((kind, flags, stream, payload))
+            continue
+        before = found.pop()[3] if found and found[-1][:3] == (kind, 0, stream) and found[-1][3] else b""
+        found.append((kind, flags & frame.END_STREAM, stream, before + payload))
     return found
