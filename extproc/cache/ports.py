@@ -1,5 +1,6 @@
 """What the cache's own steps wait for. The store implements Entries; the semantic step implements Similar."""
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -48,6 +49,16 @@ class Entries(Protocol):
 
     async def land(self, key: Key, flight: str) -> None:
         """End a flight that brought nothing to keep: the next who waits takes over."""
+
+
+class VectorStore(Protocol):
+    """The store, as who reads kept texts needs it. Both raise StoreUnavailable."""
+
+    async def vectors(self, partition: str, digests: Sequence[str]) -> list[bytes | None]:
+        """See `redis`."""
+
+    async def add_vectors(self, partition: str, digest: str, vectors: bytes) -> None:
+        """See `redis`."""
 
 
 class Similar(Protocol):

@@ -8,16 +8,20 @@ to the request is kept, the two answers are compared (`checks`), and the partiti
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from extproc.cache.calibrate import FLOOR, Estimate, Tally, bucket, estimate
-from extproc.cache.cascade import Candidate, Cascade
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Stored
-from extproc.cache.index import Vector
 from extproc.cache.key import Key
 from extproc.settings import Semantic as Settings
+
+if TYPE_CHECKING:
+    from extproc.cache.cascade import Candidate, Cascade
+    from extproc.cache.index import Vector
 
 DEADLINE_S = 0.05
 _PENDING = 1000
@@ -26,24 +30,24 @@ _PENDING = 1000
 class Pending(msgspec.Struct, frozen=True):
     """A request whose own answer is to be compared with a candidate's. `served`: the client was given the latter."""
 
-    candidate: Candidate
+    candidate: "Candidate"
     served: bool
     team_id: str
 
 
 class Semantic:
-    """Bound to a worker's cascade. `settings`: those of now."""
+    """Bound to a worker's cascade, made when it is first needed. `settings`: those of now."""
 
     def __init__(
         self,
         settings: Callable[[], Settings],
-        cascade: Cascade,
+        cascade: "Callable[[], Cascade]",
         counts: Counts,
         draw: Callable[[], float] = random.random,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self.settings = settings
-        self.cascade = cascade
+        self._make = cascade
         self.tallies: dict[str, Tally] = {}  # of the partitions asked about, as far as known here
         self._estimates: dict[str, Estimate] = {}
         self._counts = counts
@@ -51,12 +55,17 @@ class Semantic:
         self._deadline_s = deadline_s
         self._pending: OrderedDict[str, Pending] = OrderedDict()  # by the digest of the request
 
+    @cached_property
+    def cascade(self) -> "Cascade":
+        """What looks for similar texts."""
+        return self._make()
+
     async def find(self, key: Key, team_id: str, now_ms: int) -> str | None:
         """See ports.Similar."""
         if key.text is None:
             return None
         found = await self.cascade.best(key.context, key.text, now_ms, self._deadline_s)
-        if not isinstance(found, Candidate):
+        if isinstance(found, str):
             self._counts.add(team_id, "not_similar", detail=found)
             return None
         if found.cosine >= self.estimate(key.partition).threshold:
@@ -78,7 +87,7 @@ class Semantic:
         """The store does not have it any more."""
         self.cascade.index.forget(digest)
 
-    def learn(self, news: Stored, static: Vector | None = None) -> Pending | None:
+    def learn(self, news: Stored, static: "Vector | None" = None) -> Pending | None:
         """An entry was kept: it can be found from now on. Returns what it is to be compared with, if anything.
         `static`: its text's static vector, where that is known."""
         key = news.key

@@ -4,27 +4,27 @@ In: where the shared state is, and the settings of now. Out: parts, and what run
 own, so that a slow answer of the cache's keeps nobody from the ledger. Made by the worker and the settler at start.
 """
 
+# ruff: noqa: PLC0415 - numpy is a tenth of a start; only the semantic step needs it
+
 import hashlib
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extproc.cache.answers import Answers
-from extproc.cache.cascade import Cascade, Models
 from extproc.cache.checks import Follower
-from extproc.cache.confirm import Confirmer
 from extproc.cache.counts import Counts
-from extproc.cache.index import Index
 from extproc.cache.recorder import Recorder
 from extproc.cache.redis import LOOK_UP_S, WRITE_S, RedisStore
 from extproc.cache.sampler import Sampler
 from extproc.cache.semantic import Semantic
 from extproc.cache.step import CacheStep
-from extproc.embedding.installed import fingerprint
-from extproc.embedding.static import StaticEmbedder
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.settings import Cache, Settings
+
+if TYPE_CHECKING:
+    from extproc.cache.cascade import Cascade, Models
 
 
 def replica_of(paths: Paths) -> str:
@@ -32,9 +32,21 @@ def replica_of(paths: Paths) -> str:
     return hashlib.sha256(f"{socket.gethostname()}:{paths.data_dir}".encode()).hexdigest()[:12]
 
 
-def models() -> Models:
+def models() -> "Models":
     """What the semantic step reads texts with: 0.3 s, 65 MB."""
+    from extproc.cache.cascade import Models
+    from extproc.cache.confirm import Confirmer
+    from extproc.embedding.installed import fingerprint
+    from extproc.embedding.static import StaticEmbedder
+
     return Models(StaticEmbedder.load(), Confirmer.load(), fingerprint())
+
+
+def _cascade() -> "Cascade":
+    from extproc.cache.cascade import Cascade
+    from extproc.cache.index import Index
+
+    return Cascade(Index())
 
 
 class CacheParts:
@@ -48,7 +60,7 @@ class CacheParts:
         self.store = RedisStore(self._client, self._quick)
         self.counts = Counts()
         self.recorder = Recorder(settings, self.store, self.counts)
-        self._semantic = Semantic(lambda: settings().semantic, Cascade(Index()), self.counts)
+        self._semantic = Semantic(lambda: settings().semantic, _cascade, self.counts)
         self._sampler = Sampler(paths.inside_socket, lambda: settings().semantic)
 
     def step(self) -> CacheStep:

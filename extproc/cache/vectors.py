@@ -8,26 +8,17 @@ so that vectors of other models are none. It is halves of floats: a cosine is of
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from extproc.cache.cascade import Models
 from extproc.cache.index import DIMENSIONS, Vector
 from extproc.cache.key import Key
+from extproc.cache.ports import VectorStore
 
 _AT_ONCE: Final = 50  # texts: about 50 ms of the network's thread
 _UNREAD: Final = 10_000  # texts that wait to be read; one that waits no more is read when it is a candidate, if ever
-
-
-class Store(Protocol):
-    """What of the store is needed here. Both raise StoreUnavailable."""
-
-    async def vectors(self, partition: str, digests: Sequence[str]) -> list[bytes | None]:
-        """See `redis`."""
-
-    async def add_vectors(self, partition: str, digest: str, vectors: bytes) -> None:
-        """See `redis`."""
 
 
 class Vectors(NamedTuple):
@@ -53,7 +44,7 @@ def load(data: bytes, mark: bytes) -> Vectors | None:
 class Reader:
     """Bound to a worker's store and models."""
 
-    def __init__(self, store: Store, models: Models) -> None:
+    def __init__(self, store: VectorStore, models: Models) -> None:
         self._store = store
         self._models = models
         self._unread: deque[Key] = deque(maxlen=_UNREAD)

@@ -5,14 +5,17 @@ In: the client's request, its team's policy, its wish. Out: `Complexity`, which 
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from extproc.records import ChatRequest, Wish
 from extproc.routing.conversation import Conversation, conversation
-from extproc.routing.model import Reading, RoutingModel
 from extproc.routing.policy import Policy, tier_of
 from extproc.settings.routing import Tier
+
+if TYPE_CHECKING:
+    from extproc.routing.model import Reading, RoutingModel
 
 _RULED_SCORE = {"simple": 0.0, "medium": 0.5, "hard": 1.0}
 _SHORT_CHARS = 40  # a last turn such as "and in Rust?" is read together with the one before it
@@ -40,7 +43,7 @@ def classify(chat: ChatRequest, policy: Policy, wish: Wish = "balanced") -> Comp
     rule = policy.ruled(seen)
     if rule is not None:
         return Complexity(rule.rule.tier, _RULED_SCORE[rule.rule.tier], rule.name)
-    model = RoutingModel.load()
+    model = trained()
     thresholds = policy.thresholds(wish, model.quantiles)
     reading = _read(model, seen)
     around = _around(seen)
@@ -50,7 +53,14 @@ def classify(chat: ChatRequest, policy: Policy, wish: Wish = "balanced") -> Comp
     return Complexity(tier, score, max(around, key=lambda name: around[name]) if moved else reading.reason)
 
 
-def _read(model: RoutingModel, seen: Conversation) -> Reading:
+def trained() -> "RoutingModel":
+    """The model that comes with the gateway; the first call loads it, and numpy."""
+    from extproc.routing.model import RoutingModel  # noqa: PLC0415 - a tenth of a start, spared where nobody asks for `auto`
+
+    return RoutingModel.load()
+
+
+def _read(model: "RoutingModel", seen: Conversation) -> "Reading":
     """The last user turn; a short one that is no courtesy says too little without the turn before it."""
     reading = model.read(seen.text, len(seen.text))
     if not seen.before or len(seen.text) > _SHORT_CHARS or reading.logit < _COURTESY:

@@ -41,6 +41,11 @@ class Tls(Section):
         return self
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The operator's files."""
+        return tuple(file for file in (self.cert_file, self.key_file, self.client_ca_file) if file is not None)
+
+    @property
     def client_certificate_needed(self) -> bool:
         """Whether a client without a certificate is turned away."""
         return self.client_ca_file is not None and self.require_client_certificate is not False

@@ -6,13 +6,10 @@ settler.
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import time
 from collections.abc import Callable
 
-import aiohttp
 import msgspec
 
 from extproc.beat import beat
@@ -28,7 +25,6 @@ OPERATOR = ""  # instead of a team's id
 
 _EVERY_S = 1.0
 _AT_ONCE = 16
-_ANSWER_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 _MOST_TRIES = 300  # about a day
 
@@ -70,20 +66,19 @@ class Alerts:
 
     async def run(self) -> None:
         """Deliver whatever is due, until cancelled."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as session:
-            while True:
-                try:
-                    for alert in await asyncio.to_thread(self._outbox.due, time.time(), _AT_ONCE):
-                        await self._deliver(session, alert)
-                except NOT_NOW as error:
-                    log.debug("alerts wait", extra={"reason": str(error)})
-                await beat(_EVERY_S)
+        while True:
+            try:
+                for alert in await asyncio.to_thread(self._outbox.due, time.time(), _AT_ONCE):
+                    await self._deliver(alert)
+            except NOT_NOW as error:
+                log.debug("alerts wait", extra={"reason": str(error)})
+            await beat(_EVERY_S)
 
-    async def _deliver(self, session: aiohttp.ClientSession, alert: Alert) -> None:
+    async def _deliver(self, alert: Alert) -> None:
         if alert.tries == 0:
             log.warning(_event(alert), extra={"alert": msgspec.Raw(alert.body.encode())})
         receiver = self._receiver_of(alert.team_id)
-        problem = await _post(session, receiver.webhook, receiver.secret, alert) if receiver else None
+        problem = await _told(receiver, alert)
         if problem is None:
             await asyncio.to_thread(self._outbox.delivered, alert)
             return
@@ -100,21 +95,10 @@ def _event(alert: Alert) -> str:
     return "provider alert" if alert.team_id == OPERATOR else "budget alert"
 
 
-async def _post(session: aiohttp.ClientSession, url: str | None, secret: str | None, alert: Alert) -> str | None:
-    """Send it; what went wrong, or None. Without a webhook the log line was all."""
-    if url is None:
+async def _told(receiver: Receiver | None, alert: Alert) -> str | None:
+    """What went wrong, or None. Without a webhook the log line was all."""
+    if receiver is None or receiver.webhook is None:
         return None
-    body = alert.body.encode()
-    headers = {"content-type": "application/json", "idempotency-key": alert.id}
-    if secret:
-        headers["x-gateway-signature"] = signature(secret, body)
-    try:
-        async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-            return None if answer.status < 300 else f"status {answer.status}"
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return f"{type(error).__name__}"
+    from extproc.settle.webhook import post  # noqa: PLC0415 - see there
 
-
-def signature(secret: str, body: bytes) -> str:
-    """The value of `x-gateway-signature`."""
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return await post(receiver.webhook, receiver.secret, alert)

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-import aiohttp
-
 from extproc.beat import beat
+from extproc.http1 import ask
 from extproc.logs import Trouble
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.logfile import entry, request_id, whose
@@ -148,15 +147,9 @@ class Follower:
 
     async def _reopen(self) -> None:
         """Have Envoy write to a new file. It is asked again at the next step if it does not."""
-        connector = aiohttp.UnixConnector(path=str(self._admin))
-        timeout = aiohttp.ClientTimeout(total=_ADMIN_S)
         try:
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.post("http://admin/reopen_logs") as answer,
-            ):
-                await answer.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            await ask(self._admin, "/reopen_logs", "POST")
+        except (OSError, TimeoutError) as error:
             self._unrotated.seen(type(error).__name__)
         else:
             self._unrotated.over()

@@ -29,7 +29,7 @@ from extproc.memory import use_large_pages
 from extproc.paths import Paths
 from extproc.pipe import open_state
 from extproc.routing.health import LATELY_S
-from extproc.settings import Settings
+from extproc.settings import Settings, Telemetry
 from extproc.settle.alerts import OPERATOR, Alerts, Receiver, tell_of_refusal
 from extproc.settle.als import services
 from extproc.settle.charge import Charger
@@ -46,8 +46,7 @@ from extproc.settle.rows import AttemptRow
 from extproc.settle.writer import Writer
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
-from extproc.telemetry.otlp import SpanSender
-from extproc.telemetry.tracing import Tracing
+from extproc.telemetry.tracing import Sender, Tracing
 from extproc.transport import server as make_server
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     use_large_pages()
     refresher = Refresher(current, client, paths, keep=True)
     await refresher.start()
-    tracing = Tracing(partial(connect, paths.journal), SpanSender, lambda: current.snapshot.settings)
+    tracing = Tracing(partial(connect, paths.journal), _span_sender, lambda: current.snapshot.settings)
     tracing.start()
     shipper = Shipper(partial(connect, paths.journal), lambda: current.snapshot.settings)
     shipper.start()
@@ -152,6 +151,12 @@ async def _or_end(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
         log.exception("a part of the settler failed")
         stop.set()
         raise
+
+
+def _span_sender(telemetry: Telemetry) -> Sender:
+    from extproc.telemetry.otlp import SpanSender  # noqa: PLC0415 - the SDK, only where there is a collector
+
+    return SpanSender(telemetry)
 
 
 def _receiver(current: Current, team_id: str) -> Receiver | None:

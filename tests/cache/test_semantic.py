@@ -32,7 +32,7 @@ FOREVER = 2**60
 def step(share: float = 0.0, limit: float = 0.01) -> Semantic:
     configured = Settings(enabled=True, sample_share=share, max_wrong_hit_rate=limit)
     models = Models(StaticEmbedder.load(), Confirmer.load())
-    return Semantic(lambda: configured, Cascade(Index(), models), Counts(), draw=lambda: 0.5, deadline_s=10)
+    return Semantic(lambda: configured, lambda: Cascade(Index(), models), Counts(), draw=lambda: 0.5, deadline_s=10)
 
 
 def key(text: str, digest: str = "", partition: str = "team:a", context: str = "c") -> Key:

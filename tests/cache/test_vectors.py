@@ -57,7 +57,7 @@ class Worker:
         self.session, self.embedder = Session(), Embedder()
         models = Models(self.embedder, Confirmer(self.session, Confirmer.load()._pieces), mark)
         configured = Settings(enabled=True)
-        self.semantic = Semantic(lambda: configured, Cascade(Index(), models), Counts())
+        self.semantic = Semantic(lambda: configured, lambda: Cascade(Index(), models), Counts())
         self.reader = Reader(store, models)
         self.follower = Follower(self.semantic, store, lambda: models)
 

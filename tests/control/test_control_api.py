@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from control.http1 import ask
 from control.store import Store
 from extproc import runtime
+from extproc.http1 import ask
 from extproc.paths import Paths
 from extproc.settings import parse
 from extproc.settle.journal import connect

@@ -3,7 +3,7 @@
 from opentelemetry.sdk.metrics.export import Histogram, Sum
 
 from control.families import Distribution, Family, Sample
-from control.otlp import metrics_data
+from control.otlp_export import metrics_data
 from control.prometheus import text
 from extproc.settings import Telemetry
 

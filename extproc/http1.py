@@ -1,4 +1,4 @@
-"""One small HTTP/1.1 request of the supervisor, over TCP or a unix socket: for probes and Envoy's admin interface.
+"""One small HTTP/1.1 request over TCP or a unix socket: for the supervisor's probes and Envoy's admin interface.
 
 In: where, method, path. Out: status and body text. Not for serving or for anything large.
 """
