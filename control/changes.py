@@ -14,7 +14,6 @@ import msgspec
 from extproc import doorbell
 from extproc.budget.ledger import MAX_AMOUNT, Accounts, LedgerUnavailable, TopUp, Unit, WindowKind
 from extproc.budget.plan import NANO_PER_USD, caps_for
-from extproc.budget.redis import State
 from extproc.budget.windows import Window, Windows, windows_at
 from extproc.errors import Conflict, InvalidRequest, NotFound, StateUnavailable
 from extproc.logs import rfc3339
@@ -25,6 +24,7 @@ from extproc.snapshot import shared
 from extproc.snapshot.current import Current
 from extproc.snapshot.overrides import Overrides, TeamOverride, merged, new_team, overridden, patched
 from extproc.snapshot.refresh import Refresher
+from extproc.state import State
 
 _TRIES = 10
 _LONGEST_KEY_CHARS = 200

@@ -19,7 +19,6 @@ from aiohttp import web
 from control.auth import Caller
 from control.families import Family, Sample
 from control.web import answer, query
-from extproc.budget.redis import State
 from extproc.errors import NotFound, StateUnavailable
 from extproc.logs import rfc3339
 from extproc.routing import shared
@@ -29,6 +28,7 @@ from extproc.routing.health import Figures, Latency, key_of
 from extproc.settings import Settings
 from extproc.settle.health import HealthFile
 from extproc.snapshot.shared import SharedStateUnavailable, record_once
+from extproc.state import AWAY, State
 from extproc.wire import H_REQUEST_ID
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Providers:
                 await shared.drain(self._client, name, None)
                 models = [model.name for model in self._settings().models if model.provider == name]
                 await shared.reset(self._client, name, models, now_s)
-        except (SharedStateUnavailable, *shared.AWAY) as error:
+        except (SharedStateUnavailable, *AWAY) as error:
             log.warning("provider cannot be changed now", extra={"provider": name, "reason": str(error)})
             raise StateUnavailable(
                 "The shared state cannot be reached; the change may not have been made. Try again."

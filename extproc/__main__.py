@@ -17,7 +17,7 @@ from extproc.answering import Options
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import follow
 from extproc.budget.outage import GuardedHolds, OutagePolicy
-from extproc.budget.redis import RedisLedger, State
+from extproc.budget.redis import RedisLedger
 from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
 from extproc.collector import tune_collector
@@ -34,6 +34,7 @@ from extproc.server import Chosen, services
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.state import State
 from extproc.tokens import Estimator
 from extproc.transport import server as make_server
 

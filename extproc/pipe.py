@@ -3,8 +3,7 @@
 In: commands from any number of callers. Out: their replies. Commands of one turn of the event loop leave in one write
 and replies that arrive together are read together, so a call costs a fraction of what a connection from a pool does
 (measured in docs/adr/0007). It speaks RESP2 over a unix socket or TCP to one server; TLS, clusters and everything that
-is not on the hot path use redis-py, which `open_state` falls back to: both offer `execute_command` and raise redis-py's
-errors.
+is not on the hot path use redis-py, which `open_state` falls back to: both are a `State`.
 
 Every wait ends after the timeout. A server that does not answer in time breaks the connection, since its late replies
 would be taken for those of later commands. Commands on a connection that breaks otherwise are sent once more: they must
@@ -14,19 +13,25 @@ be repeatable.
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
-from redis.asyncio.connection import parse_url
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extproc import state_url
-from extproc.budget.redis import TIMEOUT_S, Argument, State, connect
-from extproc.primary import Primary
+from extproc.state import (
+    TIMEOUT_S,
+    Argument,
+    ErrorReply,
+    State,
+    StateError,
+    StateTimeout,
+    StateUnreachable,
+    UnknownScript,
+)
 
-_SPOKEN: Final = {"host", "port", "path", "db", "username", "password", "connection_class"}
+if TYPE_CHECKING:
+    from extproc.redis_py import Primary
+
 _NOTHING_YET: Final = object()
 _GRACE_S: Final = 0.01
 # The server is there but not the one to talk to: a replica since a failover, or still loading.
@@ -35,22 +40,24 @@ _ELSEWHERE: Final = ("READONLY", "LOADING", "MASTERDOWN")
 
 def open_state(url: str, *, timeout_s: float = TIMEOUT_S) -> State:
     """A Pipe where it speaks what `url` asks for, else redis-py's client. No I/O yet."""
+    options = state_url.of_server(url)
+    if options is not None:
+        return Pipe(options, timeout_s)
+    from extproc.redis_py import Primary, connect  # noqa: PLC0415 - see `extproc.state`
+
     if url.startswith("redis+sentinel://"):
         address = state_url.parse(url)
-        bounds = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
-        return Pipe(address.server, timeout_s, Primary(address, bounds))
-    if url.startswith(("unix://", "redis://")):
-        options = parse_url(url)
-        if options.keys() <= _SPOKEN:
-            return Pipe(options, timeout_s)
+        return Pipe(address.server, timeout_s, Primary(address, timeout_s))
     return connect(url, timeout_s=timeout_s)
 
 
 class Pipe:
-    """See the module. `options`: what redis-py's `parse_url` makes of the URL. `primary`: who knows host and port."""
+    """See the module. `options`: see `state_url.of_server`. `primary`: who knows host and port."""
+
+    one_server = True
 
     def __init__(
-        self, options: Mapping[str, Any], timeout_s: float = TIMEOUT_S, primary: Primary | None = None
+        self, options: Mapping[str, Any], timeout_s: float = TIMEOUT_S, primary: "Primary | None" = None
     ) -> None:
         self._options = options
         self._primary = primary
@@ -59,14 +66,14 @@ class Pipe:
         self._connecting: asyncio.Task[_Link] | None = None
 
     async def execute_command(self, *command: Argument) -> Any:
-        """The reply: bytes, int, None or a list of them. Raises RedisError."""
+        """The reply: bytes, int, None or a list of them. Raises StateError."""
         packed = _packed(*command)
         link = self._link
         if link is None or link.broken is not None:
             link = await self._connected()
         try:
             return await link.send(packed)
-        except RedisConnectionError:
+        except StateUnreachable:
             link = await self._connected()
             return await link.send(packed)
 
@@ -75,7 +82,7 @@ class Pipe:
         if self._connecting is not None:
             self._connecting.cancel()
         if self._link is not None:
-            self._link.break_off(RedisConnectionError("closed"))
+            self._link.break_off(StateUnreachable("closed"))
         if self._primary is not None:
             await self._primary.aclose()
 
@@ -108,11 +115,11 @@ class Pipe:
                     await loop.create_connection(lambda: link, host or "localhost", port or 6379)
                 await self._greet(link)
         except TimeoutError:
-            link.break_off(RedisTimeoutError("closed"))
-            raise RedisTimeoutError(f"no connection to {where} within {self._timeout_s:g} s") from None
+            link.break_off(StateTimeout("closed"))
+            raise StateTimeout(f"no connection to {where} within {self._timeout_s:g} s") from None
         except OSError as error:
-            raise RedisConnectionError(f"{where}: {error}") from error
-        except RedisError as error:
+            raise StateUnreachable(f"{where}: {error}") from error
+        except StateError as error:
             link.break_off(error)
             raise
         return link
@@ -129,12 +136,12 @@ class _Link(asyncio.Protocol):
     """One connection. `broken`: why it is not to be used any more."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
-        self.broken: RedisError | None = None
+        self.broken: StateError | None = None
         self._loop = loop
         self._timeout_s = timeout_s
         self._transport: asyncio.WriteTransport | None = None
         self._reader = hiredis.Reader(
-            replyError=_reply_error, protocolError=RedisConnectionError, notEnoughData=_NOTHING_YET
+            replyError=_reply_error, protocolError=StateUnreachable, notEnoughData=_NOTHING_YET
         )
         self._out: list[bytes] = []  # commands of this turn of the loop
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # (deadline, reply), as sent
@@ -154,7 +161,7 @@ class _Link(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timeout_s, self._check)
         return future
 
-    def break_off(self, reason: RedisError) -> None:
+    def break_off(self, reason: StateError) -> None:
         """Fail all who wait; nothing is sent or read any more. Harmless twice."""
         if self.broken is not None:
             return
@@ -183,7 +190,7 @@ class _Link(asyncio.Protocol):
         left_s = deadline - self._loop.time()
         if left_s <= 0:
             if self._overdue is oldest:
-                self.break_off(RedisTimeoutError(f"no answer within {self._timeout_s:g} s"))
+                self.break_off(StateTimeout(f"no answer within {self._timeout_s:g} s"))
                 return
             self._overdue, left_s = oldest, _GRACE_S
         self._timer = self._loop.call_later(left_s, self._check)
@@ -202,27 +209,27 @@ class _Link(asyncio.Protocol):
         try:
             while (reply := self._reader.gets()) is not _NOTHING_YET:
                 self._answer(reply)
-        except (RedisConnectionError, IndexError) as error:  # not RESP, or more replies than commands
-            self.break_off(RedisConnectionError(f"not a Redis server: {error}"))
+        except (StateUnreachable, IndexError) as error:  # not RESP, or more replies than commands
+            self.break_off(StateUnreachable(f"not a Redis server: {error}"))
 
     def _answer(self, reply: Any) -> None:
         _, future = self._waiting.popleft()
-        if isinstance(reply, RedisError):
+        if isinstance(reply, StateError):
             if not future.done():
                 future.set_exception(reply)
             if str(reply).startswith(_ELSEWHERE):
-                self.break_off(RedisConnectionError(str(reply)))
+                self.break_off(StateUnreachable(str(reply)))
         elif not future.done():  # else its caller has gone
             future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server closed it, or it failed."""
-        self.break_off(RedisConnectionError(f"connection lost: {exc or 'closed by the server'}"))
+        self.break_off(StateUnreachable(f"connection lost: {exc or 'closed by the server'}"))
 
 
 def _packed(*command: Argument) -> bytes:
     return hiredis.pack_command(command)  # type: ignore[arg-type, no-any-return]  # its stub is for one argument
 
 
-def _reply_error(text: str) -> RedisError:
-    return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
+def _reply_error(text: str) -> StateError:
+    return UnknownScript(text) if text.startswith("NOSCRIPT") else ErrorReply(text)

@@ -1,7 +1,8 @@
-"""The URL of a state behind Redis or Valkey Sentinels, taken apart.
+"""The URL of the shared state, taken apart.
 
-In: `redis+sentinel://[user:password@]host[:26379],host…/name[/database]`, or `rediss+sentinel://` for TLS to the
-servers; `?sentinel_password=…` where the Sentinels have one. Out: an `Address`, for `extproc.primary`.
+In: `redis://[user:password@]host[:6379][/database]` or `unix:///path`, of one server. Or, of one behind Redis or Valkey
+Sentinels, `redis+sentinel://[user:password@]host[:26379],host…/name[/database]`, `rediss+sentinel://` for TLS to the
+servers, `?sentinel_password=…` where the Sentinels have one. Out: how to reach and log in at the one; an `Address`.
 """
 
 from typing import Any
@@ -20,6 +21,26 @@ class Address(msgspec.Struct, frozen=True):
     name: str
     server: dict[str, Any]
     sentinel_password: str | None = None
+
+
+def of_server(url: str) -> dict[str, Any] | None:
+    """`path` or `host` and `port`, `username`, `password`, `db`, as far as the URL says; None for one that says more
+    than that, or is not of one server in plain text."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    if parts.scheme not in ("unix", "redis") or query.keys() - {"db"}:
+        return None
+    path = unquote(parts.path)
+    database = query["db"][0] if "db" in query else path.strip("/") if parts.scheme == "redis" else ""
+    found = {
+        "path": path if parts.scheme == "unix" else None,
+        "host": parts.hostname,
+        "port": parts.port,
+        "username": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "db": int(database) if database.isdigit() else None,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def parse(url: str) -> Address:

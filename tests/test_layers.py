@@ -17,13 +17,8 @@ SHELLS = {
     "extproc.settle.journal": {"sqlite3"},
     "extproc.settle.main": {"uvloop", "sqlite3"},
     "extproc.settle.webhook": {"aiohttp"},
-    "extproc.budget.redis": {"redis"},
-    "extproc.pipe": {"redis", "hiredis"},
-    "extproc.primary": {"redis"},
-    "extproc.cache.redis": {"redis"},
-    "extproc.budget.learnt": {"redis"},
-    "extproc.routing.shared": {"redis"},
-    "extproc.snapshot.shared": {"redis"},
+    "extproc.pipe": {"hiredis"},
+    "extproc.redis_py": {"redis"},
 }
 
 

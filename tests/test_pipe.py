@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio.connection import parse_url
 
-from extproc.budget.redis import State
 from extproc.pipe import Pipe, open_state
+from extproc.state import ErrorReply, State, StateTimeout, StateUnreachable
+from extproc.state_url import of_server
 
 from .budget.conftest import Valkey
 from .budget.test_ledger_cluster import free_ports
@@ -36,7 +35,7 @@ async def until(call: Callable[[], Awaitable[object]], tries: int = 200) -> obje
     for _ in range(tries):
         try:
             return await call()
-        except (RedisConnectionError, RedisTimeoutError, ResponseError):
+        except (StateUnreachable, StateTimeout, ErrorReply):
             await asyncio.sleep(0.02)
     return await call()
 
@@ -59,7 +58,7 @@ async def test_an_error_reply_is_its_callers_alone(pipe: State) -> None:
     calls = [pipe.execute_command(*command) for command in (("PING",), ("NONSENSE",), ("PING",))]
     first, wrong, last = await asyncio.gather(*calls, return_exceptions=True)
     assert (first, last) == (b"PONG", b"PONG")
-    assert isinstance(wrong, ResponseError)
+    assert isinstance(wrong, ErrorReply)
 
 
 async def test_a_caller_that_leaves_shifts_no_reply(pipe: State) -> None:
@@ -76,8 +75,8 @@ async def test_a_server_that_hangs_costs_the_timeout_and_no_wrong_reply(server: 
     await pipe.execute_command("PING")
     server.signal(signal.SIGSTOP)
     results = await asyncio.gather(*(pipe.execute_command("ECHO", "old") for _ in range(5)), return_exceptions=True)
-    assert [type(result) for result in results] == [RedisTimeoutError] * 5
-    with pytest.raises(RedisTimeoutError):
+    assert [type(result) for result in results] == [StateTimeout] * 5
+    with pytest.raises(StateTimeout):
         await pipe.execute_command("ECHO", "old too")
     server.signal(signal.SIGCONT)
     assert await until(lambda: pipe.execute_command("ECHO", "new")) == b"new"
@@ -95,7 +94,7 @@ async def test_our_own_pause_is_not_the_servers(pipe: State) -> None:
 async def test_a_restarted_server_is_found_again(server: Valkey, pipe: State) -> None:
     await pipe.execute_command("PING")
     server.kill()
-    with pytest.raises(RedisConnectionError, match=r"v\.sock"):
+    with pytest.raises(StateUnreachable, match=r"v\.sock"):
         await pipe.execute_command("PING")
     server.start()
     assert await pipe.execute_command("PING") == b"PONG"
@@ -118,7 +117,7 @@ async def test_a_server_that_became_a_replica_is_left(server: Valkey, pipe: Stat
     await pipe.execute_command("PING")
     first = await pipe.execute_command("CLIENT", "ID")
     await pipe.execute_command("REPLICAOF", "127.0.0.1", "1")
-    with pytest.raises(ResponseError, match="READONLY"):
+    with pytest.raises(ErrorReply, match="READONLY"):
         await pipe.execute_command("SET", "key", "value")
     await pipe.execute_command("REPLICAOF", "NO", "ONE")
     assert await pipe.execute_command("CLIENT", "ID") != first
@@ -134,11 +133,27 @@ async def test_password_and_database_over_tcp() -> None:
         pipe = open_state(url)
         assert isinstance(pipe, Pipe)
         assert b" db=3 " in await pipe.execute_command("CLIENT", "LIST")
-        with pytest.raises(ResponseError, match="WRONGPASS"):
+        with pytest.raises(ErrorReply, match="WRONGPASS"):
             await open_state(f"redis://:wrong@127.0.0.1:{port}").execute_command("PING")
         await pipe.aclose()
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("unix:///run/a%20b.sock", {"path": "/run/a b.sock"}),
+        ("unix://u:p%40@/s?db=2", {"path": "/s", "username": "u", "password": "p@", "db": 2}),
+        ("redis://", {}),
+        ("redis://host:1/0", {"host": "host", "port": 1}),
+        ("redis://:p%3A@[::1]/3", {"host": "::1", "password": "p:", "db": 3}),
+        ("redis://h/3?db=4", {"host": "h", "db": 4}),
+    ],
+)
+def test_an_address_is_taken_apart_as_redis_py_does(url: str, options: dict[str, object]) -> None:
+    theirs = {name: value for name, value in parse_url(url).items() if name != "connection_class" and value}
+    assert of_server(url) == options == theirs
 
 
 @pytest.mark.parametrize(
@@ -164,7 +179,7 @@ async def test_something_else_at_the_address(answer: bytes, tmp_path_factory: py
         if answer.startswith(b"+"):
             assert await pipe.execute_command("PING") == b"PONG"
         else:
-            with pytest.raises(RedisConnectionError):
+            with pytest.raises(StateUnreachable):
                 await pipe.execute_command("PING")
         await pipe.aclose()
 

@@ -7,11 +7,9 @@ Losing it costs accuracy of holds for a while, never money: so every failure is 
 import logging
 from contextlib import suppress
 
-from redis.exceptions import RedisError
-
 from extproc.beat import beat
 from extproc.budget.estimate import OutputEstimates
-from extproc.budget.redis import State
+from extproc.state import AWAY, State
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +24,7 @@ async def publish(client: State, outputs: OutputEstimates) -> None:
     while True:
         dump = outputs.dump()
         if dump != last:
-            with suppress(RedisError, OSError):
+            with suppress(*AWAY):
                 await client.execute_command("SET", KEY, dump, "EX", _KEPT_S)
                 last = dump
         await beat(EVERY_S)
@@ -45,5 +43,5 @@ async def take(client: State, outputs: OutputEstimates) -> None:
         dump = await client.execute_command("GET", KEY)
         if isinstance(dump, bytes):
             outputs.load(dump)
-    except (RedisError, OSError, ValueError) as error:
+    except (*AWAY, ValueError) as error:
         log.debug("output lengths not read", extra={"reason": str(error)})

@@ -12,15 +12,8 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-
-from extproc import state_url
 from extproc.budget.ledger import (
     MAX_AMOUNT,
     Account,
@@ -45,13 +38,8 @@ from extproc.budget.ledger import (
     WindowKind,
 )
 from extproc.budget.windows import Window, Windows
-from extproc.primary import Primary
+from extproc.state import AWAY, State, UnknownScript
 
-Client = Redis | RedisCluster
-Argument = str | bytes | int | float
-
-TIMEOUT_S = 0.25
-MAX_CONNECTIONS = 16  # per process; more callers wait, at most TIMEOUT_S
 EXPIRE_AT_MOST = 100
 
 # Windows outlive their end, so that what was reserved in them can still be settled and looked at.
@@ -59,42 +47,6 @@ WINDOW_KEPT_MS = 7 * 86_400_000
 # A settlement is repeated by a settler that did not get the answer: seconds later while it runs, or when its supervisor
 # has it back after a crash. An hour is ample for that, and at 167 requests a second it is 600,000 markers of 240 bytes.
 CLOSED_KEPT_MS = 3_600_000
-
-
-def connect(url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS) -> Client:
-    """A client for `redis://`, `rediss://` or `unix://`, for a cluster by `redis+cluster://`, `rediss+cluster://`, or
-    for the primary that Sentinels know by `redis+sentinel://`, `rediss+sentinel://` (`extproc.primary`).
-
-    No I/O yet. Every wait (for a free connection, to connect, for an answer) ends after `timeout_s`. On a broken
-    connection a command is sent once more, which our scripts allow: they are idempotent.
-    """
-    once_more = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    bounds: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-    }
-    scheme, _, rest = url.partition("://")
-    if scheme.endswith("+cluster"):
-        return RedisCluster.from_url(
-            f"{scheme.removesuffix('+cluster')}://{rest}", retry=once_more, max_connections=max_connections, **bounds
-        )
-    if scheme in state_url.SENTINEL_SCHEMES:
-        return Primary(state_url.parse(url), bounds).client(retry=once_more, max_connections=max_connections)
-    pool = BlockingConnectionPool.from_url(
-        url, timeout=timeout_s, max_connections=max_connections, retry=once_more, **bounds
-    )
-    return Redis(connection_pool=pool)
-
-
-class State(Protocol):
-    """What the ledger needs of a client: redis-py's, or `extproc.pipe`."""
-
-    async def execute_command(self, *command: Argument) -> Any:
-        """The reply. Raises RedisError."""
-
-    async def aclose(self) -> None:
-        """Close what is open."""
 
 
 class Script:
@@ -123,14 +75,13 @@ class RedisLedger:
         self._client = client
         self._prefix = prefix
         self._closed_kept_ms = closed_kept_ms
-        self._rides = not isinstance(client, RedisCluster)  # asked once: it is a protocol, which looks everywhere
 
     def rider(self, reservation: Reservation) -> Rider | None:
         """The hold, to be taken within another script; None in a cluster, where a script's keys share one slot.
 
         Raises ValueError for amounts out of range.
         """
-        if not self._rides:
+        if not self._client.one_server:
             return None
         return Rider(self._key(reservation.team_id), _reserve_arguments(reservation))
 
@@ -185,7 +136,7 @@ class RedisLedger:
         key = f"{self._key(team_id)}:leases"
         try:
             scores = await self._client.execute_command("ZMSCORE", key, *hold_ids)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
         return {hold_id for hold_id, score in zip(hold_ids, scores, strict=True) if score is not None}
 
@@ -221,9 +172,9 @@ class RedisLedger:
         try:
             try:
                 return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)
-            except NoScriptError:
+            except UnknownScript:
                 return await self._client.execute_command("EVAL", script.text, 1, key, *arguments)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
 

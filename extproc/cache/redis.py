@@ -14,17 +14,17 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from extproc.beat import beat
 from extproc.budget.ledger import Rider
-from extproc.budget.redis import RESERVE, Argument, Script, State
+from extproc.budget.redis import RESERVE, Script
 from extproc.cache.calibrate import SCALE, Tally
 from extproc.cache.counts import Batch, Counts
 from extproc.cache.entry import Entry, Stored, dump, load
 from extproc.cache.key import Key
 from extproc.cache.ports import Flight, StoreUnavailable, Stowed
 from extproc.cache.ticket import Ticket
+from extproc.state import AWAY, Argument, State, UnknownScript
 
 LOOK_UP_S = 0.1
 WRITE_S = 2.0  # behind the reply: nobody waits
@@ -260,16 +260,16 @@ class RedisStore:
         words = (len(keys), *keys, *arguments)
         try:
             return await self._command("EVALSHA", script.sha, *words, client=client, limit_s=limit_s)
-        except NoScriptError:
+        except UnknownScript:
             return await self._command("EVAL", script.text, *words, client=client, limit_s=limit_s)
 
     async def _command(self, *words: Argument, client: State | None = None, limit_s: float = WRITE_S) -> Any:
         try:
             async with asyncio.timeout(limit_s):
                 return await (client or self._client).execute_command(*words)
-        except NoScriptError:
+        except UnknownScript:
             raise
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
 
 

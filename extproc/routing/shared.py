@@ -2,7 +2,7 @@
 
 In and out: circuits and drained providers, one hash that is small and read twice a second; records, one hash with
 a field per replica, read once a second, and written when there is news or the last grows old. Every call raises
-RedisError or OSError where the state cannot be reached: each replica then goes by what it sees itself.
+AWAY where the state cannot be reached: each replica then goes by what it sees itself.
 """
 
 import time
@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
-from redis.exceptions import RedisClusterException, RedisError
 
-from extproc.budget.redis import State
 from extproc.routing.breaker import CLOSED, Circuit, closed_by_hand, merged
 from extproc.routing.health import Record, key_of
+from extproc.state import State
 
-AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 CIRCUITS_KEY: Final = "gw:circuits"
 RECORDS_KEY: Final = "gw:health"
 _CIRCUIT: Final = "circuit:"

@@ -19,7 +19,6 @@ import msgspec
 
 from extproc import doorbell
 from extproc.beat import beat
-from extproc.budget.redis import State
 from extproc.logs import Trouble
 from extproc.paths import Paths
 from extproc.routing import shared
@@ -40,6 +39,7 @@ from extproc.routing.health import (
 from extproc.runtime import replace_file
 from extproc.settings import Settings
 from extproc.settle.rows import AttemptRow
+from extproc.state import AWAY, State
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class Keeper:
                 await self._leave(self._health.records(now_s := time.time()), now_s)
             else:
                 found = await shared.read(self._client)
-        except (*shared.AWAY, msgspec.DecodeError) as error:
+        except (*AWAY, msgspec.DecodeError) as error:
             self._away.seen(error)
             self._others = {}
             self._untold.update(self._health.circuits())

@@ -17,7 +17,6 @@ import msgspec
 
 from extproc import runtime
 from extproc.beat import beat
-from extproc.budget.redis import State
 from extproc.doorbell import Bell
 from extproc.logs import Trouble
 from extproc.paths import Paths
@@ -25,6 +24,7 @@ from extproc.settings import Settings
 from extproc.snapshot import shared
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.overrides import NONE, Overrides
+from extproc.state import State
 
 log = logging.getLogger(__name__)
 

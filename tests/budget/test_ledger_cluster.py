@@ -8,8 +8,9 @@ import pytest
 import redis
 
 from extproc.budget.ledger import Admitted, TopUp
-from extproc.budget.redis import RedisLedger, connect
+from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
+from extproc.redis_py import connect
 from extproc.snapshot import shared
 from extproc.snapshot.overrides import TeamOverride
 

@@ -10,7 +10,7 @@ import pytest
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Admitted, HoldClosed, Refused, Rider
 from extproc.budget.outage import GuardedHolds, OutagePolicy
-from extproc.budget.redis import Argument, RedisLedger, State, connect
+from extproc.budget.redis import RedisLedger
 from extproc.budget.reserve import Reserver
 from extproc.cache.answers import Answers
 from extproc.cache.counts import Counts
@@ -27,9 +27,11 @@ from extproc.errors import BudgetExceeded, NoProviderAvailable
 from extproc.pipe import open_state
 from extproc.pipeline import Admission, Pipeline
 from extproc.plan import Plan
+from extproc.redis_py import connect
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
 from extproc.settings import Cache, Settings, parse
+from extproc.state import Argument, State
 from extproc.tokens import Estimator
 from tests.budget.builders import NOON_MS, reservation, settlement
 from tests.budget.conftest import Valkey, own_valkey
@@ -161,6 +163,8 @@ async def test_a_server_that_lost_its_scripts_is_sent_them(both: Both, client: S
 
 class Counting:
     """A client, and how often it was asked."""
+
+    one_server = True
 
     def __init__(self, client: State) -> None:
         self._client = client

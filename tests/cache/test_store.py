@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extproc.budget.redis import connect
 from extproc.cache.counts import Counts
 from extproc.cache.entry import Entry
 from extproc.cache.key import SHARED, Key, key_of, partition_of
@@ -18,6 +17,7 @@ from extproc.cache.ports import Flight, StoreUnavailable, Stowed
 from extproc.cache.redis import RedisStore
 from extproc.cache.ticket import Ticket
 from extproc.pipe import open_state
+from extproc.redis_py import connect
 from tests.budget.conftest import Valkey, own_valkey
 from tests.cache.builders import NOW_MS, chat, entry, key, team_name
 

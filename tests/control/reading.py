@@ -15,7 +15,7 @@ from control import config_status
 from control.app import Api, application
 from control.config_status import Attempt, ConfigStatus
 from control.store import Store
-from extproc.budget import redis
+from extproc import redis_py
 from extproc.paths import Paths
 from extproc.settings import parse
 from extproc.settle.journal import Batch, connect, write
@@ -43,7 +43,7 @@ def current() -> Current:
 
 def api(store: Store, folder: Path) -> Api:
     """With the shared state away: what changes it is in test_teams_api.py."""
-    client, now = redis.connect("unix:///nonexistent/v.sock"), current()
+    client, now = redis_py.connect("unix:///nonexistent/v.sock"), current()
     paths = Paths.of(folder)
     return Api(now, store, Refresher(now, client, paths), client, paths, wall_s=lambda: NOW_S)
 

@@ -14,9 +14,10 @@ from aiohttp import web
 from control.app import Api, application
 from control.store import Store
 from extproc import runtime
-from extproc.budget.redis import RedisLedger, connect
+from extproc.budget.redis import RedisLedger
 from extproc.paths import Paths
 from extproc.pipe import open_state
+from extproc.redis_py import connect
 from extproc.settings import parse
 from extproc.settle.journal import connect as connect_journal
 from extproc.snapshot.current import Current, compile_snapshot

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from extproc.budget.redis import connect
+from extproc.redis_py import connect
 from tests.envoy.cached import WAIT_S, Asked, answers, config, fresh, metric, until_hit
 from tests.envoy.harness import (
     ADMIN_KEY,

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from extproc.budget.redis import RedisLedger, connect
+from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
+from extproc.redis_py import connect
 from extproc.settle.follow import Follower
 from extproc.settle.journal import Batch, write
 from extproc.settle.journal import connect as connect_journal

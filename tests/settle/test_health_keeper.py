@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from extproc.budget.redis import connect
 from extproc.paths import Paths
+from extproc.redis_py import connect
 from extproc.routing import shared
 from extproc.routing.breaker import Circuit
 from extproc.routing.health import Health, Standings

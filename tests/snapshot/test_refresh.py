@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from extproc import runtime
-from extproc.budget.redis import Client, connect
 from extproc.doorbell import Bell, ring
 from extproc.paths import Paths
+from extproc.redis_py import Client, connect
 from extproc.settings import parse
 from extproc.snapshot import refresh, shared
 from extproc.snapshot.current import Current, compile_snapshot
