@@ -9,7 +9,7 @@ and however often each is repeated, a hold is charged once. It is charged to the
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -191,15 +191,15 @@ class TopUp(msgspec.Struct, frozen=True, kw_only=True):
 class Rider:
     """A hold that may be taken within another call to the same server, so that both cost one round trip.
 
-    Whoever makes that call has the server reserve with `key` and `arguments`, and leaves what it said in `reply`.
+    Whoever makes that call has the server reserve with `key` and `argument`, and leaves what it said in `reply`.
     """
 
-    __slots__ = ("arguments", "key", "reply")
+    __slots__ = ("argument", "key", "reply")
 
-    def __init__(self, key: str, arguments: tuple[str | int, ...]) -> None:
+    def __init__(self, key: str, argument: bytes) -> None:
         self.key = key
-        self.arguments = arguments
-        self.reply: list[Any] | None = None  # None: it was not taken along, or nobody knows
+        self.argument = argument
+        self.reply: bytes | None = None  # None: it was not taken along, or nobody knows
 
 
 class Holds(Protocol):

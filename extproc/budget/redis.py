@@ -14,6 +14,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, cast
 
+import msgspec
+
 from extproc.budget.ledger import (
     MAX_AMOUNT,
     Account,
@@ -38,8 +40,9 @@ from extproc.budget.ledger import (
     WindowKind,
 )
 from extproc.budget.windows import Window, Windows
-from extproc.state import AWAY, State, UnknownScript
+from extproc.state import AWAY, Argument, State, UnknownScript
 
+MINUTE_MS = 60_000
 EXPIRE_AT_MOST = 100
 
 # Windows outlive their end, so that what was reserved in them can still be settled and looked at.
@@ -57,15 +60,14 @@ class Script:
         self.sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
     @classmethod
-    def of(cls, package: str, name: str) -> "Script":
-        """A file of the package's folder `lua`, with its `common.lua` before it."""
+    def of(cls, package: str, *names: str) -> "Script":
+        """Files of the package's folder `lua`, one after the other, with its `common.lua` before them."""
         folder = resources.files(package) / "lua"
-        return cls((folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes())
+        return cls(b"".join((folder / f"{name}.lua").read_bytes() for name in ("common", *names)))
 
 
-RESERVE, _SETTLE, _RELEASE, _EXPIRE, _USAGE, _GRANT = (
-    Script.of("extproc.budget", name) for name in ("reserve", "settle", "release", "expire", "usage", "grant")
-)
+RESERVE, _USAGE, _GRANT = (Script.of("extproc.budget", name) for name in ("reserve", "usage", "grant"))
+_SETTLE, _RELEASE, _EXPIRE = (Script.of("extproc.budget", "charging", name) for name in ("settle", "release", "expire"))
 
 
 class RedisLedger:
@@ -83,22 +85,16 @@ class RedisLedger:
         """
         if not self._client.one_server:
             return None
-        return Rider(self._key(reservation.team_id), _reserve_arguments(reservation))
+        return Rider(self._key(reservation.team_id), _reserve_argument(reservation))
 
     async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
         """Take a hold, unless `rider` did. Raises HoldClosed, LedgerUnavailable, and ValueError for amounts out of
         range."""
         reply = rider.reply if rider else None
         if reply is None:
-            words = rider.arguments if rider else _reserve_arguments(reservation)
-            reply = await self._run(RESERVE, reservation.team_id, *words)
-        answer, granted, limits, minute, daily, monthly = reply
-        standing = Standing(_account(daily), _account(monthly), Minute(*minute))
-        if answer == b"admitted":
-            return Admitted(granted, standing)
-        if answer == b"refused":
-            return Refused(tuple(cast(LimitName, name.decode()) for name in limits), standing)
-        raise HoldClosed(reservation.hold_id)
+            words = rider.argument if rider else _reserve_argument(reservation)
+            reply = await self._run(RESERVE, reservation.team_id, words)
+        return _reserved(reservation, reply)
 
     async def release(self, team_id: str, hold_id: str) -> HoldState:
         """Give a hold back whole; tells what it was. Raises LedgerUnavailable."""
@@ -113,7 +109,7 @@ class RedisLedger:
             settlement.team_id,
             self._closed_kept_ms,
             *_window_arguments(settlement.windows),
-            *_cap_arguments(settlement.caps),
+            *(limit or "" for limit in _cap_digits(settlement.caps)),
             len(bills),
             *(word for bill in bills for word in (bill.hold_id, _amount(bill.tokens), _optional(bill.nano_usd))),
             *(f"{pct:g}" for pct in settlement.thresholds_pct),
@@ -143,7 +139,7 @@ class RedisLedger:
     async def usage(self, team_id: str, now_ms: int, windows: Windows) -> TeamUsage:
         """A team's counters in `windows`. Raises LedgerUnavailable."""
         holds, minute, daily, monthly = await self._run(_USAGE, team_id, now_ms, windows.daily.id, windows.monthly.id)
-        return TeamUsage(Standing(_account(daily), _account(monthly), Minute(*minute)), holds)
+        return TeamUsage(Standing(_account(daily), _account(monthly), _minute(minute.split(b"|"), now_ms)), holds)
 
     async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing:
         """How a team stands in `windows`. Raises LedgerUnavailable."""
@@ -167,7 +163,7 @@ class RedisLedger:
     def _key(self, team_id: str) -> str:
         return f"{self._prefix}:{{{team_id}}}"
 
-    async def _run(self, script: Script, team_id: str, *arguments: str | int) -> Any:
+    async def _run(self, script: Script, team_id: str, *arguments: Argument) -> Any:
         key = self._key(team_id)
         try:
             try:
@@ -178,41 +174,67 @@ class RedisLedger:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def _reserve_arguments(reservation: Reservation) -> tuple[str | int, ...]:
-    priced = reservation.held_nano_usd(0) is not None
+_encode = msgspec.msgpack.Encoder().encode
+_HEAD = 3  # bytes before the elements of an array of 16 or more
+
+
+def _reserve_argument(reservation: Reservation) -> bytes:
+    """What `reserve.lua` takes: the values one after the other, as the elements of an array are."""
+    caps, priced = reservation.caps, reservation.held_nano_usd(0) is not None
     _amount(reservation.input_tokens + reservation.output_tokens)
     _amount(reservation.output_tokens * (reservation.output_pico_usd_per_token or 0))
     _amount(reservation.held_nano_usd(reservation.output_tokens) or 0)
-    return (
+    values = (
         reservation.hold_id,
         reservation.now_ms,
-        reservation.now_ms + reservation.lease_ms,
+        str(reservation.now_ms + reservation.lease_ms),
         _amount(reservation.input_tokens),
         _amount(reservation.output_tokens),
         _amount(reservation.least_output_tokens),
-        _optional(reservation.input_nano_usd) if priced else "",
-        _optional(reservation.output_pico_usd_per_token) if priced else "",
+        reservation.input_nano_usd if priced else None,
+        reservation.output_pico_usd_per_token if priced else None,
         *_window_arguments(reservation.windows),
-        *_cap_arguments(reservation.caps),
-        _optional(reservation.caps.requests_per_minute),
-        _optional(reservation.caps.tokens_per_minute),
+        *_cap_digits(caps),
+        caps.requests_per_minute,
+        caps.tokens_per_minute,
     )
+    return _encode(values)[_HEAD:]
+
+
+def _reserved(reservation: Reservation, reply: bytes) -> Admitted | Refused:
+    """What `reserve.lua` said. Raises HoldClosed."""
+    answer, granted, limits, *numbers = reply.split(b"|")
+    output_tokens = int(granted)
+    tokens = nano_usd = 0  # held now, and not yet in the counters
+    if answer == b"admitted":
+        tokens = reservation.input_tokens + output_tokens
+        nano_usd = reservation.held_nano_usd(output_tokens) or 0
+    standing = Standing(
+        _account(numbers[5:12], tokens, nano_usd),
+        _account(numbers[12:], tokens, nano_usd),
+        _minute(numbers[:5], reservation.now_ms),
+    )
+    if answer == b"refused":
+        return Refused(tuple(cast(LimitName, name) for name in limits.decode().split(",")), standing)
+    if answer == b"closed":
+        raise HoldClosed(reservation.hold_id)
+    return Admitted(output_tokens, standing)
 
 
 @lru_cache(maxsize=1024)
-def _window_arguments(windows: Windows) -> tuple[str | int, ...]:
+def _window_arguments(windows: Windows) -> tuple[str, ...]:
     return (
         windows.daily.id,
-        windows.daily.end_ms + WINDOW_KEPT_MS,
+        str(windows.daily.end_ms + WINDOW_KEPT_MS),
         windows.monthly.id,
-        windows.monthly.end_ms + WINDOW_KEPT_MS,
+        str(windows.monthly.end_ms + WINDOW_KEPT_MS),
     )
 
 
 @lru_cache(maxsize=1024)
-def _cap_arguments(caps: Caps) -> tuple[str | int, ...]:
+def _cap_digits(caps: Caps) -> tuple[str | None, ...]:
     limits = (caps.daily_tokens, caps.monthly_tokens, caps.daily_nano_usd, caps.monthly_nano_usd)
-    return tuple("" if limit is None else limit for limit in limits)
+    return tuple(None if limit is None else str(limit) for limit in limits)
 
 
 def _amount(value: int) -> int:
@@ -225,8 +247,16 @@ def _optional(value: int | None) -> str | int:
     return "" if value is None else _amount(value)
 
 
-def _account(counters: list[bytes | None]) -> Account:
-    return Account(*(int(value or 0) for value in counters))
+def _account(counters: list[bytes], more_tokens: int = 0, more_nano_usd: int = 0) -> Account:
+    """`more_*`: held besides what the counters say."""
+    used, held, topup, used_usd, held_usd, topup_usd, unpriced = map(int, counters)
+    return Account(used, held + more_tokens, topup, used_usd, held_usd + more_nano_usd, topup_usd, unpriced)
+
+
+def _minute(said: list[bytes], now_ms: int) -> Minute:
+    """`said`: requests, tokens, when the last request came; in a refusal also how long to wait for either."""
+    requests, tokens, newest_ms, *waits = map(int, said)
+    return Minute(requests, tokens, newest_ms + MINUTE_MS - now_ms if requests else 0, *waits)
 
 
 def _crossing(row: list[bytes]) -> Crossing:

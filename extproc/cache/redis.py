@@ -37,13 +37,13 @@ _SCAN = 500
 
 
 # Both scripts as they are, each with keys and arguments of its own. KEYS: the partition's, the team's. ARGV: how many
-# arguments the look-up has, these, those of the hold. Returns {what the look-up found, the hold's reply or nil}.
+# arguments the look-up has, these, that of the hold. Returns {what the look-up found, the hold's reply or nil}.
 _BOTH = b"""
 local size = tonumber(ARGV[1])
 local found = (function(KEYS, ARGV) %s end)({KEYS[1]}, {unpack(ARGV, 2, size + 1)})
 local flight = ARGV[4] -- the look-up's third
 if type(found) == 'string' or (found == 0 and flight ~= '') then return {found, false} end
-return {found, (function(KEYS, ARGV) %s end)({KEYS[2]}, {unpack(ARGV, size + 2)})}
+return {found, (function(KEYS, ARGV) %s end)({KEYS[2]}, {ARGV[size + 2]})}
 """
 
 _LOOK_UP, _STORE, _LAND, _FORGET, _PURGE, _SIZE, _VECTORS, _ADD_VECTORS, _COUNT = (
@@ -87,7 +87,7 @@ class RedisStore:
         if rider is None:
             found = await self._look(key.partition, *asked)
         else:
-            words = (len(asked), *asked, *rider.arguments)
+            words = (len(asked), *asked, rider.argument)
             found, rider.reply = await self._run(
                 _LOOK_UP_AND_HOLD,
                 key.partition,

@@ -11,16 +11,14 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now_ms, 'LIMIT',
   local hold = parse_hold(text)
   redis.call('ZREM', leases, id)
   if hold and hold.state == 'held' then
-    local changes = {}
-    add_held(changes, hold, -1)
-    add_used(changes, hold.tokens, hold.nano_usd, 1)
-    post(daily(hold), changes)
-    post(monthly(hold), changes)
+    give_back(hold)
+    add_used(hold, hold.tokens, hold.nano_usd, 1)
     redis.call('SET', hold_key(id), (string.gsub(text, '^held', 'expired')), 'PXAT', hold.monthly_until)
     redis.call('ZADD', unreconciled, now_ms, id)
     redis.call('PEXPIREAT', unreconciled, hold.monthly_until)
   end
 end
+save()
 local rows = {}
 for _, id in ipairs(redis.call('ZRANGE', unreconciled, 0, most - 1)) do
   local hold = parse_hold(redis.call('GET', hold_key(id)))

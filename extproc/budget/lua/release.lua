@@ -8,10 +8,8 @@ local hold = parse_hold(found[1])
 local was = hold and hold.state or 'none'
 if was == 'settled' or was == 'released' then return was end
 if hold then
-  local changes = {}
-  if was == 'held' then add_held(changes, hold, -1) else add_used(changes, hold.tokens, hold.nano_usd, -1) end
-  post(daily(hold), changes)
-  post(monthly(hold), changes)
+  if was == 'held' then give_back(hold) else add_used(hold, hold.tokens, hold.nano_usd, -1) end
+  save()
   local of = parse_minute(found[2])
   correct_minute(of, id, hold, nil)
   if of.changed then write_minute(of) end

@@ -1,47 +1,43 @@
 -- Units: tokens; nano-USD (1e-9 USD), output price in pico-USD (1e-12) per token; milliseconds since the epoch.
--- An empty argument: no limit, or price not known.
+-- The argument is the values below, one after the other in MessagePack. nil: no limit, or price not known.
 --
 -- Takes a hold of input + output on the team's day, month and last minute: all or nothing, the output clamped to what
 -- the tightest limit has left, never below `least`. A refusal changes nothing. Repeated: the same grant, no second hold.
--- Returns {answer, output tokens granted, limits without room, {requests, tokens, reset, wait for a request, wait for
--- tokens}, day, month}; the last three as they are after the call.
-local id, now_ms, lease_until = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local input, ceiling, least = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local input_usd, output_pico_usd = tonumber(ARGV[7]), tonumber(ARGV[8])
-local windows = {daily = ARGV[9], daily_until = ARGV[10], monthly = ARGV[11], monthly_until = ARGV[12]}
-local daily_tokens, monthly_tokens, daily_usd, monthly_usd = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-local requests_limit, tokens_limit = tonumber(ARGV[17]), tonumber(ARGV[18])
+-- Returns, joined by "|": admitted (now), held (before), refused or closed; output tokens granted; limits without room,
+-- joined by ","; requests, tokens and newest of the last minute; wait for a request and for tokens; the counters of the
+-- day and of the month, as they were before the hold.
+local id, now_ms, lease_until, input, ceiling, least, input_usd, output_pico_usd, day_id, day_until, month_id, month_until,
+      daily_tokens, monthly_tokens, daily_usd, monthly_usd, requests_limit, tokens_limit = cmsgpack.unpack(ARGV[1])
+local REFRESH_MS = 15000 -- the expiry of `minute` is pushed on this often, and is far longer
 
+local day, month = base .. ':daily:' .. day_id, base .. ':monthly:' .. month_id
 local found = redis.call('MGET', hold_key(id), minute_sums)
 local known, last = parse_hold(found[1]), parse_minute(found[2])
 drop_old(last, now_ms)
-local day, month = daily(windows), monthly(windows)
+local d, m = counters(day), counters(month)
 
-local function answer(name, granted, refused, request_wait_ms, tokens_wait_ms)
-  return {name, granted, refused,
-          {last.requests, last.tokens, reset_ms(last, now_ms), request_wait_ms, tokens_wait_ms},
-          day.counts, month.counts}
-end
-local function unchanged(...)
+local function answer(name, granted, refused, request_wait, tokens_wait)
   if last.changed then write_minute(last) end
-  return answer(...)
+  return name .. '|' .. granted .. '|' .. refused .. '|' .. last.text .. '|' .. request_wait .. '|' .. tokens_wait
+    .. '|' .. d[1] .. '|' .. d[2] .. '|' .. d[3] .. '|' .. d[4] .. '|' .. d[5] .. '|' .. d[6] .. '|' .. d[7]
+    .. '|' .. m[1] .. '|' .. m[2] .. '|' .. m[3] .. '|' .. m[4] .. '|' .. m[5] .. '|' .. m[6] .. '|' .. m[7]
 end
 
 if known then
-  if known.state ~= 'held' then return unchanged('closed', 0, {}, 0, 0) end
-  return unchanged('admitted', tonumber(known.output_tokens), {}, 0, 0)
+  if known.state == 'held' then return answer('held', known.output_tokens, '', '0', '0') end
+  return answer('closed', '0', '', '0', '0')
 end
 
--- limit + top-up - used - held. Counters may pass 2^53 (nano-USD: $9.0M), where doubles skip integers; so the last nine
--- digits are summed apart from the rest, and the result is exact wherever it could decide, which is below 2^53.
+-- limit + top-up - used - held, of digits. Those may pass 2^53 (nano-USD: $9.0M), where doubles skip integers; the last
+-- nine digits are then summed apart from the rest, and the result is exact wherever it could decide, which is below 2^53.
 local function room(limit, used, held, topup)
+  if #limit < 16 and #used < 16 and #held < 16 and #topup < 16 then return limit + topup - used - held end
   local high, low = 0, 0
-  local function add(digits, sign)
-    if not digits then return end
+  for i, digits in ipairs({limit, topup, used, held}) do
+    local sign = i < 3 and 1 or -1
     high = high + sign * (tonumber(string.sub(digits, 1, -10)) or 0)
     low = low + sign * tonumber(string.sub(digits, -9))
   end
-  add(limit, 1) add(topup, 1) add(used, -1) add(held, -1)
   return high * 1e9 + low
 end
 
@@ -56,13 +52,12 @@ local function clamp_usd(limit, left)
   elseif output_pico_usd > 0 then clamp(limit, math.floor(left * 1000 / output_pico_usd)) end
 end
 
-local d, m = day.counts, month.counts
 if requests_limit and last.requests + 1 > requests_limit then table.insert(refused, 'requests_per_minute') end
 if tokens_limit then clamp('tokens_per_minute', tokens_limit - last.tokens - input) end
-if daily_tokens ~= '' then clamp('daily_tokens', room(daily_tokens, d[1], d[2], d[3]) - input) end
-if monthly_tokens ~= '' then clamp('monthly_tokens', room(monthly_tokens, m[1], m[2], m[3]) - input) end
-if input_usd and daily_usd ~= '' then clamp_usd('daily_nano_usd', room(daily_usd, d[4], d[5], d[6])) end
-if input_usd and monthly_usd ~= '' then clamp_usd('monthly_nano_usd', room(monthly_usd, m[4], m[5], m[6])) end
+if daily_tokens then clamp('daily_tokens', room(daily_tokens, d[1], d[2], d[3]) - input) end
+if monthly_tokens then clamp('monthly_tokens', room(monthly_tokens, m[1], m[2], m[3]) - input) end
+if input_usd and daily_usd then clamp_usd('daily_nano_usd', room(daily_usd, d[4], d[5], d[6])) end
+if input_usd and monthly_usd then clamp_usd('monthly_nano_usd', room(monthly_usd, m[4], m[5], m[6])) end
 
 -- When enough of the last minute will have left for one request, and for the least this one needs. Looks at no more
 -- than the 256 oldest requests: a refusal stays cheap, and the client only asks once more.
@@ -77,21 +72,35 @@ local function waits()
     if short > left then tokens_ms = leaves_ms end
     left = left + string.match(oldest[i], '^%d+')
   end
-  return request_ms, tokens_ms
+  return integer(request_ms), integer(tokens_ms)
 end
-if #refused > 0 then return unchanged('refused', 0, refused, waits()) end
+if #refused > 0 then return answer('refused', '0', table.concat(refused, ','), waits()) end
 
 local held_tokens, held_usd = input + granted, input_usd and input_usd + math.ceil(granted * output_pico_usd / 1000)
--- Where the month holds something already, so do the leases, which then have an expiry of this month or a later one.
-local leases_may_be_new = not m[2] or m[2] == '0'
-local changes = {}
-add_held(changes, {tokens = held_tokens, nano_usd = held_usd}, 1)
-post(day, changes)
-post(month, changes)
+local tokens, nano_usd, output, now = integer(held_tokens), held_usd and integer(held_usd), integer(granted), integer(now_ms)
 redis.call('SET', hold_key(id),
-  hold_text('held', windows, integer(held_tokens), held_usd and integer(held_usd), integer(granted), integer(now_ms)),
-  'PXAT', windows.monthly_until)
+  'held|' .. tokens .. '|' .. (nano_usd or '') .. '|' .. output .. '|' .. now
+  .. '|' .. day_id .. '|' .. day_until .. '|' .. month_id .. '|' .. month_until, 'PXAT', month_until)
 redis.call('ZADD', leases, lease_until, id)
-if leases_may_be_new then redis.call('PEXPIREAT', leases, windows.monthly_until) end
-if requests_limit or tokens_limit then add_to_minute(last, id, now_ms, held_tokens) elseif last.changed then write_minute(last) end
-return answer('admitted', granted, {}, 0, 0)
+redis.call('HINCRBY', day, 'held_tokens', tokens)
+redis.call('HINCRBY', month, 'held_tokens', tokens)
+if nano_usd then
+  redis.call('HINCRBY', day, 'held_nano_usd', nano_usd)
+  redis.call('HINCRBY', month, 'held_nano_usd', nano_usd)
+end
+-- Where nothing was held these may be new. Where the month held something the leases have an expiry of it or later.
+if d[2] == '0' then redis.call('PEXPIREAT', day, day_until) end
+if m[2] == '0' then
+  redis.call('PEXPIREAT', month, month_until)
+  redis.call('PEXPIREAT', leases, month_until)
+end
+if requests_limit or tokens_limit then
+  redis.call('ZADD', minute, now, tokens .. ':' .. id)
+  -- The server's clock may differ from the callers': entries leave by drop_old, the expiry only tidies up.
+  if last.requests == 0 or math.floor(last.newest / REFRESH_MS) ~= math.floor(now_ms / REFRESH_MS) then
+    redis.call('PEXPIRE', minute, 2 * MINUTE_MS)
+  end
+  last.newest = last.requests == 0 and now_ms or math.max(last.newest, now_ms)
+  last.requests, last.tokens, last.changed = last.requests + 1, last.tokens + held_tokens, true
+end
+return answer('admitted', output, '', '0', '0')
