@@ -15,6 +15,7 @@ from extproc.answer import Timing
 from extproc.encoding import Plain
 from extproc.errors import ProviderError
 from extproc.frames import Event, Kind, Metadata
+from extproc.pieces import Body
 from extproc.plan import Attempt, Plan
 from extproc.records import NATIVE_FORMATS, Outcome
 from extproc.replies import ATTEMPTS, EVENTS, JSON, TO_CLIENT, answer_headers, as_json, attempt_headers
@@ -131,7 +132,7 @@ class Answering:
             raise too_large()
         return self._on_whole() if event.end else None
 
-    def _on_whole(self) -> tuple[bytes, ...]:
+    def _on_whole(self) -> tuple[Body, ...]:
         plan, fields = self._plan, self._wanted.fields
         body = b"".join(self._pieces)
         result = answer.whole(plan, self.attempt, self._headers, body, self._timing(), fields=fields)
@@ -141,7 +142,7 @@ class Answering:
         self.state = State.DONE
         return whole(self._head([JSON, length], metadata, keep_length=True), len(self._pieces), result.body)
 
-    def _on_piece(self, event: Event, stream: ClientStream) -> bytes:
+    def _on_piece(self, event: Event, stream: ClientStream) -> Body:
         plan, attempt, said = self._plan, self.attempt, self._wanted.said
         if event.end:
             self.state = State.DONE
@@ -165,7 +166,7 @@ def too_large() -> ProviderError:
     return ProviderError(f"The provider's answer is larger than {MAX_ANSWER_BYTES // (1024 * 1024)} MiB.")
 
 
-def whole(head: bytes, pieces: int, body: bytes) -> tuple[bytes, ...]:
+def whole(head: bytes, pieces: int, body: bytes) -> tuple[Body, ...]:
     """The replies to an answer that came in so many pieces: nothing for all but the last, and `body` in its place."""
     return head, *(frames.answer_body(b""),) * (pieces - 1), frames.answer_body(body)
 

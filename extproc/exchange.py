@@ -20,6 +20,7 @@ from extproc.cache.served import ROUTING, Served
 from extproc.errors import GatewayError, InvalidRequest
 from extproc.frames import Event, Kind, Metadata
 from extproc.live import Live
+from extproc.pieces import Body
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest
@@ -57,7 +58,7 @@ from extproc.wire import (
 )
 
 log = logging.getLogger(__name__)
-Later = Coroutine[Any, Any, bytes]
+Later = Coroutine[Any, Any, Body]
 
 
 class Exchange:
@@ -172,7 +173,7 @@ class Exchange:
             return await self._refuse(error)
         return immediate(200, body, [JSON, *self._told(), *await self._limits()], {}, "models")
 
-    async def _decide(self, body: bytes) -> bytes:
+    async def _decide(self, body: bytes) -> Body:
         began_ns = self._pipeline.clock.mono_ns()
         self._pieces, self._size = [], 0
         try:
@@ -182,7 +183,7 @@ class Exchange:
         finally:
             self._own_ns += self._pipeline.clock.mono_ns() - began_ns
 
-    async def _on_request_body(self, body: bytes) -> bytes:
+    async def _on_request_body(self, body: bytes) -> Body:
         assert self._admission is not None  # noqa: S101 - the table leads here only from READING
         decided = await self._pipeline.decide(self._admission, body)
         if isinstance(decided, Served):
@@ -242,7 +243,7 @@ class Exchange:
         }
         return immediate(200, body, served.answer_headers(), metadata, ROUTING)
 
-    def _on_fallback(self, headers: Mapping[str, str]) -> bytes:
+    def _on_fallback(self, headers: Mapping[str, str]) -> Body:
         """An attempt after the first: Envoy's loopback asks for the same request in the next provider's terms."""
         self.state = State.DONE
         plan = self._live.find(headers.get(H_REQUEST_ID, ""))

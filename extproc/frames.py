@@ -1,9 +1,9 @@
 """Protobuf in and out: what Envoy sends, as events; what we answer, as bytes.
 
 In: serialised ProcessingRequest messages. Out: frozen events for the exchange, and serialised ProcessingResponse
-messages built from plain values. The only file that knows the protobuf types: what Envoy usually writes is read field
-by field, anything else by the stubs; replies are joined from encoded fields (`protowire`). The fields' numbers stand
-here by name and are checked against the stubs. Source: envoy.service.ext_proc.v3.
+messages built from plain values, a long body left where it is. The only file that knows the protobuf types: what Envoy
+usually writes is read field by field, anything else by the stubs; replies are joined from encoded fields (`protowire`).
+The fields' numbers stand here by name and are checked against the stubs. Source: envoy.service.ext_proc.v3.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from extproc import protowire
+from extproc.pieces import LONG_BYTES, Body, Pieces, parts_of
 from extproc.protowire import field, head
 from extproc.wire import METADATA as NAMESPACE
 from protos.gen import extproc_pb2 as pb
@@ -29,7 +30,6 @@ _REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY, _RESPONSE_BODY, _IMMEDIATE =
 _METADATA: Final = 8
 _COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
 _MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
-_COPIED_BYTES: Final = 65_536  # of a body, at most
 # First bytes of what stands beside what we read in a ProcessingRequest: metadata_context, attributes, protocol_config.
 _BESIDE: Final = frozenset(number << 3 | 2 for number in (8, 9, 11))
 _INSIDE: Final = 1 << 3 | 2  # HttpHeaders.headers, HeaderMap.headers, HeaderValue.key, HttpBody.body
@@ -90,7 +90,7 @@ def _usual(data: bytes) -> Event | None:
     if at + size > end:
         return None
     if (kind := _BODY_KINDS.get(data[0])) is not None and rest in (_NO_END, _BODY_END):
-        body = data[at : at + size] if size <= _COPIED_BYTES else memoryview(data)[at : at + size]
+        body = data[at : at + size] if size <= LONG_BYTES else memoryview(data)[at : at + size]
         return Event(kind, body=body, end=rest == _BODY_END)
     if (kind := _HEADER_KINDS.get(data[0])) is not None and rest in (_NO_END, _HEADERS_END):
         headers = _usual_headers(data, at, at + size)
@@ -150,7 +150,7 @@ def _headers(items: Iterable[pb.HeaderValue]) -> dict[str, str]:
     return headers
 
 
-def replace(*, headers: HeaderList, remove: Iterable[str], body: bytes, metadata: Metadata) -> bytes:
+def replace(*, headers: HeaderList, remove: Iterable[str], body: Body, metadata: Metadata) -> Body:
     """Answer to a request's headers, once its body is known too: what goes to the provider the headers route to."""
     return _with_body(_REQUEST_HEADERS, _REPLACE + _REROUTE + _mutation(headers, remove), body, metadata)
 
@@ -166,7 +166,7 @@ def answer_headers(*, headers: HeaderList, remove: Iterable[str], metadata: Meta
     return field(_RESPONSE_HEADERS, field(_COMMON, _mutation(headers, remove))) + _metadata(metadata)
 
 
-def answer_body(body: bytes | None, *, headers: HeaderList = (), metadata: Metadata | None = None) -> bytes:
+def answer_body(body: bytes | None, *, headers: HeaderList = (), metadata: Metadata | None = None) -> Body:
     """Answer to (a piece of) the response's body: `body` in its place, None to leave it."""
     mutation = _mutation(headers, ()) if headers else b""
     if body:
@@ -183,13 +183,14 @@ def nothing(kind: Kind) -> bytes:
     return response.SerializeToString()
 
 
-def _with_body(reply: int, common: bytes, body: bytes, metadata: Metadata) -> bytes:
-    """A reply whose CommonResponse is `common` and `body` in the body's place; joined once, the body last."""
+def _with_body(reply: int, common: bytes, body: Body, metadata: Metadata) -> Body:
+    """A reply whose CommonResponse is `common` and `body` in the body's place; joined once at most, the body last."""
     size = len(body)
     inner = head(1, size)
     common += head(_BODY_MUTATION, len(inner) + size) + inner
     outer = head(_COMMON, len(common) + size)
-    return b"".join((_metadata(metadata), head(reply, len(outer) + len(common) + size), outer, common, body))
+    parts = (_metadata(metadata), head(reply, len(outer) + len(common) + size), outer, common, *parts_of(body))
+    return Pieces(parts) if size > LONG_BYTES else b"".join(parts)
 
 
 def _mutation(headers: HeaderList, remove: Iterable[str]) -> bytes:

@@ -1,7 +1,7 @@
 """Protobuf's wire format, as far as the messages of ext_proc need it: fields to bytes, and a body's place in a message.
 
 In: field numbers and payloads. Out: encoded fields, to be joined into a message. upb spends most of a reply on making
-objects, and copies a body three times; here a header that was sent before is one look-up, and a body is copied once.
+objects, and copies a body three times; here a header that was sent before is one look-up, and a long body not at all.
 `tests/test_frames.py` holds what is made of it against the generated stubs. Used by `frames`.
 Source: protobuf.dev/programming-guides/encoding.
 """

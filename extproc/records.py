@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from extproc.pieces import Body
+
 ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
 NATIVE_FORMATS: frozenset[ProviderFormat] = frozenset({"openai", "azure"})  # of the client's own kind
 Priority = Literal["low", "normal", "high"]
@@ -101,7 +103,7 @@ class ProviderRequest(msgspec.Struct, frozen=True):
 
     path: str
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: Body
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

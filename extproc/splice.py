@@ -1,7 +1,8 @@
 """Changes a JSON object's members in its text, and leaves every other byte as it is.
 
-In: the text of an object that was read without error, and new values for some of its members. Out: the new text, or
-None where the text is not plain enough to be sure (a name twice, a name with escapes): encode the object anew then.
+In: the text of an object that was read without error, and new values for some of its members. Out: the new text, a long
+one in pieces, most of them the old one's; or None where the text is not plain enough to be sure (a name twice, a name
+with escapes): encode the object anew then.
 Long texts are not encoded again, numbers keep their digits, strings their escapes. Pure. Used by the OpenAI adapter.
 
 How the place of a member is known without a parser of our own: msgspec gives each member's text, in order. Walking
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
+
+from extproc.pieces import LONG_BYTES, Body, Pieces
 
 DROP: Final = object()  # as a new value: the member goes
 
@@ -29,7 +32,7 @@ class _Member(NamedTuple):
     end: int
 
 
-def spliced(text: bytes, changes: Mapping[str, Any], raw: Mapping[str, msgspec.Raw] | None = None) -> bytes | None:
+def spliced(text: bytes, changes: Mapping[str, Any], raw: Mapping[str, msgspec.Raw] | None = None) -> Body | None:
     """`text` with its members set to the values in `changes`; those it does not have are added at the end.
 
     `raw`: the text of each of its members, where it is known already.
@@ -68,14 +71,15 @@ def _pair(name: str, value: Any) -> bytes:
     return msgspec.json.encode(name) + b":" + msgspec.json.encode(value)
 
 
-def _applied(text: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+def _applied(text: bytes, edits: list[tuple[int, int, bytes]]) -> Body:
     pieces: list[bytes | memoryview] = []
     at = 0
     view = memoryview(text)
     for begin, end, new in sorted(edits):
         pieces += (view[at:begin], new)
         at = end
-    return b"".join((*pieces, view[at:]))
+    pieces.append(view[at:])
+    return Pieces(pieces) if len(text) > LONG_BYTES else b"".join(pieces)
 
 
 def _members(text: bytes, raw: Mapping[str, msgspec.Raw] | None) -> dict[str, _Member] | None:

@@ -96,8 +96,8 @@ def say(to: Exchange, **message: Any) -> list[pb.ProcessingResponse]:
     said = to.receive(pb.ProcessingRequest(**message).SerializeToString())
     if isinstance(said, CoroutineType):
         said = asyncio.run(said)
-    replies = () if said is None else (said,) if isinstance(said, bytes) else said
-    return [pb.ProcessingResponse.FromString(reply) for reply in replies]
+    replies = () if said is None else said if isinstance(said, tuple) else (said,)
+    return [pb.ProcessingResponse.FromString(bytes(reply)) for reply in replies]
 
 
 def asked(to: Exchange, cuts: Sequence[int] = ()) -> pb.ProcessingResponse:

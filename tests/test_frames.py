@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from extproc import frames, protowire
 from extproc.frames import Event, Kind
+from extproc.pieces import LONG_BYTES, Body, Pieces
 from protos.gen import extproc_pb2 as pb
 
 # What Envoy can have in a header: any bytes, which reach us with those that are no UTF-8 escaped.
@@ -41,8 +42,11 @@ def reply(metadata: dict[str, Any], **parts: Any) -> pb.ProcessingResponse:
     return response
 
 
-def read(data: bytes) -> pb.ProcessingResponse:
-    return pb.ProcessingResponse.FromString(data)
+LONG = b"x" * (LONG_BYTES + 1)
+
+
+def read(data: Body) -> pb.ProcessingResponse:
+    return pb.ProcessingResponse.FromString(bytes(data))
 
 
 @given(HEADERS, REMOVED, BODIES, METADATA)
@@ -56,6 +60,13 @@ def test_a_request_that_is_forwarded(
         clear_route_cache=True,
     )
     made = frames.replace(headers=headers, remove=remove, body=body, metadata=metadata)
+    assert read(made) == reply(metadata, request_headers=pb.HeadersResponse(response=common))
+    pieces = Pieces([body, LONG, memoryview(body)])
+    common.body_mutation.body = bytes(pieces)
+    made = frames.replace(headers=headers, remove=remove, body=pieces, metadata=metadata)
+    assert isinstance(made, Pieces)
+    assert any(part is LONG for part in made.parts), "it was copied"
+    assert len(made) == len(bytes(made))
     assert read(made) == reply(metadata, request_headers=pb.HeadersResponse(response=common))
 
 

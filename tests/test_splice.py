@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.pieces import LONG_BYTES, Pieces
 from extproc.splice import DROP, spliced
 
 NAMES = st.sampled_from(["model", "messages", "metadata", "stream", "stream_options", "n", "", "ключ", 'with "quotes"'])
@@ -19,6 +20,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=6)
+PADDING = b" " * LONG_BYTES
 CHANGES = st.dictionaries(NAMES, st.one_of(VALUES, st.just(DROP)), max_size=3)
 SPACE = st.text(" \t\r\n", max_size=2)
 
@@ -48,8 +50,11 @@ def test_it_means_what_it_should_and_the_rest_is_untouched(
     text = written(list(members.items()), lambda: data.draw(SPACE), ascii_only)
     result = spliced(text, changes)
     assert spliced(text, changes, msgspec.json.decode(text, type=dict[str, msgspec.Raw])) == result
+    long = spliced(text + PADDING, changes)
+    assert long == result if result is None else bytes(long or b"") == bytes(result) + PADDING
     if result is None:
         return  # to be encoded anew; `test_plain_requests_are_spliced` says when it must not be
+    result = bytes(result)
     assert json.loads(result) == changed(members, changes)
     before, after = parts(text), parts(result)
     assert {name: after[name] for name in members if name not in changes} == {
@@ -65,7 +70,7 @@ def test_a_name_twice_is_never_spliced_into_something_else(
 ) -> None:
     text = written(members, lambda: data.draw(SPACE), False)
     result = spliced(text, changes)
-    assert result is None or json.loads(result) == changed(dict(members), changes)
+    assert result is None or json.loads(bytes(result)) == changed(dict(members), changes)
     if len(dict(members)) < len(members) and changes:
         assert result is None
 
@@ -74,6 +79,15 @@ def test_a_name_twice_is_never_spliced_into_something_else(
 def test_what_is_no_object_is_left_alone(text: bytes, changes: dict[str, Any]) -> None:
     result = spliced(text, changes)
     assert result in (text, None) or isinstance(json.loads(text), dict)
+
+
+def test_a_long_text_is_not_copied() -> None:
+    text = b'{"model":"a","x":"' + b"x" * LONG_BYTES + b'"}'
+    result = spliced(text, {"model": "bb"})
+    assert isinstance(result, Pieces)
+    assert bytes(result) == text.replace(b'"a"', b'"bb"')
+    assert [part.obj is text for part in result.parts if isinstance(part, memoryview)] == [True, True]
+    assert len(result) == len(text) + 1
 
 
 @pytest.mark.parametrize(

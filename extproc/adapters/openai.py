@@ -17,6 +17,7 @@ from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED, Problem, classify
 from extproc.adapters.usage import from_openai
 from extproc.chat import client_metadata, encoded
 from extproc.errors import GatewayError
+from extproc.pieces import Body
 from extproc.records import ChatRequest, ProviderRequest
 from extproc.splice import DROP, spliced
 from extproc.sse import Event
@@ -64,7 +65,7 @@ class OpenAIAdapter(AnswerReader):
         self._wanted = chat.n
         changes = _changes(chat, self._target.upstream_name)
         known = chat.large.members if chat.large else None
-        body = spliced(chat.text, changes, known) if chat.text else None
+        body: Body | None = spliced(chat.text, changes, known) if chat.text else None
         if body is None:
             body = encoded({name: value for name, value in {**chat.body, **changes}.items() if value is not DROP})
         return ProviderRequest("/chat/completions", (("content-type", "application/json"),), body)

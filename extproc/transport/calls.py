@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from extproc.pieces import LONG_BYTES, Body, Pieces, parts_of
 from extproc.transport.connection import Connection
 from extproc.transport.credit import Budget, Loan
 from extproc.transport.events import Data, Event, Request, Reset
@@ -35,7 +36,7 @@ from extproc.transport.stream import Stream
 
 log = logging.getLogger(__name__)
 
-LARGE_BYTES = 64 * 1024
+_AT_ONCE = frozenset({bytes, tuple, Pieces, type(None)})  # what a reply is that need not be awaited
 
 
 class Handle(Protocol):
@@ -217,8 +218,8 @@ class Calls:
         except Exception as error:
             self._broken(call, error)
             return
-        if reply is None or type(reply) is bytes or type(reply) is tuple:
-            self._answer(call, len(message), reply)
+        if type(reply) in _AT_ONCE:
+            self._answer(call, len(message), reply)  # type: ignore[arg-type]
         else:
             call.task = self._scheduler.spawn(reply, partial(self._awaited, call, len(message)))  # type: ignore[arg-type]
 
@@ -257,16 +258,20 @@ class Calls:
             self._send(call, reply)
         self._end(call, OK_TRAILERS)
 
-    def _send(self, call: Call, reply: bytes | tuple[bytes, ...]) -> None:
+    def _send(self, call: Call, reply: Body | tuple[Body, ...]) -> None:
         sender = self.connection.sender
         if not call.answered:
             call.answered = True
             sender.headers(call.stream, RESPONSE)
-        if isinstance(reply, bytes) and len(reply) > LARGE_BYTES:  # not copied only to stand behind its prefix
-            sender.data(call.stream, PREFIX.pack(0, len(reply)))
-            sender.data(call.stream, reply)
-        else:
-            sender.data(call.stream, framed(reply) if isinstance(reply, bytes) else b"".join(map(framed, reply)))
+        if type(reply) is bytes and len(reply) <= LONG_BYTES:
+            sender.data(call.stream, framed(reply))
+            return
+        parts: list[bytes | memoryview] = []
+        for message in reply if isinstance(reply, tuple) else (reply,):
+            parts += (PREFIX.pack(0, len(message)), *parts_of(message))
+        whole = Pieces(parts)
+        for part in whole.parts if len(whole) > LONG_BYTES else (bytes(whole),):
+            sender.data(call.stream, part)
 
     def _end(self, call: Call, block: bytes) -> None:
         self.connection.end(call.stream, block if call.answered else RESPONSE + block)

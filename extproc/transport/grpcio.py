@@ -63,4 +63,4 @@ async def _serve(service: Service, messages: AsyncIterator[bytes], _: object) ->
 
 
 def _messages(reply: Reply) -> tuple[bytes, ...]:
-    return () if reply is None else (reply,) if isinstance(reply, bytes) else reply
+    return () if reply is None else tuple(map(bytes, reply if isinstance(reply, tuple) else (reply,)))

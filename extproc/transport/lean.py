@@ -110,7 +110,10 @@ class _Peer(asyncio.Protocol):
         sender = self._connection.sender
         out = sender.take()
         if out and not self._transport.is_closing():
-            self._transport.write(b"".join(out))
+            if type(out[-1]) is memoryview:  # a turn of a long message: not copied once more
+                self._transport.writelines(out)
+            else:
+                self._transport.write(b"".join(out))
         if sender.waiting and self._writing and not self._going_on:
             self._going_on = True
             self._loop.call_soon(self._act, self._go_on)

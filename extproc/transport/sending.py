@@ -24,7 +24,8 @@ from extproc.transport.frame import (
 )
 from extproc.transport.stream import Stream
 
-TURN_BYTES = 256 * 1024  # of all that waits, between two calls of `go_on`
+# Of all that waits, between two calls of `go_on`: what a unix socket of the usual size takes in one write, and no more.
+TURN_BYTES = 13 * FRAME_BYTES
 
 
 class Sender:
@@ -68,7 +69,7 @@ class Sender:
         flags = END_HEADERS | END_STREAM if end else END_HEADERS
         self._out.append(HEADER.pack(len(block) << 8 | HEADERS, flags, stream.id) + block)
 
-    def data(self, stream: Stream, payload: bytes) -> None:
+    def data(self, stream: Stream, payload: bytes | memoryview) -> None:
         """Send payload, now or when the windows allow."""
         size = len(payload)
         if size <= FRAME_BYTES and size <= stream.window and size <= self.window and not stream.queue:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-Reply = bytes | tuple[bytes, ...] | None  # a message, several, or nothing to say
+from extproc.pieces import Body
+
+Reply = Body | tuple[Body, ...] | None  # a message, several, or nothing to say
 
 
 class Session(Protocol):

@@ -6,6 +6,7 @@ import weakref
 import h2.events
 import pytest
 
+from extproc.pieces import Pieces
 from extproc.transport import frame
 from extproc.transport.message import framed
 from extproc.transport.sending import TURN_BYTES
@@ -190,6 +191,22 @@ def test_replies_wait_for_the_window_and_the_next_message_for_them(pair: Pair) -
         pair.client.increment_flow_control_window(9_000)
         pair.run()
     assert pair.data[stream] == framed(large) + framed(b"after") + framed(b"bye")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_reply_in_pieces_is_one_message_and_no_frame_is_empty(several: bool) -> None:
+    pair = Pair()
+    pair.client.update_settings({4: 1 << 20})
+    pair.client.increment_flow_control_window(1 << 20)
+    stream = pair.open()
+    pair.run()
+    parts = [b"a", memoryview(bytes(100_000)), b"", b"b" * 20_000]
+    reply = (Pieces(parts), b"", b"small") if several else Pieces(parts)
+    pair.sessions[0].receive = lambda message: reply  # type: ignore[method-assign]
+    pair.say(stream, b"go", end=True)
+    messages = [b"".join(parts), b"", b"small"] if several else [b"".join(parts)]
+    assert pair.data[stream] == b"".join(map(framed, [*messages, b"bye"]))
+    assert all(event.data for event in pair.of(stream, h2.events.DataReceived))
 
 
 def test_a_small_reply_passes_large_ones_which_take_turns() -> None:
