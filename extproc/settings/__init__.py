@@ -4,6 +4,11 @@ The same types give the JSON Schema of the Helm values. Who reads it: the superv
 serving processes read the runtime file that `extproc.runtime` makes of it, which holds no provider credential.
 """
 
+import os
+
+# None of pydantic's plugins reads along, whatever is installed beside us; and nobody need look for them (10 ms).
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+
 from extproc.settings.audit import Audit
 from extproc.settings.auth import JwtIssuer
 from extproc.settings.cache import Cache, Semantic

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from pydantic import ValidationError
 
 from extproc.pricing import PriceTableError, price_tables
@@ -35,11 +34,10 @@ def load(path: Path, env: Mapping[str, str]) -> Settings:
 def data_dir_of(path: Path, env: Mapping[str, str]) -> Path:
     """Where the file at `path` has its data, whatever else is wrong with it. Raises SettingsError."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([_unreadable(path, error)]) from None
-    except yaml.YAMLError as error:
-        raise SettingsError([_not_yaml(error)]) from None
+    raw = _document(text, forgiving=True)
     named = raw.get("data_dir") if isinstance(raw, dict) else None
     problems: list[str] = []
     expanded = _expand(named, env, ("data_dir",), problems) if isinstance(named, str) else ""
@@ -55,10 +53,7 @@ def variables(text: str) -> set[str]:
 
 def parse(text: str, env: Mapping[str, str], *, list_prices: bool = True) -> Settings:
     """Check YAML text. `env` gives the values of `${NAME}` and `${NAME:-default}`. Raises SettingsError."""
-    try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
-    except yaml.YAMLError as error:
-        raise SettingsError([_not_yaml(error)]) from None
+    raw = _document(text)
     if not isinstance(raw, dict):
         raise SettingsError(["the file must be a mapping with providers, models and teams"])
     unset: list[str] = []
@@ -101,35 +96,14 @@ def parse_team(raw: Mapping[str, Any]) -> Team:
         raise SettingsError(explain(error, Team)) from None
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice in one mapping, which YAML forbids and PyYAML forgives."""
+def _document(text: str, *, forgiving: bool = False) -> Any:
+    from extproc.settings.document import document  # noqa: PLC0415 - PyYAML: serving processes read no YAML
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<`: what it brings, the mapping's own keys may say otherwise
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is written twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    return document(text, forgiving=forgiving)
 
 
 def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
     return f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-def _not_yaml(error: yaml.YAMLError) -> str:
-    """In one line, without the excerpt that YAML's own message has."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return f"not YAML: {' '.join(str(error).split())}"
-    mark = error.problem_mark
-    where = f"line {mark.line + 1}, column {mark.column + 1}"
-    return f"not YAML: {where}: {error.problem}{f' ({error.context})' if error.context else ''}"
 
 
 def _expand(value: Any, env: Mapping[str, str], path: tuple[str | int, ...], problems: list[str]) -> Any:
