@@ -75,10 +75,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Large(msgspec.Struct, frozen=True):
-    """What is known of a large body beside its object: each member's own text, the conversation's SHA-256 (hex)."""
+    """What is known of a large body beside its object: each member's own text, the conversation's hash."""
 
     members: dict[str, msgspec.Raw]
-    messages_sha256: str
+    messages_hash: str  # BLAKE3, hex, of the messages as they were sent
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provider: str = ""  # of the first choice
     routing_decision: str = ""
     routing_reason: str = ""  # how it came to the tier, as x-gateway-routing says it after the decision
-    prompt_hash: str = ""  # sha256 of the canonical messages, hex
+    prompt_hash: str = ""  # hex; see chat.prompt_hash
     input_tokens: int = 0  # held
     counted_tokens: int | None = None  # the estimate of the same, where more is held to be sure
     estimated_output_tokens: int = 0

@@ -65,7 +65,7 @@ def partition_of(team_id: str, *, shared: bool) -> str:
 def key_of(partition: str, subject: str, chat: ChatRequest) -> Key:
     """The key of `chat`. `subject`: what its model name stands for. Raises InvalidRequest: nested too deeply."""
     if chat.large is not None:
-        sent = {"version": _VERSION, "partition": partition, "subject": subject, "sent": chat.large.messages_sha256}
+        sent = {"version": _VERSION, "partition": partition, "subject": subject, "sent": chat.large.messages_hash}
         digest = hashlib.sha256(encoded({**sent, "parameters": _parameters(chat.body)}, order="sorted")).hexdigest()
         return Key(partition, digest, digest)
     *turns, last = [_message(message) for message in chat.body["messages"]]
