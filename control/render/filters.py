@@ -46,6 +46,9 @@ Document = dict[str, Any]
 # What an attempt tells of its provider: whether it streamed, and how long it wants to be left alone.
 _ATTEMPT_HEADERS = ("content-type", "retry-after", "retry-after-ms")
 _SLACK_S = 5.0
+# Of a request, each after up to twice the last one's wait, 0.5 s at most: 4 s in all. Longer than a worker's start, and
+# soon over for a request that kills its workers.
+_TRIES = 20
 
 
 def remove_headers(matchers: list[Document], add: dict[str, str] | None = None) -> Document:
@@ -68,12 +71,13 @@ def ext_proc(*, cluster: str, request_body: bool, idle_s: float) -> Document:
     the stream, and Envoy does not ask. What it may have to wait for is a slow client or provider, which is for the
     stream's idle timeout to end (`idle_s`), so the worker's own time is longer; one that hangs is found by HTTP/2's
     PING. A request whose worker dies, or hangs, before it has said a word of it goes to another as it came: nothing was
-    sent anywhere yet, and its hold is known by its id. Of more than 64 KiB Envoy keeps no copy."""
+    sent anywhere yet, and its hold is known by its id. Where all workers are away it waits for the first that is back.
+    Of more than 64 KiB Envoy keeps no copy. An attempt after the first has no other worker that knows of it."""
     service = grpc_service(cluster)
     service["retry_policy"] = {
         "retry_on": "connect-failure,refused-stream,unavailable" + (",reset" if request_body else ""),
-        "num_retries": 5,
-        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+        "num_retries": _TRIES if request_body else 3,
+        "retry_back_off": {"base_interval": "0.02s", "max_interval": "0.5s"},
     }
     return {
         "name": EXT_PROC,

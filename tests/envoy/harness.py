@@ -227,6 +227,14 @@ class Gateway:
         wait_until(lambda: self.rows(since=began, status=status), timeout_s, f"a {status} row")
         return self.rows(since=began, status=status)[0]
 
+    def counted(self, name: str) -> int:
+        """A counter of Envoy's."""
+        admin = httpx.HTTPTransport(uds=str(self.data_dir / "run" / "admin.sock"))
+        with httpx.Client(transport=admin) as client:
+            wanted = {"filter": f"^{name}$", "format": "json"}
+            (found,) = client.get("http://admin/stats", params=wanted).json()["stats"]
+        return int(found["value"])
+
     def processes(self, title: str) -> list[psutil.Process]:
         """Descendants whose command line contains `title`."""
         alive = []

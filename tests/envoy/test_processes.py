@@ -16,9 +16,11 @@ import psutil
 import pytest
 
 from control.render import encoded
+from extproc.paths import Paths
 from extproc.runtime import replace_file
 from tests.envoy.harness import (
     ADMIN_KEY,
+    GATEWAY,
     OTHER_KEY,
     PROVIDER_KEY,
     TEAM_KEY,
@@ -66,17 +68,12 @@ def one(gateway: Gateway, title: str) -> psutil.Process:
 def back(gateway: Gateway, title: str, old: int, within_s: float = 10) -> None:
     """Wait for its successor to serve: a process that starts has no socket yet."""
 
-    def serves() -> bool:
+    def there() -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
-            return any(
-                each.laddr
-                for process in gateway.processes(title)
-                if process.pid != old
-                for each in process.net_connections("unix")
-            )
+            return any(serves(process) for process in gateway.processes(title) if process.pid != old)
         return False
 
-    wait_until(serves, within_s, f"{title} to come back")
+    wait_until(there, within_s, f"{title} to come back")
 
 
 def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gateway, primary: Simulator) -> None:
@@ -109,6 +106,56 @@ def test_a_worker_that_stays_away_costs_no_further_request(gateway: Gateway) -> 
         return False
 
     wait_until(asked, 30, "it to serve again")
+
+
+@contextlib.contextmanager
+def unattended(gateway: Gateway) -> Iterator[None]:
+    """Nobody starts what has ended."""
+    supervisor = psutil.Process(gateway.process.pid)
+    supervisor.suspend()
+    try:
+        yield
+    finally:
+        supervisor.resume()
+
+
+@contextlib.contextmanager
+def successor_of(gateway: Gateway, socket: Path) -> Iterator[None]:
+    """Another worker 0, which has taken the socket's place."""
+    old = socket.stat().st_ino
+    with psutil.Popen([GATEWAY, "worker", "0", "--data-dir", str(gateway.data_dir)]) as process:
+        try:
+            wait_until(lambda: socket.exists() and socket.stat().st_ino != old and serves(process), 20, "it to serve")
+            yield
+        finally:
+            process.kill()
+
+
+def refused(gateway: Gateway) -> int:
+    return gateway.counted("cluster.workers.upstream_cx_connect_fail")
+
+
+def test_where_all_workers_are_away_requests_wait_for_the_first_that_is_back(gateway: Gateway) -> None:
+    """Its successor, which serves already, is put in its place when all of them have found nobody there."""
+    socket = Paths.of(gateway.data_dir).worker_socket(0)
+    aside = socket.with_suffix(".aside")
+    workers = [one(gateway, f"gateway worker {index}") for index in range(2)]
+    with unattended(gateway), successor_of(gateway, socket), concurrent.futures.ThreadPoolExecutor(12) as pool:
+        socket.rename(aside)
+        before = refused(gateway)
+        for worker in workers:
+            worker.kill()
+        asked = [pool.submit(answers, gateway) for _ in range(12)]
+        wait_until(lambda: refused(gateway) >= before + 12, 10, "them to find nobody")
+        aside.rename(socket)
+        assert all(future.result() for future in asked)
+    for index, worker in enumerate(workers):
+        back(gateway, f"gateway worker {index}", worker.pid)
+    wait_until(lambda: all(at_once(lambda: answers(gateway))), 10, "both workers to answer")
+
+
+def serves(process: psutil.Process) -> bool:
+    return any(each.laddr for each in process.net_connections("unix"))
 
 
 def test_requests_of_a_killed_worker_have_their_rows(gateway: Gateway, primary: Simulator) -> None:

@@ -15,7 +15,6 @@ import httpx
 import psutil
 import pytest
 
-from extproc.paths import Paths
 from tests.envoy.books import Books
 from tests.envoy.harness import Config, Gateway, ask, at_once, bearer, wait_until
 from tests.envoy.scripted import Call, Scripted, Step, event, stream, whole
@@ -66,10 +65,7 @@ class StandIn:
 
     def _bytes(self) -> int:
         """What Envoy has received from it."""
-        wanted = "cluster.provider-other.upstream_cx_rx_bytes_total"
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(Paths.of(self._gateway.data_dir).admin_socket))) as to:
-            (value,) = to.get("http://admin/stats", params={"filter": f"^{wanted}$", "format": "json"}).json()["stats"]
-        return int(value["value"])
+        return self._gateway.counted("cluster.provider-other.upstream_cx_rx_bytes_total")
 
 
 def answer_of(streamed: bool) -> tuple[list[bytes], list[bytes]]:
