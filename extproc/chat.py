@@ -16,6 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from extproc.errors import InvalidRequest, in_json_words
+from extproc.members import parted, scanned
 from extproc.records import ChatRequest, Feature, Large, Priority, Wish
 from extproc.surrogates import repaired
 
@@ -28,8 +29,6 @@ _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
 LARGE_BYTES = 256 * 1024
 
 _TOO_DEEP = "The request body is nested too deeply."
-
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -121,22 +120,26 @@ _NO_WISHES = GatewayMetadata()
 async def read_chat(body: bytes) -> ChatRequest:
     """The request in `body`, of any size. Raises InvalidRequest, naming the parameter where one is wrong.
 
-    A large one is parted into its members once, for all who want their texts, and hashed in a thread, which needs no
-    GIL; in between others have their turn. 10 MiB hold up the event loop for 5 and 8 ms.
+    Of a large one the conversation is hashed in a thread, which needs no GIL; in between others have their turn. 10 MiB
+    hold up the event loop for 1 and 5 ms (13 of Japanese).
     """
     if len(body) <= LARGE_BYTES:
         return parse_chat(body)
-    try:
-        members = _MEMBERS.decode(body)
-        digest = await asyncio.to_thread(_blake3, members["messages"])
-        decoded = {name: msgspec.json.decode(text) for name, text in members.items()}
-    except (KeyError, RecursionError, ValueError):  # of these is what msgspec raises
-        return parse_chat(body)  # to say what is wrong with it
-    return _checked(decoded, body, Large(members, digest))
+    for part in (parted, scanned):
+        try:
+            found = part(body)
+            if found is None:
+                continue
+            digest = await asyncio.to_thread(_blake3, found.messages)
+            decoded = {**found.rest, "messages": msgspec.json.decode(found.messages)}
+        except (KeyError, RecursionError, ValueError):  # of these is what msgspec raises
+            continue
+        return _checked(decoded, body, Large(found.members, digest))
+    return parse_chat(body)  # to say what is wrong with it
 
 
-def _blake3(data: msgspec.Raw) -> str:
-    return blake3(memoryview(data)).hexdigest()
+def _blake3(data: memoryview) -> str:
+    return blake3(data).hexdigest()
 
 
 def parse_chat(body: bytes) -> ChatRequest:

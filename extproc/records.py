@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from extproc.members import Member
 from extproc.pieces import Body
 
 ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
@@ -75,9 +76,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Large(msgspec.Struct, frozen=True):
-    """What is known of a large body beside its object: each member's own text, the conversation's hash."""
+    """What is known of a large body beside its object: its members' places, if that is sure, its messages' hash."""
 
-    members: dict[str, msgspec.Raw]
+    members: dict[str, Member] | None
     messages_hash: str  # BLAKE3, hex, of the messages as they were sent
 
 

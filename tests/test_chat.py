@@ -236,6 +236,9 @@ LONG = "l" * LARGE_BYTES
         body(metadata={"a": LONG}, unknown=[1, {"deep": [None]}]),
         b'{"model": "first", "x": "%b", "messages": [{"role": "user"}], "model": "m"}' % LONG.encode(),
         body(user=LONG) + b"  ",
+        body(
+            messages=[{"role": "user", "content": LONG}], x=0, stop=["]", "a"], tools=[{"type": "function", "n": LONG}]
+        ),
         body(user=LONG) + b"}",
         body(user=LONG)[:-1],
         body(user=LONG, messages=None),
@@ -246,7 +249,7 @@ LONG = "l" * LARGE_BYTES
         body(user=LONG, x=0).replace(b": 0", b": " + b"[" * 100_000),
         body(user=LONG, x=0).replace(b": 0", b": 01"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 async def test_a_large_body_is_read_as_any_other(data: bytes) -> None:
     outcomes = []
