@@ -17,7 +17,18 @@ import uvloop
 from aiohttp import web
 from sqlalchemy import Connection
 
-from control import audit_metrics, budget_metrics, certificates, config, metrics, otlp, prometheus, requests, usage
+from control import (
+    audit_metrics,
+    budget_metrics,
+    certificates,
+    config,
+    envoy_counters,
+    metrics,
+    otlp,
+    prometheus,
+    requests,
+    usage,
+)
 from control.auth import Caller, Keys
 from control.cache import CacheApi
 from control.changes import Changes
@@ -137,6 +148,7 @@ class Api:
             *await self._cache.families(),
             *await config.families(self._paths),
             *await certificates.families(self._paths.admin_socket),
+            *await envoy_counters.families(self._paths.admin_socket),
         ]
         return [*found, *others, self._refusals()], began_s
 

@@ -77,6 +77,8 @@ NOT_AGAIN = "x-envoy-ratelimited"  # on an answer: Envoy retries it no more
 
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 
+WORKERS = "workers"  # the cluster of all of them
+
 
 def provider_cluster(provider: str) -> str:
     """The cluster of a provider itself."""

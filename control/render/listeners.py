@@ -9,11 +9,19 @@ from control.render.access_log import access_log, request_log
 from control.render.clusters import CREDENTIAL_HEADERS, SIGNATURE_HEADERS
 from control.render.filters import answered, buffer, ext_proc, json_usage, native_answers, remove_headers, router
 from control.render.local_replies import local_replies, unread_replies
-from control.render.names import BUFFER_BYTES, FALLBACK_ROUTES, INGRESS_ROUTES, WORKERS, any_of, seconds
+from control.render.names import BUFFER_BYTES, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
 from control.render.tls import transport_socket
 from extproc.paths import Paths
 from extproc.settings import Settings
-from extproc.wire import H_CLIENT, H_FALLBACK, INTERNAL_PREFIX, LOG_REQUEST, fallback_cluster, worker_cluster
+from extproc.wire import (
+    H_CLIENT,
+    H_FALLBACK,
+    INTERNAL_PREFIX,
+    LOG_REQUEST,
+    WORKERS,
+    fallback_cluster,
+    worker_cluster,
+)
 
 Document = dict[str, Any]
 

@@ -4,7 +4,6 @@ from typing import Any
 
 SETTLER = "settler"
 CONTROL = "control"
-WORKERS = "workers"
 FALLBACK_ROUTES = "fallback"
 INGRESS_ROUTES = "ingress"
 

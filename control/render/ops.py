@@ -6,8 +6,9 @@ leaves it open, so that /readyz can say so.
 
 from typing import Any
 
-from control.render.names import CONTROL, WORKERS, any_of
+from control.render.names import CONTROL, any_of
 from extproc.settings import Ops
+from extproc.wire import WORKERS
 
 Document = dict[str, Any]
 

@@ -6,10 +6,10 @@ In: settings and paths. Out: the clusters of workers, settler, control and fallb
 from pathlib import Path
 from typing import Any
 
-from control.render.names import BUFFER_BYTES, CONTROL, SETTLER, UPSTREAM_HTTP, WORKERS, any_of, endpoints
+from control.render.names import BUFFER_BYTES, CONTROL, SETTLER, UPSTREAM_HTTP, any_of, endpoints
 from extproc.paths import Paths
 from extproc.settings import Settings
-from extproc.wire import fallback_cluster, worker_cluster
+from extproc.wire import WORKERS, fallback_cluster, worker_cluster
 
 Document = dict[str, Any]
 

@@ -223,6 +223,11 @@ def test_what_a_dead_worker_had_not_decided_is_decided_by_the_other(gateway: Gat
         assert concurrent.futures.wait(asked, timeout=1).not_done, "some are in its hands"
         worker.kill()
         assert all(future.result() for future in asked)
+    taken_over = re.search(
+        r'gateway_taken_over_requests_total{result="decided"} (\d+)', gateway.http.get("/metrics").text
+    )
+    assert taken_over
+    assert int(taken_over[1]) > 0
     back(gateway, "gateway worker 0", worker.pid)
     wait_until(lambda: len(gateway.rows(since=began)) == 12, 20, "twelve rows")
     assert {row["status"] for row in gateway.rows(since=began)} == {"success"}
