@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -28,12 +28,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Process(msgspec.Struct, frozen=True):
-    """What to run. `grace_s`: how long it may take to end after SIGTERM before it is killed. `ask`: whether it answers;
-    one that does not for `silent_s` is killed, and so started again."""
+    """What to run. `grace_s`: how long it may take to end after SIGTERM before it is killed. `farewell`: asked first,
+    of one that is slow to hear a signal: whether it will end. `ask`: whether it answers; one that does not for
+    `silent_s` is killed, and so started again."""
 
     name: str
     argv: tuple[str, ...]
     grace_s: float = 5.0
+    farewell: Callable[[], Awaitable[bool]] | None = None  # may raise OSError
     ask: Ask | None = None
     silent_s: float = SILENT_S
     rewrite: Rewrite | None = None  # of each line of one that logs to stdout, in a form of its own
@@ -69,13 +71,20 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after the grace time. Returns when it is gone."""
         self._stopping.set()
-        self.signal(signal.SIGTERM)
+        if not await self._bidden():
+            self.signal(signal.SIGTERM)
         if self._task is not None:
             done, _ = await asyncio.wait({self._task}, timeout=self.process.grace_s)
             if not done:
                 _log.warning("child does not end; killing it", extra={"child": self.process.name})
                 await self.kill()
         self._close()
+
+    async def _bidden(self) -> bool:
+        try:
+            return self.process.farewell is not None and await self.process.farewell()
+        except OSError:  # TimeoutError is one
+            return False
 
     async def kill(self) -> None:
         """SIGKILL, now. Returns when it is gone."""

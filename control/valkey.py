@@ -6,8 +6,11 @@ In: the data directory's layout; the lines it prints. Out: the process that the 
 
 import re
 import time
+from functools import partial
+from pathlib import Path
 
 from control import binaries
+from control.hello import exchange
 from control.supervise import Process
 from extproc.logs import line
 from extproc.paths import Paths
@@ -38,7 +41,18 @@ def embedded(paths: Paths) -> Process:
         "loglevel": "warning",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return Process(name="valkey", argv=(str(binaries.valkey()), *arguments), grace_s=10.0, rewrite=as_json)
+    return Process(
+        name="valkey",
+        argv=(str(binaries.valkey()), *arguments),
+        grace_s=10.0,
+        farewell=partial(shut_down, paths.valkey_socket),
+        rewrite=as_json,
+    )
+
+
+async def shut_down(socket: Path) -> bool:
+    """Have it write what it has and end; a signal it would hear at its next tick. Whether it does. Raises OSError."""
+    return await exchange(socket, b"SHUTDOWN\r\n", 1) == b""  # an answer is a refusal
 
 
 def as_json(text: bytes) -> bytes | None:

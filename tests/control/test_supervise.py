@@ -12,9 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from control.output import Stderr
 from control.supervise import FIRST_DELAY_S, HEALTHY_AFTER_S, LONGEST_DELAY_S, Child, Process, next_delay_s
+from control.valkey import shut_down
+from tests.budget.conftest import Valkey
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -93,6 +96,38 @@ async def test_stop_asks_then_kills(start: Callable[..., Child]) -> None:
     await until(lambda: "deaf" in deaf.lines.tail)
     await asyncio.gather(polite.stop(), deaf.stop())
     assert polite.deaths == deaf.deaths == 0, "an end that was asked for is no death"
+
+
+@pytest.mark.parametrize("answer", [True, False, OSError("not there")])
+async def test_who_is_bidden_farewell_is_sent_a_signal_only_when_he_will_not_go(
+    answer: bool | OSError, tmp_path: Path
+) -> None:
+    async def farewell() -> bool:
+        if isinstance(answer, OSError):
+            raise answer
+        if answer:
+            (tmp_path / "bidden").touch()
+        return answer
+
+    script = "trap 'echo signal >&2; exit' TERM; echo up >&2; until [ -e bidden ]; do sleep 0.05; done"
+    process = Process(name="it", argv=("sh", "-c", f"cd {tmp_path}; {script}"), farewell=farewell)
+    child = Child(process, os.environ, Stderr())
+    child.start()
+    await until(lambda: "up" in child.lines.tail)
+    await child.stop()
+    assert ("signal" in child.lines.tail) == (answer is not True)
+
+
+async def test_valkey_goes_when_it_is_bidden_farewell() -> None:
+    server = Valkey("--appendonly", "yes", "--appendfsync", "everysec").start()
+    client = redis.Redis(unix_socket_path=str(server.socket))
+    client.set("kept", "value")
+    assert await shut_down(server.socket)
+    with pytest.raises((FileNotFoundError, ConnectionRefusedError)):
+        await shut_down(server.socket)
+    server.start()
+    assert client.get("kept") == b"value"
+    server.close()
 
 
 async def test_a_reader_who_stops_reading_stops_nobody(tmp_path: Path) -> None:
