@@ -16,6 +16,7 @@ from extproc.errors import GatewayError, NoProviderAvailable, ProviderError, Pro
 from extproc.plan import Attempt, Plan
 from extproc.pricing import cost_nano_usd
 from extproc.records import Outcome, Usage
+from extproc.wire import H_NO_PROVIDERS
 
 # Set by Envoy on what a provider answered, absent on what Envoy says itself.
 _FROM_PROVIDER = "x-envoy-upstream-service-time"
@@ -117,7 +118,7 @@ def routing_header(plan: Plan, attempt: Attempt) -> str:
 
 def failure(attempt: Attempt, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
     """What the client is told when no attempt succeeded; the last answer was `status`."""
-    if _FROM_PROVIDER in headers:
+    if _FROM_PROVIDER in headers and H_NO_PROVIDERS not in headers:
         return attempt.adapter.error(status, headers, body)
     if status == 504:
         return ProviderTimeout(f"{attempt.target.provider} did not answer in time.")

@@ -50,6 +50,7 @@ H_JWT_ADMIN = "x-gw-jwt-admin"
 H_TARGET = "x-gw-target"  # on a fallback attempt's response: 1-based index of the target that answered
 H_TOLD = "x-gw-told"  # what is said of it instead where the answer passes: P_SIGN, H_TARGET, P_RATES, P_TOLD
 H_UNREAD = "x-gw-unread"  # and where the worker died: the bytes that came, the status, if one did, H_TOLD's value
+H_NO_PROVIDERS = "x-gw-no-providers"  # and where Envoy answered in its place, which never came to an answer
 LINE_END = "\t"
 H_ATTEMPTS = "x-envoy-attempt-count"  # on a response: how many attempts there were
 

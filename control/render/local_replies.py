@@ -25,6 +25,7 @@ from extproc.errors import (
 )
 from extproc.wire import (
     H_CLUSTER,
+    H_NO_PROVIDERS,
     H_REQUEST_ID,
     H_UNREAD,
     M_ANSWERED,
@@ -69,12 +70,18 @@ def local_replies() -> Document:
 
 
 def unread_replies() -> Document:
-    """Of the loopback, whose worker died: what came of its attempt, for native_answer.lua. No further one is made, as
-    that worker alone could say which."""
+    """Of the loopback. If its worker died: what came of its attempt, for native_answer.lua; no further one is made, as
+    that worker alone could say which. Else that it is no answer of the provider's, which the ingress cannot see."""
     status, told = (f"%DYNAMIC_METADATA({METADATA}:{key})%" for key in (M_ANSWERED, M_TOLD))
     unread = f"%UPSTREAM_WIRE_BYTES_RECEIVED% {status} {told}"
     gone = _where(f"response.code_details.startsWith('{WORKER_GONE}')")
-    return {"mappers": [{"filter": gone, "headers_to_add": [_header(H_UNREAD, unread), _header(NOT_AGAIN, "true")]}]}
+    envoys = _where(f"!response.code_details.startsWith('{OWN_ANSWER}')")
+    return {
+        "mappers": [
+            {"filter": gone, "headers_to_add": [_header(H_UNREAD, unread), _header(NOT_AGAIN, "true")]},
+            {"filter": envoys, "headers_to_add": [_header(H_NO_PROVIDERS, "true")]},
+        ]
+    }
 
 
 class _Internal(GatewayError):

@@ -61,6 +61,8 @@ def config(config: Config, walled: int) -> Config:
     config["providers"]["walled"] = {"format": "openai", "base_url": f"http://127.0.0.1:{walled}/v1"}
     config["models"].append({"name": "walled-ha", "provider": "walled", "price": {"input": 1.0, "output": 4.0}})
     config["equivalents"].append({"models": ["walled-ha", "gpt-b"]})
+    config["providers"]["dead-claude"] = config["providers"]["dead"] | {"format": "anthropic"}
+    config["models"] += [{"name": name, "provider": name} for name in ("dead", "dead-claude")]
     return config
 
 
@@ -111,6 +113,19 @@ def test_a_large_request_fails_over_whole(gateway: Gateway, second: Simulator, m
 def test_a_dead_port_fails_over(gateway: Gateway, second: Simulator) -> None:
     answer = gateway.client().chat.completions.create(**ask("hi", "dead-ha"))
     assert answer.model == "gpt-b"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("model", ["dead", "dead-claude"])
+def test_a_provider_that_was_never_reached_is_not_said_to_have_answered(
+    gateway: Gateway, model: str, stream: bool
+) -> None:
+    """Its second attempt goes through the loopback, whose 503 looks to the ingress like an answer."""
+    with pytest.raises(openai.InternalServerError) as caught:
+        gateway.client().chat.completions.create(**ask("hi", model), stream=stream)
+    assert (caught.value.status_code, caught.value.code) == (502, "provider_error")
+    assert f"{model} could not be reached" in caught.value.message
+    assert gateway.row(caught.value.response.headers["x-gateway-request-id"])["attempts"] == 2
 
 
 def test_a_port_where_nothing_answers_is_given_up_before_the_first_byte_deadline(gateway: Gateway) -> None:
