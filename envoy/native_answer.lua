@@ -83,22 +83,32 @@ local function asked(handle, worker, message)
   end
 end
 
--- What is known of an attempt after the first, by the headers that its answer has from the loopback: which target it went to,
--- that one's rates, what the client is told of it. Where the worker behind the loopback died, also how much of an answer had
--- come; not of an error, which no provider bills.
-local function stood_in(headers, passing)
+-- Who an answer is from: the target, which others answered in vain before it, its rates, what the client is told of it. All
+-- but the first attempt's have it in headers from the loopback. Where the worker behind that died, they also tell how much of
+-- an answer had come (`unread`); not of an error, which no provider bills.
+local function origin(headers, passing)
   local bytes, status, note = (headers:get("$h_unread") or ""):match("^(%d+) (%S*) (.*)")
-  local signed = "^" .. passing["$p_sign"] .. " (%d+) ([^$line_end]*)$line_end(.*)"
-  local target, rates, told = (note or headers:get("$h_told") or ""):match(signed)
-  return target, rates, told, target and (tonumber(status) or 200) == 200 and bytes or nil
+  local signed = "^" .. passing["$p_sign"] .. " (%d+) ([%d,]*) ([^$line_end]*)$line_end(.*)"
+  local target, vain, rates, told = (note or headers:get("$h_told") or ""):match(signed)
+  return {
+    target = target or passing["$p_target"],
+    vain = vain or "",
+    rates = rates or passing["$p_rates"],
+    told = passing["$p_told"] .. (told or "") .. "$line_end", -- HTTP takes off the last one
+    unread = target and (tonumber(status) or 200) == 200 and bytes,
+  }
+end
+
+-- The settler's Outcome.
+local function outcome_of(from, attempts, more)
+  return ('{"attempt":%d,"attempts":%d,"outrun":[%s],%s}'):format(from.target, attempts, from.vain, more)
 end
 
 -- Puts what the worker makes of an answer in its place.
 local function ask_worker(handle, gw)
   local passing = gw["$passing"]
-  local target, _, noted, unread = stood_in(handle:headers(), passing)
-  target, noted = target or passing["$p_target"], passing["$p_told"] .. (noted or "") .. "$line_end"
-  handle:headers():replace("$h_target", target)
+  local from = origin(handle:headers(), passing)
+  handle:headers():replace("$h_target", from.target)
   local lines = { passing["$p_id"] }
   for name, value in pairs(handle:headers()) do
     lines[#lines + 1] = name .. ": " .. value
@@ -113,13 +123,13 @@ local function ask_worker(handle, gw)
   local prefix = string.char(0, math.floor(size / 16777216) % 256, math.floor(size / 65536) % 256, math.floor(size / 256) % 256, size % 256)
   local attempts = handle:headers():get("$h_attempts") or "1"
   local outcome, told, reply
-  if not unread then
+  if not from.unread then
     outcome, told, reply = asked(handle, passing["$p_worker"], prefix .. message)
   end
   -- Asked for anew: what was had before the wait is no longer ours.
   local headers = handle:headers()
   keep_headers(headers, { [":status"] = true })
-  set_headers(headers, noted, "$line_end")
+  set_headers(headers, from.told, "$line_end")
   headers:replace("$attempts", attempts)
   if reply then
     set_headers(headers, told, "\n")
@@ -129,8 +139,8 @@ local function ask_worker(handle, gw)
   else
     headers:replace(":status", "502")
     headers:replace("content-type", "application/json")
-    local bytes = unread and (',"unread_bytes":%d'):format(unread) or ""
-    outcome = ('{"attempt":%d,"attempts":%d,"complete":true,"error_code":"$unread"%s}'):format(target, attempts, bytes)
+    local bytes = from.unread and (',"unread_bytes":%d'):format(from.unread) or ""
+    outcome = outcome_of(from, attempts, '"complete":true,"error_code":"$unread"' .. bytes)
     reply = UNREAD
   end
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
@@ -188,17 +198,17 @@ local function pass(handle, gw, passing)
   end
   local headers = handle:headers()
   local attempts = tonumber(headers:get("$h_attempts")) or 1
-  local target, rates, told = stood_in(headers, passing)
+  local from = origin(headers, passing)
   keep_headers(headers, TO_CLIENT)
   if stream then
     headers:remove("content-length") -- it changes on the way
   end
-  set_headers(headers, passing["$p_told"] .. (told or "") .. "$line_end", "$line_end") -- HTTP takes off the last one
+  set_headers(headers, from.told, "$line_end")
   headers:replace("$attempts", tostring(attempts))
-  local outcome = ('{"attempt":%d,"attempts":%d,"native":true,"complete":%s}'):format(target or passing["$p_target"], attempts, tostring(not stream))
+  local outcome = outcome_of(from, attempts, ('"native":true,"complete":%s'):format(tostring(not stream)))
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
   if not stream then
-    pass_whole(handle, gw, text, attempts, rates or passing["$p_rates"])
+    pass_whole(handle, gw, text, attempts, from.rates)
   end
   return true
 end

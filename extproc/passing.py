@@ -61,8 +61,8 @@ def notes(plan: Plan, attempt: Attempt, worker: int, token: str) -> dict[str, st
 
 def note(plan: Plan, attempt: Attempt, token: str) -> str:
     """What it must know of one to an attempt that follows."""
-    told = lines(attempt_headers(plan, attempt))
-    return f"{token} {attempt.index} {rates(attempt.target.price) if plan.fields else ''}{LINE_END}{told}"
+    told, unused = lines(attempt_headers(plan, attempt)), ",".join(map(str, plan.unused(attempt)))
+    return f"{token} {attempt.index} {unused} {rates(attempt.target.price) if plan.fields else ''}{LINE_END}{told}"
 
 
 def _fields(plan: Plan) -> str:

@@ -32,6 +32,7 @@ class Attempt(msgspec.Struct):
     request: ProviderRequest
     began_ns: int = 0
     outrun: bool = False  # its deadline passed, the next one began, and it was not cut off
+    answered: bool = False  # with 200; what was in it is not known yet, and it may be cut off before it is
 
 
 class Plan(msgspec.Struct):
@@ -121,11 +122,17 @@ class Plan(msgspec.Struct):
         return 1_000_000 * ((cut_ms or max(self.deadline.ms, _PATIENCE_MS)) + _SLACK_MS)
 
     def outrun(self, winner: Attempt) -> tuple[int, ...]:
-        """The attempts that were under way when `winner` answered, where the operator pays for such: hedging."""
+        """The attempts that were under way when `winner` answered, where the operator pays for such: hedging; and those
+        that are paid for anyhow."""
         if not self.deadline.hedge:
-            return ()
+            return self.unused(winner)
         last = self.attempts[-1]
-        return tuple(each.index for each in self.attempts if each is not winner and (each.outrun or each is last))
+        lost = [each for each in self.attempts if each is not winner]
+        return tuple(each.index for each in lost if each.outrun or each.answered or each is last)
+
+    def unused(self, used: Attempt) -> tuple[int, ...]:
+        """The attempts but `used` that a provider had answered with 200: it was of no use, or cut off."""
+        return tuple(each.index for each in self.attempts if each.answered and each is not used)
 
     @property
     def roomier(self) -> bool:

@@ -136,7 +136,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     attempt: int = 1  # 1-based: which of Decision.targets answered
     attempts: int = 1  # how many were made; 0: refused before any
-    outrun: tuple[int, ...] = ()  # those (as `attempt`) that were still under way when this one answered
+    outrun: tuple[int, ...] = ()  # those (as `attempt`) that were under way when this one answered, or answered in vain
     usage: Usage | None = None  # None: not seen by the worker; look at the native usage, else estimate
     finish_reason: str | None = None
     complete: bool = False  # the provider's terminal event, or a whole body, was seen

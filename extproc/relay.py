@@ -46,6 +46,7 @@ class Relay:
 
     def _on_headers(self, event: Event) -> Reply:
         self._headers = headers = event.headers
+        self._attempt.answered = headers.get(":status") == "200"
         is_json = headers.get("content-type", "").startswith(JSON[1])
         if headers.get(":status") != "200" or event.end or is_json is self._plan.chat.stream:
             self.state = State.DONE  # not what was asked for

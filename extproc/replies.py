@@ -109,6 +109,7 @@ def refusal(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> 
     return Outcome(
         attempt=attempt.index if attempt else 1,
         attempts=len(plan.attempts) if plan and attempt else 0,
+        outrun=plan.unused(attempt) if plan and attempt else (),
         usage=error.usage,
         error_code=error.client_code,
         complete=True,

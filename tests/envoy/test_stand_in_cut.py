@@ -1,0 +1,51 @@
+"""A stand-in of another format that answered in vain: its answer was of no use, or cut off before it was whole.
+
+Its provider had read the request all the same: that much is charged beside what the next one uses.
+"""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.envoy.books import Books
+from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, wait_until
+from tests.envoy.scripted import Scripted, whole
+from tests.envoy.stand_in import StandIn, answer_of, with_stand_in
+
+TEAM = "team-a"
+ERROR = {"type": "error", "error": {"type": "api_error", "message": "Nothing came of it"}}
+
+
+@pytest.fixture(scope="module")
+def config(passing_config: Config, scripted: Scripted) -> Config:
+    passing_config["routing"]["first_byte_timeout"] = "1s"
+    return with_stand_in(passing_config, scripted, "gpt-b")
+
+
+def post(gateway: Gateway) -> Any:
+    return gateway.http.post("/v1/chat/completions", json=ask("hi there", "odd"), headers=bearer())
+
+
+@pytest.mark.parametrize("vain", ["cut off", "of no use"])
+@pytest.mark.parametrize("next_one", ["answers", "fails"])
+def test_its_input_is_charged(
+    gateway: Gateway, scripted: Scripted, second: Simulator, next_one: str, vain: str
+) -> None:
+    if next_one == "fails":
+        second.faults({"format": "openai", "status": 503})
+    first, rest = answer_of(False) if vain == "cut off" else ([whole(json.dumps(ERROR).encode())], [])
+    books, rows = Books(gateway, TEAM), len(gateway.rows(team_id=TEAM))
+    stand_in = StandIn(gateway, scripted, first, rest)
+    answer = post(gateway)
+    stand_in.go.set()
+    assert (answer.status_code == 200) is (next_one == "answers")
+    row = gateway.row(answer.headers["x-gateway-request-id"])
+    assert (row["attempts"], row["status"]) == (3, "fallback" if next_one == "answers" else "failed")
+    assert (row["output_tokens"] > 0) is (next_one == "answers")
+    assert row["outrun_tokens"] == row["estimated_input_tokens"]
+    paid = row["outrun_tokens"] + row["input_tokens"] + 4 * row["output_tokens"]
+    assert row["cost_usd"] == pytest.approx(paid / 1e6)
+    wait_until(lambda: books.held == 0, 10, "the hold to be settled")
+    assert (books.used, books.held) == (books.audited + row["outrun_tokens"], 0)
+    assert len(gateway.rows(team_id=TEAM)) == rows + 1
