@@ -4,6 +4,7 @@ In: aiohttp requests. Out: aiohttp responses. Whatever a handler raises becomes 
 client never sees a stack trace.
 """
 
+import json
 import logging
 import math
 import re
@@ -76,17 +77,28 @@ def _translated(request: web.Request, error: web.HTTPException) -> GatewayError:
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """The request's body; no query parameter goes with it. Raises InvalidRequest unless it is a JSON object."""
+    """The request's body; no query parameter goes with it. Raises InvalidRequest unless it is a JSON object, in which
+    no object says two things under one name."""
     query(request, ())
     body = await request.read()
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.")
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        decoded = msgspec.json.decode(body, type=dict[str, Any])
+        json.loads(body, object_pairs_hook=_once)  # msgspec takes the last of two
+    except (msgspec.DecodeError, ValueError) as error:
         raise InvalidRequest(f"The body must be a JSON object: {str(error).partition(' - at ')[0]}.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
+    return decoded
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise InvalidRequest(f"{name[:100]}: is given twice.", param=name[:100])
+        seen.add(name)
 
 
 async def body_of(request: web.Request, kind: type[_T]) -> _T:

@@ -96,6 +96,19 @@ def test_what_envoy_cannot_read_is_refused_in_our_words(gateway: Gateway) -> Non
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request_error")
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"budget": {"daily_tokens": 5}, "budget": {}}', "budget"),
+        (b'{"budget": {"daily_tokens": 5, "monthly_tokens": 6, "daily_tokens": 7}}', "daily_tokens"),
+        (b'{"limits": {}, "lim\\u0069ts": {}}', "limits"),
+    ],
+)
+def test_what_is_said_twice_is_refused_by_name(gateway: Gateway, body: bytes, name: str) -> None:
+    answer = gateway.http.patch("/v1/teams/team-a", content=body, headers=bearer(ADMIN_KEY))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+
+
 def test_whatever_is_sent_there_is_no_500_and_answers_are_as_documented(gateway: Gateway) -> None:
     fuzz = Fuzz(gateway)
     fuzz.prepare()
