@@ -15,7 +15,7 @@ from extproc.answer import Timing
 from extproc.encoding import Plain
 from extproc.errors import ProviderError
 from extproc.frames import Event, Kind, Metadata
-from extproc.pieces import Body
+from extproc.pieces import Body, joined
 from extproc.plan import Attempt, Plan
 from extproc.records import NATIVE_FORMATS, Outcome
 from extproc.replies import ATTEMPTS, EVENTS, JSON, TO_CLIENT, answer_headers, as_json, attempt_headers
@@ -78,7 +78,7 @@ class Answering:
         self._headers = headers
         self._timing = timing
         self._plain = Plain(headers.get("content-encoding", ""))
-        self._pieces: list[bytes | memoryview] = []
+        self._pieces: list[Body | memoryview] = []
         self._size = 0
         self._stream: ClientStream | None = None
 
@@ -134,7 +134,7 @@ class Answering:
 
     def _on_whole(self) -> tuple[Body, ...]:
         plan, fields = self._plan, self._wanted.fields
-        body = b"".join(self._pieces)
+        body = joined(self._pieces)
         result = answer.whole(plan, self.attempt, self._headers, body, self._timing(), fields=fields)
         plan.tape.whole(result.body, self.attempt.target, result.outcome, gateway_fields=fields)
         length = ("content-length", str(len(result.body)))

@@ -20,7 +20,7 @@ from extproc.cache.served import ROUTING, Served
 from extproc.errors import GatewayError, InvalidRequest
 from extproc.frames import Event, Kind, Metadata
 from extproc.live import Live
-from extproc.pieces import Body
+from extproc.pieces import Body, joined
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest
@@ -73,7 +73,7 @@ class Exchange:
         self._admission: Admission | None = None
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request
-        self._pieces: list[bytes | memoryview] = []  # of the body that is coming
+        self._pieces: list[Body | memoryview] = []  # of the body that is coming
         self._size = 0  # of the pieces
         self._due = -1  # of the body, where its length was told
         self._wanted = Wanted(options, options.metadata_in_body)
@@ -81,7 +81,7 @@ class Exchange:
         self._relay: Relay | None = None
         self._own_ns = 0  # gateway's own time so far
 
-    def receive(self, data: bytes) -> Reply | Later:
+    def receive(self, data: Body) -> Reply | Later:
         """What to say to one message, or what has to be awaited for it. Never raises on what Envoy or a client sent."""
         began_ns = self._pipeline.clock.mono_ns()
         try:
@@ -116,7 +116,7 @@ class Exchange:
         if self.state is State.WAITING and event.kind is Kind.REQUEST_BODY:
             return None  # the end of a body that was whole before it
         if event.kind is Kind.REQUEST_BODY:
-            return self._decide(b"".join(self._pieces)) if self._gather(event) else None
+            return self._decide(joined(self._pieces)) if self._gather(event) else None
         if self._plan is None:
             return self._on_own_answer()
         if self._answering is None:

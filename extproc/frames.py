@@ -32,6 +32,7 @@ _COMMON: Final = 1  # the only field of HeadersResponse and BodyResponse
 _MUTATION, _BODY_MUTATION = 2, 3  # CommonResponse
 # First bytes of what stands beside what we read in a ProcessingRequest: metadata_context, attributes, protocol_config.
 _BESIDE: Final = frozenset(number << 3 | 2 for number in (8, 9, 11))
+_HEAD_BYTES: Final = 64  # before a body in its message, and behind it, are fewer
 _INSIDE: Final = 1 << 3 | 2  # HttpHeaders.headers, HeaderMap.headers, HeaderValue.key, HttpBody.body
 _RAW_VALUE: Final = 3 << 3 | 2  # of HeaderValue
 _NO_END, _HEADERS_END, _BODY_END = b"", b"\x18\x01", b"\x10\x01"  # end_of_stream
@@ -61,17 +62,32 @@ class Event(msgspec.Struct, frozen=True):
 
     kind: Kind
     headers: dict[str, str] = {}
-    body: bytes | memoryview = b""  # a view where it is large
+    body: Body | memoryview = b""  # where it lies in the message, if it is large
     end: bool = False
 
 
-def parse(data: bytes) -> Event:
+def parse(data: Body) -> Event:
     """The event in `data`. Raises ValueError for bytes that are no known message."""
     try:
-        event = _usual(data)
+        event = _usual(data) if isinstance(data, bytes) else _long(data)
     except (IndexError, UnicodeDecodeError):
         event = None
-    return event or _any(data)
+    return event or _any(bytes(data))
+
+
+def _long(data: Pieces) -> Event | None:
+    """A body that came in pieces, with the place of its bytes; as `_usual` of the message without them."""
+    head = bytes(data.cut(0, _HEAD_BYTES))
+    size, at = protowire.take_varint(head, 1)
+    end = at + size
+    size, begin = protowire.take_varint(head, at + 1)
+    after = begin + size
+    if head[0] not in _BODY_KINDS or head[at] != _INSIDE or not after <= end <= len(data) <= after + _HEAD_BYTES:
+        return None
+    inside = protowire.field(1, b"")
+    bare = head[:1] + protowire.varint(len(inside) + end - after) + inside + bytes(data.cut(after, len(data)))
+    event = _usual(bare)
+    return event and Event(event.kind, body=data.cut(begin, after), end=event.end)
 
 
 def _usual(data: bytes) -> Event | None:

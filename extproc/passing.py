@@ -20,6 +20,7 @@ from extproc.encoding import Plain
 from extproc.errors import GatewayError, ProviderError, ProviderTimeout
 from extproc.frames import HeaderList
 from extproc.live import Live
+from extproc.pieces import Body
 from extproc.plan import Attempt, Plan
 from extproc.pricing import rates
 from extproc.records import Outcome
@@ -91,8 +92,8 @@ class _Session:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def receive(self, message: bytes) -> bytes:
-        request_id, headers, body = _read(message)
+    def receive(self, message: Body) -> bytes:
+        request_id, headers, body = _read(bytes(message))
         try:
             plan = self._live.find(request_id)
         except GatewayError:

@@ -12,6 +12,7 @@ from extproc.answering import MAX_ANSWER_BYTES, too_large, whole
 from extproc.encoding import Plain
 from extproc.errors import GatewayError
 from extproc.frames import Event, Kind
+from extproc.pieces import Body, joined
 from extproc.plan import Attempt, Plan
 from extproc.replies import EVENTS, JSON, error_headers, immediate
 from extproc.states import State
@@ -26,7 +27,7 @@ class Relay:
         self._plan = plan
         self._attempt = attempt
         self._headers: dict[str, str] = {}
-        self._pieces: list[bytes | memoryview] = []
+        self._pieces: list[Body | memoryview] = []
         self._size = 0
         self._plain = Plain("")
         self._stream: ClientStream | None = None
@@ -71,7 +72,7 @@ class Relay:
         if not event.end:
             return None
         self.state = State.DONE
-        body = b"".join(self._pieces)
+        body = joined(self._pieces)
         read = answer.whole(self._plan, self._attempt, self._headers, body, NOT_TIMED, fields=False)
         return whole(self._head(JSON), len(self._pieces), read.body)
 

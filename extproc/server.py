@@ -14,6 +14,7 @@ from extproc import passing
 from extproc.answering import Options
 from extproc.exchange import Exchange
 from extproc.live import Live
+from extproc.pieces import Body
 from extproc.pipeline import Pipeline
 from extproc.states import State
 from extproc.transport.session import Reply, Service, Services
@@ -53,7 +54,7 @@ class ExtProcSession:
         """Whether the exchange has nothing more to say."""
         return self._exchange.state is State.DONE
 
-    def receive(self, message: bytes) -> Reply | Coroutine[Any, Any, Reply]:
+    def receive(self, message: Body) -> Reply | Coroutine[Any, Any, Reply]:
         """What to say to one message; of a whole request that waits for the shared state, else it is made at once."""
         reply = self._exchange.receive(message)
         if not isinstance(reply, CoroutineType):

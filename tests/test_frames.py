@@ -1,5 +1,6 @@
 """Messages as we write and read them, against the generated stubs."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from extproc import frames, protowire
 from extproc.frames import Event, Kind
-from extproc.pieces import LONG_BYTES, Body, Pieces
+from extproc.pieces import LONG_BYTES, Body, Pieces, joined
 from protos.gen import extproc_pb2 as pb
 
 # What Envoy can have in a header: any bytes, which reach us with those that are no UTF-8 escaped.
@@ -111,6 +112,41 @@ def test_leaving_things_as_they_are() -> None:
 def test_a_body_is_read_as_the_stubs_read_it(kind: str, body: bytes, end: bool, beside: bytes) -> None:
     data = pb.ProcessingRequest(**{kind: pb.HttpBody(body=body, end_of_stream=end)}).SerializeToString()
     assert frames.parse(data + beside) == Event(Kind(kind), body=body, end=end)
+
+
+CUTS = st.lists(st.integers(0, 200) | st.integers(-200, -1), max_size=6)
+
+
+def cut(data: bytes, places: list[int]) -> Pieces:
+    at = sorted({place % len(data) for place in places}) if data else []
+    return Pieces([memoryview(data)[begin:end] for begin, end in pairwise([0, *at, len(data)])])
+
+
+@given(st.sampled_from(["request_body", "response_body"]), BODIES, st.booleans(), st.sampled_from(BESIDE), CUTS)
+def test_a_long_body_in_pieces_is_read_as_one_and_not_copied(
+    kind: str, body: bytes, end: bool, beside: bytes, places: list[int]
+) -> None:
+    body = body + LONG + body
+    data = pb.ProcessingRequest(**{kind: pb.HttpBody(body=body, end_of_stream=end)}).SerializeToString() + beside
+    event = frames.parse(cut(data, places))
+    assert (event.kind, joined([event.body]), event.end) == (Kind(kind), body, end)
+    assert isinstance(event.body, Pieces)
+    assert all(isinstance(part, memoryview) and part.obj is data for part in event.body.parts)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=9), CUTS, st.booleans())
+def test_whatever_comes_in_pieces_is_read_as_one(data: bytes, tail: bytes, places: list[int], long: bool) -> None:
+    if long:  # the beginning of a body that may not be there whole
+        data = protowire.head(4, 80_000) + protowire.head(1, 79_990) + data + LONG + tail
+    events = []
+    for sent in (data, cut(data, places)):
+        try:
+            event = frames.parse(sent)
+        except ValueError as error:
+            events.append(str(error))
+        else:
+            events.append((event.kind, event.headers, joined([event.body]), event.end))
+    assert events[0] == events[1]
 
 
 def test_a_body_beside_other_fields_is_read_too() -> None:

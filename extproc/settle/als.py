@@ -10,6 +10,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from extproc.pieces import Body
 from extproc.settle.entries import whose
 from extproc.transport.session import Service, Services
 from protos.gen import accesslog_pb2 as pb
@@ -46,9 +47,9 @@ class LogStream:
         self._entries = entries
         self._log_name = ""
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, message: Body) -> None:
         """Hand on the entries of one message."""
-        self._log_name = self._entries.receive(self._log_name, message)
+        self._log_name = self._entries.receive(self._log_name, bytes(message))
 
     def finish(self) -> bytes:
         """An empty StreamAccessLogsResponse."""

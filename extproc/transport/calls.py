@@ -68,7 +68,7 @@ class Call:
         self.stream = stream
         self.session = session
         self.reader = MessageReader(limit)
-        self.backlog: deque[bytes] = deque()  # messages that came while one is being answered
+        self.backlog: deque[Body] = deque()  # messages that came while one is being answered
         self.task: Handle | None = None  # which awaits a reply
         self.deadline: Handle | None = None
         self.loan: Loan | None = None  # credit for a message larger than the window
@@ -212,7 +212,7 @@ class Calls:
         stream.owed -= size  # the message pays it back
         self._scheduler.wake()
 
-    def _handle(self, call: Call, message: bytes) -> None:
+    def _handle(self, call: Call, message: Body) -> None:
         try:
             reply = call.session.receive(message)
         except Exception as error:
@@ -270,8 +270,10 @@ class Calls:
         for message in reply if isinstance(reply, tuple) else (reply,):
             parts += (PREFIX.pack(0, len(message)), *parts_of(message))
         whole = Pieces(parts)
-        for part in whole.parts if len(whole) > LONG_BYTES else (bytes(whole),):
-            sender.data(call.stream, part)
+        if len(whole) > LONG_BYTES:
+            sender.long(call.stream, whole.parts)
+        else:
+            sender.data(call.stream, bytes(whole))
 
     def _end(self, call: Call, block: bytes) -> None:
         self.connection.end(call.stream, block if call.answered else RESPONSE + block)

@@ -11,6 +11,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 
+from extproc.pieces import Body
 from extproc.transport import frame
 from extproc.transport.calm import Calm
 from extproc.transport.events import Data, Event, Request, Reset, Writable
@@ -175,7 +176,7 @@ class Connection:
         self._half_close(stream)
         self._events.append(Data(stream, b"", end=True))
 
-    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+    def _on_data(self, flags: int, stream_id: int, payload: Body) -> None:
         size = len(payload)
         self._take_credit(size)
         stream = self.streams.get(stream_id)
@@ -188,7 +189,7 @@ class Connection:
         if stream.credit < 0:
             raise StreamFault(Code.FLOW_CONTROL_ERROR, stream_id, "more DATA than the window allows")
         if flags & frame.PADDED:
-            payload = unpad(payload)
+            payload = unpad(bytes(payload))
             self.consumed(stream, size - len(payload))
         if stream.left is not None:
             stream.left -= len(payload)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from extproc.pieces import Body
 from extproc.transport.fields import Fields
 from extproc.transport.stream import Stream
 
@@ -18,7 +19,7 @@ class Data(msgspec.Struct, gc=False):
     """A piece of a stream's body. To be given back by `consumed`."""
 
     stream: Stream
-    payload: bytes
+    payload: Body
     end: bool
 
 

@@ -1,6 +1,7 @@
 """gRPC on one HTTP/2 stream: messages, status, deadlines. Source: grpc/doc/PROTOCOL-HTTP2.md.
 
-In: DATA payloads, split anywhere. Out: whole messages; and the header blocks and prefixes that we answer with.
+In: DATA payloads, split anywhere. Out: whole messages, long ones in the pieces they came in; and the header blocks and
+prefixes that we answer with.
 """
 
 import re
@@ -8,6 +9,7 @@ import struct
 from enum import IntEnum
 from urllib.parse import quote
 
+from extproc.pieces import LONG_BYTES, Body, Pieces
 from extproc.transport.fields import literals
 
 PREFIX = struct.Struct(">BI")  # compressed, length
@@ -74,18 +76,27 @@ class MessageReader:
         self.missing = 0  # bytes of an announced message that are still to come
         self._limit = limit  # bytes of a message
         self._head = b""  # of a prefix that has not come whole
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: Body) -> list[Body]:
         """The messages that are whole with `data`. Raises RpcFault."""
-        found: list[bytes] = []
+        found: list[Body] = []
+        if isinstance(data, Pieces):
+            for part in data.parts:
+                if len(part) < self.missing:
+                    self._parts.append(part)
+                    self.missing -= len(part)
+                else:
+                    found += self.feed(bytes(part))
+            return found
         if self.missing:
             piece, data = data[: self.missing], data[self.missing :]
             self._parts.append(piece)
             self.missing -= len(piece)
             if self.missing:
                 return found
-            found.append(b"".join(self._parts))
+            whole = Pieces(self._parts)
+            found.append(whole if len(whole) > LONG_BYTES else bytes(whole))
             self._parts = []
         if self._head:
             data = self._head + data

@@ -6,16 +6,18 @@ or several frames of a stream as one, since a body of 10 MiB is 640 of them. RFC
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
+from extproc.pieces import LONG_BYTES, Body, Pieces
 from extproc.transport import frame
 from extproc.transport.frame import Code, ConnectionFault
 
 _BLOCK_BYTES = 65_536  # of a header block as sent
 _BLOCK_FRAMES = 64
 
-Frame = tuple[int, int, int, bytes]
+Frame = tuple[int, int, int, Any]  # of DATA a Body, else bytes
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -73,10 +75,13 @@ class FrameReader:
         """The flags of what `_long` gave."""
         return 0 if self._left else self._flags & frame.END_STREAM
 
-    def _long(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """What `data` has of a DATA frame from `at` on, and of those behind it on its stream; and where that ends."""
+    def _long(self, data: bytes, at: int) -> tuple[Body, int]:
+        """What `data` has of a DATA frame from `at` on, and of those behind it on its stream; and where that ends.
+
+        Left where it lies if it is most of what was read, all of which is kept then.
+        """
         view, size, unpack = memoryview(data), len(data), frame.HEADER.unpack_from
-        pieces = []
+        pieces: list[bytes | memoryview] = []
         while True:
             end = at + self._left
             pieces.append(view[at:end])
@@ -92,7 +97,8 @@ class FrameReader:
             if not same or flags & frame.PADDED or not 0 < more <= frame.FRAME_BYTES:
                 break
             self._left, self._flags, at = more, flags, at + frame.HEADER_BYTES
-        return b"".join(pieces), at
+        payload = Pieces(pieces)
+        return payload if LONG_BYTES < len(payload) > size // 2 else bytes(payload), at
 
     def _preface(self, data: bytes) -> int:
         """Where the first frame begins."""

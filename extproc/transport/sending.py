@@ -69,7 +69,7 @@ class Sender:
         flags = END_HEADERS | END_STREAM if end else END_HEADERS
         self._out.append(HEADER.pack(len(block) << 8 | HEADERS, flags, stream.id) + block)
 
-    def data(self, stream: Stream, payload: bytes | memoryview) -> None:
+    def data(self, stream: Stream, payload: bytes) -> None:
         """Send payload, now or when the windows allow."""
         size = len(payload)
         if size <= FRAME_BYTES and size <= stream.window and size <= self.window and not stream.queue:
@@ -77,9 +77,13 @@ class Sender:
             self.window -= size
             self._out.append(HEADER.pack(size << 8 | DATA, 0, stream.id) + payload)
         else:
-            stream.queue.append(memoryview(payload))
-            self._blocked[stream.id] = stream
-            self._send_queue(stream)
+            self.long(stream, (payload,))
+
+    def long(self, stream: Stream, parts: Iterable[bytes | memoryview]) -> None:
+        """Send payload that lies in several places, none of them empty, in its turns."""
+        stream.queue.extend(map(memoryview, parts))
+        self._blocked[stream.id] = stream
+        self._send_queue(stream)
 
     def forget(self, stream: Stream) -> None:
         """Drop what waits: the stream was reset."""

@@ -21,7 +21,7 @@ class Session(Protocol):
     def done(self) -> bool:
         """Asked after a reply: whether to end the call, although the caller may have more to say."""
 
-    def receive(self, message: bytes) -> Reply | Coroutine[Any, Any, Reply]:
+    def receive(self, message: Body) -> Reply | Coroutine[Any, Any, Reply]:
         """The reply to one message, or what has to be awaited for it. Raising ends the call as INTERNAL."""
 
     def finish(self) -> Reply:

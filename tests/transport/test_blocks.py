@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.pieces import LONG_BYTES, Pieces, joined
 from extproc.transport import frame
 from extproc.transport.fields import BlockDecoder, literals
 from extproc.transport.frame import Code
@@ -117,7 +118,30 @@ def test_many_frames_of_a_body_come_as_one_and_their_end_with_the_last() -> None
     list(reader.feed(frame.PREFACE + frame.settings({})))
     found = [each for piece in (sent[:100_000], sent[100_000:]) for each in reader.feed(piece)]
     assert [flags for _, flags, _, _ in found] == [0, frame.END_STREAM]
-    assert b"".join(payload for *_, payload in found) == body
+    assert joined(payload for *_, payload in found) == body
+
+
+def test_what_is_the_lesser_part_of_a_read_does_not_keep_the_rest() -> None:
+    reader = FrameReader()
+    list(reader.feed(frame.PREFACE + frame.settings({})))
+    many = b"".join(frame.frame(frame.DATA, 0, 1, bytes(frame.FRAME_BYTES)) for _ in range(5))
+    others = b"".join(frame.frame(frame.DATA, 0, 3, bytes(16_000)) for _ in range(6))
+    assert [type(payload) for *_, payload in reader.feed(many + others)] == [bytes] * 7
+    assert [type(payload) for *_, payload in reader.feed(many)] == [Pieces]
+
+
+def test_long_messages_stay_where_they_came() -> None:
+    body, reader = bytes(range(256)) * 1_000, MessageReader(1 << 20)
+    sent = framed(b"short") + framed(body) + framed(b"short") + framed(body[: LONG_BYTES + 1])
+    found = []
+    for at in range(0, len(sent), 100_000):
+        piece = memoryview(sent)[at : at + 100_000]
+        found += reader.feed(Pieces([piece[:3], piece[3:70_000], piece[70_000:]]))
+    assert [bytes(each) for each in found] == [b"short", body, b"short", body[: LONG_BYTES + 1]]
+    assert [type(each) for each in found] == [bytes, Pieces, bytes, Pieces]
+    views = [part for part in found[1].parts if isinstance(part, memoryview)]
+    assert sum(map(len, views)) > len(body) // 2
+    assert not reader.partial
 
 
 def _read(reader: FrameReader, pieces: list[bytes]) -> list[Frame] | Code:
@@ -138,5 +162,5 @@ def _joined(frames: list[Frame]) -> list[Frame]:
             found.append((kind, flags, stream, payload))
             continue
         before = found.pop()[3] if found and found[-1][:3] == (kind, 0, stream) and found[-1][3] else b""
-        found.append((kind, flags & frame.END_STREAM, stream, before + payload))
+        found.append((kind, flags & frame.END_STREAM, stream, before + bytes(payload)))
     return found
