@@ -2,63 +2,57 @@
 local EXACT = 9007199254740992 -- 2^53
 local unreconciled = base .. ':unreconciled'
 
--- The windows this call is about, each {key, kind, its id, until_ms, sums: field -> what is to be added}; by key too.
-local windows, by_key = {}, {}
-local function window(kind, id, until_ms)
-  local key = base .. ':' .. kind .. ':' .. id
-  if not by_key[key] then
-    by_key[key] = {key = key, kind = kind, id = id, until_ms = until_ms, sums = {}}
-    windows[#windows + 1] = by_key[key]
-  end
-  return by_key[key]
+-- What is to be added, by the windows it is added to, as a hold names them: field -> number.
+local sums_of = {}
+
+-- The day and the month of a hold's `windows`.
+local function parse_windows(windows)
+  local day, day_until, month, month_until = string.match(windows, '^([^|]*)|(%d*)|([^|]*)|(%d*)$')
+  return {{key = base .. ':daily:' .. day, kind = 'daily', id = day, until_ms = day_until},
+          {key = base .. ':monthly:' .. month, kind = 'monthly', id = month, until_ms = month_until}}
 end
 
--- The day and the month that `of` names: a hold, or the windows of a request that has none.
-local function windows_of(of)
-  of.windows = of.windows
-    or {window('daily', of.daily, of.daily_until), window('monthly', of.monthly, of.monthly_until)}
-  return of.windows
+local function write(windows, field, number)
+  for _, each in ipairs(parse_windows(windows)) do redis.call('HINCRBY', each.key, field, integer(number)) end
 end
 
--- Adds to both. What doubles would not carry exactly is written before.
-local function add(of, field, number)
-  for _, each in ipairs(windows_of(of)) do
-    local sum = (each.sums[field] or 0) + number
-    if sum >= EXACT or sum <= -EXACT then
-      redis.call('HINCRBY', each.key, field, integer(each.sums[field]))
-      sum = number
-    end
-    each.sums[field] = sum
+-- Adds to a day and a month. What doubles would not carry exactly is written before.
+local function add(windows, field, number)
+  local sums = sums_of[windows] or {}
+  sums_of[windows] = sums
+  local sum = (sums[field] or 0) + number
+  if sum >= EXACT or sum <= -EXACT then
+    write(windows, field, sums[field])
+    sum = number
   end
+  sums[field] = sum
 end
 
 -- What was used, or with sign -1 was not. nano_usd nil: the price is not known, which is counted apart, never as 0.
-local function add_used(of, tokens, nano_usd, sign)
-  add(of, 'used_tokens', sign * tokens)
-  if nano_usd then add(of, 'used_nano_usd', sign * nano_usd) else add(of, 'unpriced_tokens', sign * tokens) end
+local function add_used(windows, tokens, nano_usd, sign)
+  add(windows, 'used_tokens', sign * tokens)
+  if nano_usd then add(windows, 'used_nano_usd', sign * nano_usd) else add(windows, 'unpriced_tokens', sign * tokens) end
 end
 
 -- A hold is not held any more.
 local function give_back(hold)
-  add(hold, 'held_tokens', -hold.tokens)
-  add(hold, 'held_nano_usd', -(hold.nano_usd or 0))
+  add(hold.windows, 'held_tokens', -hold.tokens)
+  add(hold.windows, 'held_nano_usd', -(hold.nano_usd or 0))
 end
 
--- Writes what was added: each window once, whatever number of holds there were.
+-- Writes what was added: once, whatever number of holds there were.
 local function save()
-  for _, each in ipairs(windows) do
-    for field, sum in pairs(each.sums) do
-      if sum ~= 0 then redis.call('HINCRBY', each.key, field, integer(sum)) end
+  for windows, sums in pairs(sums_of) do
+    for field, sum in pairs(sums) do
+      if sum ~= 0 then write(windows, field, sum) end
     end
-    redis.call('PEXPIREAT', each.key, each.until_ms)
+    for _, each in ipairs(parse_windows(windows)) do redis.call('PEXPIREAT', each.key, each.until_ms) end
   end
 end
 
--- What is left of a hold that ended answers repetitions until `keep_ms` has passed. `of` has its windows.
-local function close(id, state, of, keep_ms)
-  local text = state .. '|||||' .. (of.daily or '') .. '|' .. (of.daily_until or '')
-    .. '|' .. (of.monthly or '') .. '|' .. (of.monthly_until or '')
-  redis.call('SET', hold_key(id), text, 'PX', keep_ms)
+-- What is left of a hold that ended answers repetitions until `keep_ms` has passed.
+local function close(id, state, windows, keep_ms)
+  redis.call('SET', hold_key(id), state .. '|||||' .. windows, 'PX', keep_ms)
 end
 
 -- Puts `tokens` in the place of what a hold took of the last minute; nil takes it out, the request too. `of.changed`

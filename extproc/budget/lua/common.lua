@@ -28,13 +28,13 @@ local function counters(key)
   return counts
 end
 
--- A hold as its text says. Amounts are numbers; those of a closed hold are nil, as is an unknown price.
+-- A hold as its text says. Amounts are numbers; those of a closed hold are nil, as is an unknown price. `windows` is
+-- "day|until|month|until", kept as it came.
 local function parse_hold(text)
   if not text then return nil end
-  local state, tokens, nano_usd, output, at_ms, day, day_until, month, month_until =
-    string.match(text, '^(%a+)|(%d*)|(%d*)|(%d*)|(%d*)|([^|]*)|(%d*)|([^|]*)|(%d*)$')
+  local state, tokens, nano_usd, output, at_ms, windows = string.match(text, '^(%a+)|(%d*)|(%d*)|(%d*)|(%d*)|(.*)$')
   return {state = state, tokens = tonumber(tokens), nano_usd = tonumber(nano_usd), output_tokens = output, at_ms = at_ms,
-          daily = day, daily_until = day_until, monthly = month, monthly_until = month_until}
+          windows = windows}
 end
 
 -- The last minute as its sums say; `newest` is when its last request came.

@@ -12,10 +12,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now_ms, 'LIMIT',
   redis.call('ZREM', leases, id)
   if hold and hold.state == 'held' then
     give_back(hold)
-    add_used(hold, hold.tokens, hold.nano_usd, 1)
-    redis.call('SET', hold_key(id), (string.gsub(text, '^held', 'expired')), 'PXAT', hold.monthly_until)
+    add_used(hold.windows, hold.tokens, hold.nano_usd, 1)
+    local until_ms = parse_windows(hold.windows)[2].until_ms
+    redis.call('SET', hold_key(id), (string.gsub(text, '^held', 'expired')), 'PXAT', until_ms)
     redis.call('ZADD', unreconciled, now_ms, id)
-    redis.call('PEXPIREAT', unreconciled, hold.monthly_until)
+    redis.call('PEXPIREAT', unreconciled, until_ms)
   end
 end
 save()
@@ -23,8 +24,9 @@ local rows = {}
 for _, id in ipairs(redis.call('ZRANGE', unreconciled, 0, most - 1)) do
   local hold = parse_hold(redis.call('GET', hold_key(id)))
   if hold and hold.tokens then
+    local day, month = unpack(parse_windows(hold.windows))
     table.insert(rows, {id, integer(hold.tokens), hold.nano_usd and integer(hold.nano_usd) or '', hold.output_tokens,
-                        hold.at_ms, hold.daily, hold.monthly})
+                        hold.at_ms, day.id, month.id})
   else
     redis.call('ZREM', unreconciled, id)
   end

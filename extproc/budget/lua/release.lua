@@ -8,12 +8,12 @@ local hold = parse_hold(found[1])
 local was = hold and hold.state or 'none'
 if was == 'settled' or was == 'released' then return was end
 if hold then
-  if was == 'held' then give_back(hold) else add_used(hold, hold.tokens, hold.nano_usd, -1) end
+  if was == 'held' then give_back(hold) else add_used(hold.windows, hold.tokens, hold.nano_usd, -1) end
   save()
   local of = parse_minute(found[2])
   correct_minute(of, id, hold, nil)
   if of.changed then write_minute(of) end
 end
 redis.call('ZREM', leases, id)
-close(id, 'released', hold or {}, keep_ms)
+close(id, 'released', hold and hold.windows or '|||', keep_ms)
 return was
