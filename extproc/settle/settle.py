@@ -63,9 +63,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 STATUS_RULES: Final[tuple[tuple[Status, Callable[[Facts], bool]], ...]] = (
     ("refused", lambda f: f.error_code is not None and f.attempts == 0),
     ("failed", lambda f: f.error_code is not None),
+    # By Envoy itself: too large, or a chunk that is none, behind which it hangs up. Who leaves has no status.
+    ("refused", lambda f: f.attempts == 0 and 400 <= f.http_status < 500),
     # Clients hang up on `[DONE]`, before the stream's formal end: nothing is missing then.
     ("cancelled", lambda f: f.client_left and not (f.stream and f.whole)),
-    ("refused", lambda f: f.attempts == 0 and 400 <= f.http_status < 500),  # by Envoy itself: too large
     ("failed", lambda f: f.http_status >= 400 or f.http_status == 0 or not f.whole or f.broken),
     # Not so when the first target was passed over without being tried: that is a success.
     ("fallback", lambda f: f.target > 1 and f.attempts > 1),

@@ -64,6 +64,16 @@ def test_a_body_that_does_not_come_is_a_408_with_a_row(gateway: Gateway) -> None
     assert (row["team_id"], row["error_code"]) == ("team-a", "request_timeout")
 
 
+def test_a_body_that_is_no_http_is_refused_in_its_row(gateway: Gateway) -> None:
+    """Envoy hangs up at once: before the worker, who is asked about every answer, can let the 400 pass."""
+    began = time.time()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as client:
+        client.sendall(f"{CHAT}transfer-encoding: chunked\r\n\r\n1\r\n{{\r\nno length\r\n".encode())
+        assert client.recv(65536) == b""
+    row = gateway.new_row(began, "refused")
+    assert (row["team_id"], row["http_status"], row["error_code"]) == ("team-a", 400, "invalid_request_error")
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/teams", "/"])
 def test_headers_of_ours_from_a_client_take_no_request_past_the_worker(gateway: Gateway, path: str) -> None:
     """Which filters a request meets is decided by the route of its headers as they came."""
