@@ -17,10 +17,11 @@ from extproc import answer, frames, models, passing
 from extproc.answering import Answering, Options, Wanted, told
 from extproc.auth import check_address
 from extproc.cache.served import ROUTING, Served
+from extproc.chat import LARGE_BYTES
 from extproc.errors import GatewayError, InvalidRequest
 from extproc.frames import Event, Kind, Metadata
 from extproc.live import Live
-from extproc.pieces import Body, joined
+from extproc.pieces import Body, joined, parts_of
 from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest
@@ -135,12 +136,16 @@ class Exchange:
 
     def _gather(self, event: Event) -> bool:
         """Keep a piece of the request's body. Returns whether it is whole: behind one with trailers (HTTP/2) Envoy says
-        nothing of its end before it has our reply, but mostly its length was told. Raises RequestTooLarge."""
+        nothing of its end before it has our reply, but mostly its length was told, else what came may be an object that
+        has ended. Raises RequestTooLarge."""
         self._pieces.append(event.body)
         self._size += len(event.body)
         if self._size > MAX_REQUEST_BYTES:
             raise too_large()
-        return event.end or self._size == self._due
+        if event.end or self._due >= 0:
+            return event.end or self._size == self._due
+        last = parts_of(event.body)[-1:]
+        return bool(last) and last[0][-1:] == b"}" and self._size <= LARGE_BYTES and _is_json(joined(self._pieces))
 
     # --- the request ---------------------------------------------------------------------------------------------
 
@@ -310,3 +315,11 @@ class Exchange:
         assert self._admission is not None  # noqa: S101
         total_ns = self._pipeline.clock.mono_ns() - self._admission.began_ns
         return answer.Timing(gateway_us=self._own_ns // 1000, total_us=total_ns // 1000)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return True

@@ -101,11 +101,15 @@ def say(to: Exchange, **message: Any) -> list[pb.ProcessingResponse]:
 
 
 def asked(to: Exchange, cuts: Sequence[int] = ()) -> pb.ProcessingResponse:
-    """The one reply to a request."""
+    """The one reply to a request, as soon as its object is whole: its length was not told."""
     assert say(to, request_headers=headers(HEADERS)) == []
-    *early, last = [say(to, request_body=piece) for piece in pieces(ASKED, cuts)]
-    assert not any(early)
-    (reply,) = last
+    replies, came = [], b""
+    for piece in pieces(ASKED, cuts):
+        came += piece.body
+        said = say(to, request_body=piece)
+        assert len(said) == (came == ASKED and not replies)
+        replies += said
+    (reply,) = replies
     return reply
 
 

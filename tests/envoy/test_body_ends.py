@@ -10,23 +10,26 @@ import h2.connection
 import h2.events
 import pytest
 
-from tests.envoy.harness import Gateway, ask, bearer
+from tests.envoy.harness import Gateway, Simulator, ask, bearer
 
 MODELS = pytest.mark.parametrize("model", ["gpt", "claude"])  # passes by Envoy alone; does not
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
 class Client:
-    """One request on one connection."""
+    """One request on one connection. `told`: with its length."""
 
-    def __init__(self, gateway: Gateway, body: bytes) -> None:
+    def __init__(self, gateway: Gateway, body: bytes, *, told: bool = True) -> None:
         self._socket = socket.create_connection(("127.0.0.1", gateway.port), timeout=30)
         self._http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._http.initiate_connection()
         headers = {":method": "POST", ":path": "/v1/chat/completions", ":scheme": "http", ":authority": "gateway"}
-        headers |= {"content-type": "application/json", "content-length": str(len(body))} | bearer()
-        self._http.send_headers(1, list(headers.items()))
-        self._http.send_data(1, body)
+        headers |= {"content-type": "application/json"} | ({"content-length": str(len(body))} if told else {})
+        self._http.send_headers(1, list((headers | bearer()).items()))
+        self.say(body)
+
+    def say(self, piece: bytes) -> None:
+        self._http.send_data(1, piece)
 
     def flush(self) -> None:
         self._socket.sendall(self._http.data_to_send())
@@ -59,8 +62,9 @@ def asked(model: str, stream: bool) -> bytes:
 
 @MODELS
 @STREAMED
-def test_trailers_hang_nobody(gateway: Gateway, model: str, stream: bool) -> None:
-    client = Client(gateway, asked(model, stream))
+@pytest.mark.parametrize("told", [True, False], ids=["length told", "not told"])
+def test_trailers_hang_nobody(gateway: Gateway, model: str, stream: bool, told: bool) -> None:
+    client = Client(gateway, asked(model, stream), told=told)
     client.end({"x-checksum": "abc"})
     status, body = client.answer()
     assert status == 200
@@ -69,11 +73,39 @@ def test_trailers_hang_nobody(gateway: Gateway, model: str, stream: bool) -> Non
 
 @MODELS
 @STREAMED
+@pytest.mark.parametrize("told", [True, False], ids=["length told", "not told"])
 @pytest.mark.parametrize("after_s", [0, 0.001, 0.01], ids=["at once", "while it is decided", "later"])
-def test_an_end_that_comes_by_itself(gateway: Gateway, model: str, stream: bool, after_s: float) -> None:
-    client = Client(gateway, asked(model, stream))
+def test_an_end_that_comes_by_itself(gateway: Gateway, model: str, stream: bool, after_s: float, told: bool) -> None:
+    client = Client(gateway, asked(model, stream), told=told)
     if after_s:
         client.flush()
         time.sleep(after_s)
     client.end()
+    assert client.answer()[0] == 200
+
+
+@MODELS
+@pytest.mark.parametrize("after_s", [0, 0.01], ids=["at once", "later"])
+def test_what_follows_an_object_reaches_no_provider(
+    gateway: Gateway, primary: Simulator, model: str, after_s: float
+) -> None:
+    """It may have been decided by then; told at once, it is refused."""
+    client = Client(gateway, asked(model, stream=False), told=False)
+    if after_s:
+        client.flush()
+        time.sleep(after_s)
+    client.say(b', "n": 2}')
+    client.end()
+    status, _ = client.answer()
+    assert status in (200, 400)
+    assert [each["status"] for each in primary.recent()] == ([200] if status == 200 else [])
+
+
+def test_an_object_that_comes_in_pieces_ends_with_its_last(gateway: Gateway) -> None:
+    body = asked("gpt", stream=False)
+    client = Client(gateway, body[: body.index(b"}") + 1], told=False)
+    client.flush()
+    time.sleep(0.01)
+    client.say(body[body.index(b"}") + 1 :])
+    client.end({"x-checksum": "abc"})
     assert client.answer()[0] == 200
