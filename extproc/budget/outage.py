@@ -7,18 +7,23 @@ The walk uses `GuardedHolds` in place of the ledger and does not notice.
 last heard of: left / shares, where shares is workers x replicas, so that all workers together stay below what was left
 (but for what they used since they last heard). For the minute it is the limit / shares, by whole minutes of the
 caller's clock. What was admitted here stays counted for the rest of its window, also after the ledger is back: a second
-outage brings no second share. Nothing is lost meanwhile: settling charges a hold the ledger never saw.
+outage brings no second share. Nothing is lost meanwhile: settling charges a hold the ledger never saw, and once it is
+back it is told of those that are not settled: their lease's end is all there is of a request whose Envoy was killed.
 """
 
+import asyncio
 import logging
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
+from extproc.beat import beat
 from extproc.budget.ledger import (
     Account,
     Admitted,
     Caps,
+    HoldClosed,
     Holds,
     HoldState,
     LedgerUnavailable,
@@ -36,6 +41,7 @@ from extproc.logs import Trouble
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_MS = 1_000  # the ledger is asked again so long after it failed
+MOST_UNTOLD = 20_000  # holds; about 20 MB
 FRESH_MS = 1_000  # so long what the ledger told of a team is told on, before it is asked again
 
 
@@ -105,6 +111,8 @@ class GuardedHolds:
         self._policy = policy
         self._away_until_ms = 0
         self._away = Trouble(log, "ledger unavailable; the outage policy decides", "ledger answers again")
+        self._untold: dict[str, Reservation] = {}  # what was admitted here, by its id
+        self._telling: asyncio.Task[None] | None = None
 
     def rider(self, reservation: Reservation) -> Rider | None:
         """As the ledger; None while it is left alone."""
@@ -113,16 +121,35 @@ class GuardedHolds:
     async def reserve(self, reservation: Reservation, rider: Rider | None = None) -> Admitted | Refused:
         """As the ledger, else as the policy. Raises HoldClosed, LimitsUnavailable."""
         if reservation.now_ms < self._away_until_ms:
-            return self._policy.reserve(reservation)
+            return self._without(reservation)
         try:
             answer = await self._holds.reserve(reservation, rider)
         except LedgerUnavailable as error:
             self._away.seen(error)
             self._away_until_ms = reservation.now_ms + RETRY_AFTER_MS
-            return self._policy.reserve(reservation)
+            return self._without(reservation)
         self._away.over()
         self._policy.observe(reservation.team_id, reservation.windows, answer.standing, reservation.now_ms)
         return answer
+
+    def _without(self, reservation: Reservation) -> Admitted | Refused:
+        answer = self._policy.reserve(reservation)
+        if isinstance(answer, Admitted) and len(self._untold) < MOST_UNTOLD:
+            hold = msgspec.structs.replace(reservation, caps=Caps(), output_tokens=answer.output_tokens)
+            self._untold[reservation.hold_id] = hold
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.create_task(self._tell())
+        return answer
+
+    async def _tell(self) -> None:
+        """Have the ledger hold what was admitted here, as soon as it can. What was settled by then is closed there."""
+        while self._untold:
+            await beat(RETRY_AFTER_MS / 1000)
+            with suppress(LedgerUnavailable):
+                for hold_id, hold in list(self._untold.items()):
+                    with suppress(HoldClosed):
+                        await self._holds.reserve(hold)
+                    self._untold.pop(hold_id)
 
     async def standing(self, team_id: str, windows: Windows, now_ms: int) -> Standing | None:
         """As the ledger told at most a second ago; while it is away, as it last told; None if it never did."""

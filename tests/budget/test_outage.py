@@ -1,5 +1,7 @@
 """What holds while the ledger is away: bounded by this worker's share, or closed."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,6 +166,31 @@ async def test_an_outage_from_beginning_to_end(own_valkey: Valkey, open_ledger: 
     daily = (await ledger.usage(team, now_ms, windows_at(now_ms))).standing.daily
     assert local == 8, "one share of two: (2000 - 500) / 2 tokens, the last hold clamped"
     assert (daily.used_tokens, daily.held_tokens) == (sum(tokens for _, tokens in admitted), 0)
+
+
+async def test_what_was_admitted_meanwhile_is_held_once_the_ledger_is_back(
+    own_valkey: Valkey, open_ledger: OpenLedger, team: str
+) -> None:
+    """But for what was settled by then, however late the ledger is told of it."""
+    ledger = open_ledger(own_valkey.url, timeout_s=10)
+    guarded = GuardedHolds(ledger, OutagePolicy("fail_open", 1))
+    own_valkey.kill()
+    for hold in ("open", "settled", "clamped"):
+        answer = await guarded.reserve(reservation(team, hold, daily_tokens=250))
+        assert isinstance(answer, Admitted)
+        assert answer.local
+    own_valkey.start()
+    await ledger.settle(settlement(team, "settled", 70))
+
+    async def daily() -> Account:
+        return (await ledger.usage(team, NOON_MS, windows_at(NOON_MS))).standing.daily
+
+    async with asyncio.timeout(15):
+        while (await daily()).held_tokens < 100 + 50:  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.05)
+    (expired,) = [hold for hold in await ledger.expire(team, NOON_MS + DAY_MS) if hold.hold_id == "open"]
+    assert expired.tokens == 100
+    assert (await daily()).used_tokens == 70 + 100 + 50, "as held, of those that nobody settled"
 
 
 async def test_a_ledger_that_is_left_alone_takes_no_hold_along(valkey: Valkey, open_ledger: OpenLedger) -> None:

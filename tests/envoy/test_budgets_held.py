@@ -4,6 +4,7 @@ import concurrent.futures
 import socket
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -134,7 +135,7 @@ def test_low_is_refused_first_and_high_has_the_burst(gateway: Gateway) -> None:
 def test_a_state_that_hangs_admits_by_the_outage_policy_and_loses_nothing(gateway: Gateway, primary: Simulator) -> None:
     """fail_open: requests go on while Valkey answers nothing; afterwards all of them are charged.
 
-    The last test here: for a second after it, workers still go by the policy.
+    With the next one the last test here: for a second after it, workers still go by the policy.
     """
     rows, books = len(gateway.rows(team_id="free")), Books(gateway, "free")
     (valkey,) = gateway.processes("valkey-server")
@@ -146,3 +147,40 @@ def test_a_state_that_hangs_admits_by_the_outage_policy_and_loses_nothing(gatewa
         valkey.resume()
     books.close(6, rows)
     assert served(primary) == books.used
+
+
+def test_what_was_admitted_without_the_state_is_charged_when_envoy_is_killed(
+    gateway: Gateway, primary: Simulator
+) -> None:
+    """Envoy would have told of them, the state did not know of them: the worker does."""
+    before, books = {row["request_id"] for row in gateway.rows(team_id="free")}, Books(gateway, "free")
+    (valkey,), (envoy,) = gateway.processes("valkey-server"), gateway.processes("_bin/envoy")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        valkey.suspend()
+        try:
+            story = long_story(chunk_interval_ms=200)
+            asked = [
+                pool.submit(quietly, lambda: create(gateway, "free", story, max_tokens=4000, stream=True))
+                for _ in range(8)
+            ]
+            wait_until(lambda: len(primary.recent()) == 8, 10, "all of them to be sent")
+            envoy.kill()
+            concurrent.futures.wait(asked)
+        finally:
+            valkey.resume()
+    sent = {record["headers"]["x-request-id"] for record in primary.recent()}
+
+    def found() -> dict[str, Any]:
+        return {row["request_id"]: row for row in gateway.rows(team_id="free") if row["request_id"] not in before}
+
+    wait_until(lambda: answers(gateway) and sent <= found().keys(), LEASE_S + 20, "a row of each")
+    assert {found()[request_id]["error_code"] for request_id in sent} == {"unreconciled"}
+    wait_until(lambda: books.held == 0, LEASE_S + 10, "no hold to be left")
+    assert books.used == books.audited >= served(primary)
+
+
+def answers(gateway: Gateway) -> bool:
+    try:
+        return gateway.http.get("/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
