@@ -144,6 +144,7 @@ def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
         generate_request_id=False,
         preserve_external_request_id=True,
         stream_idle_timeout="0s",
+        delayed_close_timeout="0s",  # there is no network between the two
         local_reply_config=unread_replies(),
     )
     return {
