@@ -40,13 +40,8 @@ local function answers(text)
     and not followed(text, '"error"', '^%s*:%s*[^%sn]')
 end
 
--- The counts that Envoy has read in a whole answer.
-local function counts(handle)
-  return handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
-end
-
--- Whether an answer may pass: a stream where one was asked for, else JSON, of which Envoy has read the usage by now. What
--- has none (an error, half an answer, nothing at all) is for the worker to read.
+-- Whether an answer may pass: a stream where one was asked for, else JSON, of which Envoy has read the usage by now; of that
+-- its counts. What has none (an error, half an answer, nothing at all) is for the worker to read.
 local function expected(handle, stream)
   local headers = handle:headers()
   local encoding, length = headers:get("content-encoding"), headers:get("content-length")
@@ -56,7 +51,8 @@ local function expected(handle, stream)
   if stream then
     return (headers:get("content-type") or ""):lower():find("application/json", 1, true) ~= 1
   end
-  return ($counted) ~= nil
+  local counts = handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
+  return ($counted) and counts
 end
 
 -- Asks the worker that knows the request and, if it does not answer, the others, of whom each can tell by the status.
@@ -87,9 +83,15 @@ end
 -- but the first attempt's have it in headers from the loopback. Where the worker behind that died, they also tell how much of
 -- an answer had come (`unread`); not of an error, which no provider bills.
 local function origin(headers, passing)
-  local bytes, status, note = (headers:get("$h_unread") or ""):match("^(%d+) (%S*) (.*)")
-  local signed = "^" .. passing["$p_sign"] .. " (%d+) ([%d,]*) ([^$line_end]*)$line_end(.*)"
-  local target, vain, rates, told = (note or headers:get("$h_told") or ""):match(signed)
+  local bytes, status, note, target, vain, rates, told
+  local unread, line = headers:get("$h_unread"), headers:get("$h_told")
+  if unread then
+    bytes, status, note = unread:match("^(%d+) (%S*) (.*)")
+  end
+  if note or line then
+    local signed = "^" .. passing["$p_sign"] .. " (%d+) ([%d,]*) ([^$line_end]*)$line_end(.*)"
+    target, vain, rates, told = (note or line):match(signed)
+  end
   return {
     target = target or passing["$p_target"],
     vain = vain or "",
@@ -148,7 +150,7 @@ local function ask_worker(handle, gw)
 end
 
 -- What is to be done with the body of a whole answer, `text`.
-local function pass_whole(handle, gw, text, attempts, rates)
+local function pass_whole(handle, gw, text, counts, attempts, rates)
   local passing, headers = gw["$passing"], handle:headers()
   local reason = finish_reason(text)
   if reason then
@@ -162,7 +164,7 @@ local function pass_whole(handle, gw, text, attempts, rates)
   end
   local gateway_ms, received_ms, routed_from = passing["$p_fields"]:match("^(%S+) (%S+) (.*)")
   local now_ms = handle:timestampString(EnvoyTimestampResolution.MICROSECOND) / 1000
-  local answer = with_fields(text, counts(handle), {
+  local answer = with_fields(text, counts, {
     model = headers:get("x-gateway-model"),
     provider = headers:get("x-gateway-provider"),
     routed_from = routed_from,
@@ -191,7 +193,8 @@ end
 -- What the worker would have said to the headers of an answer. Whether the answer is the one that was expected.
 local function pass(handle, gw, passing)
   local stream = gw["native"]
-  local text = expected(handle, stream) and (stream or read(handle, gw))
+  local counts = expected(handle, stream)
+  local text = counts and (stream or read(handle, gw))
   if not text then
     ask_worker(handle, gw)
     return false
@@ -208,7 +211,7 @@ local function pass(handle, gw, passing)
   local outcome = outcome_of(from, attempts, ('"native":true,"complete":%s'):format(tostring(not stream)))
   handle:streamInfo():dynamicMetadata():set("$metadata", "$outcome", outcome)
   if not stream then
-    pass_whole(handle, gw, text, attempts, from.rates)
+    pass_whole(handle, gw, text, counts, attempts, from.rates)
   end
   return true
 end

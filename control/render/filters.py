@@ -141,7 +141,7 @@ _NAMES = {
     "usage_metadata": USAGE_METADATA,
     "usage_key": M_USAGE,
     "cut_key": M_CUT,
-    "counted": " and ".join(f'counts(handle)["{name}"]' for name in COUNTED),
+    "counted": " and ".join(f'counts["{name}"]' for name in COUNTED),
     "metadata": METADATA,
     "outcome": M_OUTCOME,
     "passing": M_PASSING,
