@@ -81,12 +81,12 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    for each, socket in ((fallbacks, paths.fallback_socket(index)), (server, paths.worker_socket(index))):
-        socket.unlink(missing_ok=True)
-        await each.start(socket)  # the worker's own last: by it we are ready
     tune_collector()
     keep_memory()
     use_large_pages()
+    for each, socket in ((fallbacks, paths.fallback_socket(index)), (server, paths.worker_socket(index))):
+        socket.unlink(missing_ok=True)
+        await each.start(socket)  # the worker's own last: by it we are ready
     beside = [
         asyncio.create_task(work)
         for work in (

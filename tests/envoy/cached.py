@@ -88,8 +88,9 @@ def metric(gateway: Gateway, name: str, **labels: str) -> float:
     )
 
 
-def answers(gateway: Gateway) -> bool:
+def looked_up(gateway: Gateway) -> bool:
+    """Whether a worker is there, and asks the store."""
     try:
-        return bool(Asked(gateway, ask(fresh())).text)
+        return Asked(gateway, ask(fresh())).cache == "miss"
     except openai.APIError:
         return False
