@@ -13,7 +13,7 @@ import time
 
 from extproc.cache.entry import Entry
 from extproc.cache.hit import Question
-from extproc.cache.ports import Entries, Flight
+from extproc.cache.ports import Entries, Flight, StoreUnavailable
 
 POLL_S = 0.05
 
@@ -64,11 +64,18 @@ class _Poll:
         return bool(done)
 
     async def _run(self, entries: Entries, question: Question, flight_ms: int) -> Entry | None:
-        key, found = question.key, Flight.FOLLOW
+        key, found, failed = question.key, Flight.FOLLOW, False
         while found is Flight.FOLLOW:
             await asyncio.sleep(POLL_S)
             flight = self.flight if self._waiters else ""  # nobody is left to take the lead
-            answer = await entries.look_up(key, question.now_ms, flight, flight_ms)
+            try:
+                answer = await entries.look_up(key, question.now_ms, flight, flight_ms)
+            except StoreUnavailable:
+                if failed:
+                    raise
+                failed = True  # one of hundreds may be slow: the store is gone when two in a row fail
+                continue
+            failed = False
             if isinstance(answer, Entry):
                 return answer
             found = answer if flight else Flight.LEAD
