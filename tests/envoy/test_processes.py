@@ -131,8 +131,10 @@ def successor_of(gateway: Gateway, socket: Path) -> Iterator[None]:
             process.kill()
 
 
-def refused(gateway: Gateway) -> int:
-    return gateway.counted("cluster.workers.upstream_cx_connect_fail")
+def retried(gateway: Gateway) -> int:
+    """How often a request has found no worker: those that wait for one connection fail with it together, but are each
+    tried again."""
+    return gateway.counted("cluster.workers.upstream_rq_retry")
 
 
 def test_where_all_workers_are_away_requests_wait_for_the_first_that_is_back(gateway: Gateway) -> None:
@@ -142,11 +144,11 @@ def test_where_all_workers_are_away_requests_wait_for_the_first_that_is_back(gat
     workers = [one(gateway, f"gateway worker {index}") for index in range(2)]
     with unattended(gateway), successor_of(gateway, socket), concurrent.futures.ThreadPoolExecutor(12) as pool:
         socket.rename(aside)
-        before = refused(gateway)
+        before = retried(gateway)
         for worker in workers:
             worker.kill()
         asked = [pool.submit(answers, gateway) for _ in range(12)]
-        wait_until(lambda: refused(gateway) >= before + 12, 10, "them to find nobody")
+        wait_until(lambda: retried(gateway) >= before + 12, 10, "them to find nobody")
         aside.rename(socket)
         assert all(future.result() for future in asked)
     for index, worker in enumerate(workers):
