@@ -201,6 +201,8 @@ class Reader:
                 self.texts.append(data)
             case {"type": "base64", "media_type": "application/pdf", "data": str()} | {"type": "url", "url": str()}:
                 pass
+            case {"type": "file", "file_id": str()}:  # uploaded before; which files exist is not simulated
+                pass
             case _:
                 raise invalid(f"{path}.document.source: Input should be a valid document source")
 
