@@ -29,19 +29,19 @@ from control.demo.faults import Faults
 from control.demo.openai import OpenAI
 from control.demo.text import PromptCache, compose
 from control.demo.wire import parse_head
-from extproc.answering import Options
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Account, Admitted, HoldState, Minute, Refused, Reservation, Rider, Standing
 from extproc.budget.reserve import Reserver
 from extproc.budget.windows import Windows
 from extproc.catalog import compile_catalog
-from extproc.exchange import Exchange
-from extproc.live import Live
-from extproc.memory import keep_memory
+from extproc.exchange.answering import Options
+from extproc.exchange.exchange import Exchange
+from extproc.exchange.live import Live
+from extproc.exchange.states import State
 from extproc.pipeline import Pipeline
+from extproc.process.memory import keep_memory
 from extproc.routing.standing import View
 from extproc.settings import parse
-from extproc.states import State
 from extproc.tokens import Estimator
 from protos.gen import extproc_pb2 as pb
 

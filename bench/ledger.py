@@ -23,9 +23,9 @@ from extproc.budget.ledger import Bill, Settlement
 from extproc.budget.plan import Estimate, caps_for, rate_limit_headers, reservation_for
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
-from extproc.pipe import open_state
-from extproc.redis_py import connect
 from extproc.settings import Budget, Limits, Team
+from extproc.state.pipe import open_state
+from extproc.state.redis_py import connect
 
 TEAM = Team(
     id="team-bench",

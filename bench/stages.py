@@ -26,17 +26,17 @@ _WARM_UP_S = 1.0
 # The first that fits a frame, as py-spy writes it: `function (file:line)`.
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("write to a socket", ("_Peer.wake (", "_Link._flush (")),
-    ("transport", ("(extproc/transport/", "(extproc/server.py")),
-    ("messages of Envoy", ("(extproc/frames.py", "(extproc/protowire.py", "(extproc/replies.py")),
+    ("transport", ("(extproc/transport/", "(extproc/exchange/server.py")),
+    ("messages of Envoy", tuple(f"(extproc/exchange/{name}.py" for name in ("frames", "protowire", "replies"))),
     ("authenticate", ("(extproc/auth.py",)),
     ("read", ("(extproc/chat.py",)),
     ("cache", ("(extproc/cache/",)),
     ("route", ("(extproc/routing/",)),
     ("count tokens", ("(extproc/tokens.py", "(extproc/bounds.py", "(extproc/media.py")),
-    ("reserve", ("(extproc/budget/", "(extproc/pipe.py")),
-    ("shape, translate", ("(extproc/adapters/", "(extproc/splice.py", "(extproc/sse.py", "(extproc/plan.py")),
-    ("answer", ("(extproc/answer.py", "(extproc/encoding.py")),
-    ("exchange, pipeline", ("(extproc/exchange.py", "(extproc/answering.py", "(extproc/pipeline.py")),
+    ("reserve", ("(extproc/budget/", "(extproc/state/pipe.py")),
+    ("shape, translate", ("(extproc/adapters/", "(extproc/body/", "(extproc/plan.py")),
+    ("answer", ("(extproc/answer.py",)),
+    ("exchange, pipeline", ("(extproc/exchange/", "(extproc/pipeline.py")),
 )
 REST = "event loop, other system calls"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from extproc.http1 import ask
+from extproc.process.http1 import ask
 
 _POLL_S = 0.05
 _SCOPES = {

@@ -44,18 +44,19 @@ from control.teams import TeamsApi
 from control.tokens import Tokens
 from control.ui import Ui
 from control.web import answer, errors, query
-from extproc import logs, runtime
+from extproc import runtime
 from extproc.budget.redis import RedisLedger
 from extproc.cache.redis import RedisStore
 from extproc.cache.setup import replica_of
 from extproc.errors import InvalidApiKey, NotFound
 from extproc.failures import Failures
 from extproc.paths import Paths
-from extproc.pipe import open_state
+from extproc.process import logs
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, Snapshot, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.state import State
+from extproc.state.pipe import open_state
 from extproc.telemetry.tracing import FAILURES
 
 log = logging.getLogger(__name__)

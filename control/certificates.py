@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from control.families import Family, Sample
-from extproc.http1 import ask
+from extproc.process.http1 import ask
 
 _ENDS = re.compile(r'"expiration_time": *"([^"]+)"')
 

@@ -11,13 +11,13 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from extproc import doorbell
 from extproc.budget.ledger import MAX_AMOUNT, Accounts, LedgerUnavailable, TopUp, Unit, WindowKind
 from extproc.budget.plan import NANO_PER_USD, caps_for
 from extproc.budget.windows import Window, Windows, windows_at
 from extproc.errors import Conflict, InvalidRequest, NotFound, StateUnavailable
-from extproc.logs import rfc3339
 from extproc.paths import Paths
+from extproc.process import doorbell
+from extproc.process.logs import rfc3339
 from extproc.settings import SettingsError, Team
 from extproc.settings.rules import unknown_models
 from extproc.snapshot import shared

@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 it cannot run here, or did not come up; 2 the configuratio
 # ruff: noqa: PLC0415 - each sub-command imports only what it needs: a worker does not carry the renderer
 # ruff: noqa: E402 - before the imports, for it is they that the collector would look through
 
-from extproc.collector import collect_seldom
+from extproc.process.collector import collect_seldom
 
 collect_seldom()
 

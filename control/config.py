@@ -12,8 +12,8 @@ from control import config_status
 from control.acceptance import Taken, taken
 from control.config_status import ConfigStatus
 from control.families import Family, Sample
-from extproc.logs import rfc3339
 from extproc.paths import Paths
+from extproc.process.logs import rfc3339
 
 
 async def state(paths: Paths) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 import time
 from pathlib import Path
 
-from extproc.http1 import ask
+from extproc.process.http1 import ask
 
 _log = logging.getLogger(__name__)
 

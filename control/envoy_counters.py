@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from control.families import Family, Sample
-from extproc.http1 import ask
+from extproc.process.http1 import ask
 from extproc.wire import WORKERS
 
 

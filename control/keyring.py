@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from extproc.errors import Conflict, NotFound
-from extproc.logs import rfc3339
+from extproc.process.logs import rfc3339
 from extproc.settings import Team
 from extproc.snapshot.overrides import MadeKey, TeamOverride, holds
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from control.families import Family, Sample
-from extproc.beat import beat
 from extproc.errors import GatewayError
+from extproc.process.beat import beat
 from extproc.settings import Telemetry
 
 log = logging.getLogger(__name__)

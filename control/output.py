@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from extproc.logs import JsonLines
+from extproc.process.logs import JsonLines
 
 _QUEUE_LINES = 10_000
 _MAX_LINE_BYTES = 64 * 1024

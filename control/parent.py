@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from extproc.beat import until
+from extproc.process.beat import until
 
 _POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1

@@ -28,8 +28,8 @@ from control.stop import Stop
 from control.up import adjust
 from control.watch import RuntimeFile, Watch
 from extproc import runtime
-from extproc.beat import beat
 from extproc.paths import Paths
+from extproc.process.beat import beat
 from extproc.settings import data_dir_of, load
 
 _log = logging.getLogger(__name__)

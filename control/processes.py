@@ -18,7 +18,7 @@ from control.supervise import Process
 from extproc.paths import Paths
 from extproc.settings import Settings
 
-# The fields of every other process's log (extproc/logs.py).
+# The fields of every other process's log (extproc/process/logs.py).
 _ENVOY_LOG = '{"at":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","process":"envoy","event":"%j","logger":"%n"}'
 ENVOY_OPTIONS = (
     *("--log-level", "warning"),

@@ -20,7 +20,7 @@ from control.auth import Caller
 from control.families import Family, Sample
 from control.web import answer, query
 from extproc.errors import NotFound, StateUnavailable
-from extproc.logs import rfc3339
+from extproc.process.logs import rfc3339
 from extproc.routing import shared
 from extproc.routing.breaker import CLOSED
 from extproc.routing.deadline import Asked, usual_s

@@ -15,8 +15,8 @@ import msgspec
 
 from control.hello import exchange, speaks_http2
 from control.supervise import Child
-from extproc.http1 import Address, ask
 from extproc.paths import Paths
+from extproc.process.http1 import Address, ask
 from extproc.settings import Listen, Settings
 
 _POLL_S = 0.05

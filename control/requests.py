@@ -17,7 +17,7 @@ from control.auth import Caller
 from control.web import moment, whole_number
 from extproc.audit.tables import ATTEMPT, AUDIT, attempt_row, audit_row
 from extproc.errors import InvalidRequest, NotFound
-from extproc.logs import rfc3339
+from extproc.process.logs import rfc3339
 from extproc.records import Status
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 from extproc.telemetry.spans import steps_of

@@ -15,8 +15,8 @@ from control.sql import total, whole_s
 from extproc.audit.tables import ATTEMPT, AUDIT, ROUTED, SUMS
 from extproc.catalog import Catalog
 from extproc.errors import InvalidRequest
-from extproc.logs import rfc3339
 from extproc.pricing import cost_nano_usd
+from extproc.process.logs import rfc3339
 from extproc.records import Usage
 
 _MOST_ATTEMPTS: Final = 50_000  # the newest; beyond them the past is left out

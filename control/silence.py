@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from extproc.beat import beat
+from extproc.process.beat import beat
 
 SILENT_S: Final = 30.0  # Envoy's PING ends the connections of such a worker after 20 s
 _ASKS: Final = 2  # so many in a row: the time that we were stopped ourselves must not count against others

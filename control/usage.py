@@ -20,7 +20,7 @@ from extproc.budget.ledger import Account, Minute, Standing
 from extproc.budget.plan import nano_usd, used_pct
 from extproc.budget.windows import Window as Period
 from extproc.budget.windows import windows_at
-from extproc.logs import rfc3339
+from extproc.process.logs import rfc3339
 from extproc.settings import Team
 
 _TOP_MODELS = 10

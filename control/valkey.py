@@ -12,8 +12,8 @@ from pathlib import Path
 from control import binaries
 from control.hello import exchange
 from control.supervise import Process
-from extproc.logs import line
 from extproc.paths import Paths
+from extproc.process.logs import line
 
 # `22697:M 24 Nov 2026 13:59:19.579 # Server initialized`: process, role, date, level, text. Of a signal's handler:
 # `22697:signal-handler (1795997560) Received SIGTERM scheduling shutdown...`.

@@ -16,9 +16,9 @@ from control import config_status
 from control.command import gateway
 from control.config_status import Attempt
 from extproc import runtime
-from extproc.beat import beat
-from extproc.logs import Trouble
 from extproc.paths import Paths
+from extproc.process.beat import beat
+from extproc.process.logs import Trouble
 from extproc.settings import Settings
 
 _log = logging.getLogger(__name__)

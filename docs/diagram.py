@@ -1,16 +1,16 @@
 """Draws the states of an exchange into ARCHITECTURE.md, from the table that the code runs by.
 
-In: `extproc.states.TRANSITIONS` and the file. Out: the file with the lines between its two markers replaced, or, with
-`--check`, exit code 1 if they differ. Run by `make diagram` and `make check`.
+In: TRANSITIONS of `extproc.exchange.states`, and the file. Out: the file with the lines between its two markers
+replaced, or, with `--check`, exit code 1 if they differ. Run by `make diagram` and `make check`.
 """
 
 import sys
 from pathlib import Path
 
-from extproc.states import TRANSITIONS, State
+from extproc.exchange.states import TRANSITIONS, State
 
 FILE = Path(__file__).resolve().parent.parent / "ARCHITECTURE.md"
-BEGIN = "<!-- drawn by `make diagram` from TRANSITIONS in extproc/states.py -->\n"
+BEGIN = "<!-- drawn by `make diagram` from TRANSITIONS in extproc/exchange/states.py -->\n"
 END = "<!-- end of the drawing -->\n"
 
 

@@ -1,4 +1,4 @@
--- An answer in the client's own format (OpenAI's), on its way through Envoy without Python (extproc/passing.py).
+-- An answer in the client's own format (OpenAI's), on its way through Envoy without Python (extproc/exchange/passing.py).
 --
 -- Of an answer that the worker will not see (dynamic metadata `gw`, key `passing`): the headers that are the client's
 -- business, those that tell it of its request, and the settler's Outcome; of a whole one also the gateway's fields in its

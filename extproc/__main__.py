@@ -12,29 +12,30 @@ from pathlib import Path
 
 import uvloop
 
-from extproc import logs, runtime
-from extproc.answering import Options
+from extproc import runtime
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import follow
 from extproc.budget.outage import GuardedHolds, OutagePolicy
 from extproc.budget.redis import RedisLedger
 from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
-from extproc.collector import tune_collector
-from extproc.doorbell import Bell
-from extproc.live import Live
-from extproc.memory import keep_memory, use_large_pages
+from extproc.exchange.answering import Options
+from extproc.exchange.live import Live
+from extproc.exchange.server import Chosen, services
 from extproc.paths import Paths
-from extproc.pipe import open_state
 from extproc.pipeline import Pipeline
+from extproc.process import logs
+from extproc.process.collector import tune_collector
+from extproc.process.doorbell import Bell
+from extproc.process.memory import keep_memory, use_large_pages
 from extproc.routing.classify import trained
 from extproc.routing.standing import View
 from extproc.routing.watch import Watch
-from extproc.server import Chosen, services
 from extproc.settings import Settings
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.state import State
+from extproc.state.pipe import open_state
 from extproc.tokens import Estimator
 from extproc.transport import server as make_server
 

@@ -11,7 +11,7 @@ import msgspec
 
 from extproc.adapters.base import Final
 from extproc.adapters.fold import fold
-from extproc.encoding import Plain
+from extproc.body.encoding import Plain
 from extproc.errors import GatewayError, NoProviderAvailable, ProviderError, ProviderTimeout
 from extproc.plan import Attempt, Plan
 from extproc.pricing import cost_nano_usd

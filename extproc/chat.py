@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from blake3 import blake3
 
+from extproc.body.members import parted, scanned
+from extproc.body.surrogates import repaired
 from extproc.errors import InvalidRequest, in_json_words
-from extproc.members import parted, scanned
 from extproc.records import ChatRequest, Feature, Large, Priority, Wish
-from extproc.surrogates import repaired
 
 _CHOICES = {"priority": get_args(Priority), "routing": get_args(Wish)}
 GATEWAY_KEYS = frozenset({"team_id", "priority", "bypass_cache", "routing", "fallback"})

@@ -24,7 +24,7 @@ from extproc.catalog import AUTO, Catalog, TeamView
 from extproc.chat import GatewayMetadata, features, gateway_metadata, prompt_hash, read_chat
 from extproc.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
 from extproc.failures import Failures
-from extproc.models import MODELS_PATH
+from extproc.model_list import MODELS_PATH
 from extproc.plan import Plan
 from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision, Target

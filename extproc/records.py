@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from extproc.members import Member
-from extproc.pieces import Body
+from extproc.body.members import Member
+from extproc.body.pieces import Body
 
 ProviderFormat = Literal["openai", "azure", "anthropic", "google", "bedrock"]
 NATIVE_FORMATS: frozenset[ProviderFormat] = frozenset({"openai", "azure"})  # of the client's own kind

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 IO = {"grpc", "redis", "hiredis", "aiohttp", "sqlite3", "uvloop", "valkey", "psycopg"}
-# Module (or package, with a trailing dot) -> the I/O library it is the shell of.
+# Module -> the I/O library it is the shell of.
 SHELLS = {
     "extproc.transport.grpcio": {"grpc"},
     "extproc.__main__": {"uvloop"},
@@ -17,9 +17,11 @@ SHELLS = {
     "extproc.settle.journal": {"sqlite3"},
     "extproc.settle.main": {"uvloop", "sqlite3"},
     "extproc.settle.webhook": {"aiohttp"},
-    "extproc.pipe": {"hiredis"},
-    "extproc.redis_py": {"redis"},
+    "extproc.state.pipe": {"hiredis"},
+    "extproc.state.redis_py": {"redis"},
 }
+# Package of extproc -> what else of extproc it may import: what the rest stands on knows nothing of the rest.
+GROUND = {"body": ("errors",), "state": (), "process": ("paths",)}
 
 
 def imports(path: Path) -> set[str]:
@@ -49,6 +51,13 @@ def test_the_data_plane_keeps_its_layers(path: Path) -> None:
     assert io <= SHELLS.get(name(path), set()), f"{name(path)} is not the shell of {io}"
 
 
+@pytest.mark.parametrize("package", GROUND)
+def test_the_ground_stands_on_nothing(package: str) -> None:
+    allowed = tuple(f"extproc.{other}" for other in (package, *GROUND[package]))
+    used = {other for path in modules(f"extproc/{package}") for other in imports(path)}
+    assert not [other for other in used if other.startswith("extproc.") and not other.startswith(allowed)]
+
+
 @pytest.mark.parametrize("path", modules("control"), ids=name)
 def test_the_hot_path_types_stay_out_of_the_control_plane(path: Path) -> None:
     assert "protos.gen.extproc_pb2" not in imports(path)
@@ -56,7 +65,7 @@ def test_the_hot_path_types_stay_out_of_the_control_plane(path: Path) -> None:
 
 def test_only_frames_knows_the_protobuf_of_ext_proc() -> None:
     users = {name(path) for path in modules("extproc") if "protos.gen.extproc_pb2" in imports(path)}
-    assert users == {"extproc.frames"}
+    assert users == {"extproc.exchange.frames"}
 
 
 def test_no_python_file_in_envoy() -> None:

@@ -18,7 +18,7 @@ from bench.cache.cascade import ALL_STEPS, Scored, at, curve, run
 from bench.cache.data import Part, Prompt
 from bench.cache.plot import draw
 from extproc.cache.calibrate import FLOOR, START, Tally, estimate, upper_bound
-from extproc.collector import tune_collector
+from extproc.process.collector import tune_collector
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 WHOLE = ALL_STEPS[-1]

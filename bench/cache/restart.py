@@ -31,9 +31,9 @@ from extproc.cache.semantic import Semantic
 from extproc.cache.setup import models
 from extproc.cache.ticket import Ticket
 from extproc.cache.vectors import Reader
-from extproc.pipe import open_state
 from extproc.records import Usage
 from extproc.settings import Semantic as Settings
+from extproc.state.pipe import open_state
 
 Seconds = tuple[float, float]  # by the clock, of CPU
 TTL_MS, MOST_BYTES = 3_600_000, 10**9

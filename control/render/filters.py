@@ -11,10 +11,10 @@ from control.render.access_log import access_log
 from control.render.bootstrap import asset
 from control.render.names import BUFFER_BYTES, any_of, grpc_service, seconds
 from control.render.routes import EXT_PROC
-from extproc import passing
 from extproc.adapters.usage import COUNTED, PATHS
 from extproc.errors import AnswerUnread, ProviderError
-from extproc.replies import ATTEMPTS, TO_CLIENT
+from extproc.exchange import passing
+from extproc.exchange.replies import ATTEMPTS, TO_CLIENT
 from extproc.wire import (
     ANSWER_METADATA,
     H_ATTEMPTS,

@@ -7,7 +7,6 @@ taken.
 from typing import Any
 
 from control.render.names import CONTROL, any_of
-from extproc.answering import too_large as answer_too_large
 from extproc.errors import (
     ControlUnavailable,
     GatewayError,
@@ -23,6 +22,7 @@ from extproc.errors import (
     RequestTooLarge,
     TokensUnavailable,
 )
+from extproc.exchange.answering import too_large as answer_too_large
 from extproc.wire import (
     H_CLUSTER,
     H_NO_PROVIDERS,

@@ -4,7 +4,7 @@ from typing import Any
 
 from control.render.doors import CORS, cors_policy
 from control.render.names import CONTROL, FALLBACK_ROUTES, INGRESS_ROUTES, any_of, seconds
-from extproc.answering import MAX_ANSWER_BYTES
+from extproc.exchange.answering import MAX_ANSWER_BYTES
 from extproc.settings import Settings
 from extproc.wire import (
     H_CLUSTER,

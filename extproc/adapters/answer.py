@@ -14,10 +14,10 @@ import msgspec
 from extproc.adapters.base import Chunk, Final
 from extproc.adapters.failures import Problem, classify
 from extproc.adapters.usage import to_openai
+from extproc.body.sse import Event, SseReader
+from extproc.body.surrogates import repaired
 from extproc.errors import GatewayError, ProviderError
 from extproc.records import Target, Usage
-from extproc.sse import Event, SseReader
-from extproc.surrogates import repaired
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.anthropic_request import request_body
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import Problem, classify, retry_after_s
+from extproc.body.sse import Event
 from extproc.chat import encoded
 from extproc.errors import GatewayError
 from extproc.records import ChatRequest, ProviderRequest, Usage
-from extproc.sse import Event
 
 API_VERSION = "2023-06-01"
 

@@ -8,7 +8,7 @@ One instance per attempt; whatever a stream needs to remember (response id, tool
     error(...)    -> GatewayError           instead of feed/finish, for a status >= 400
 
 Chunks are OpenAI `chat.completion.chunk` objects as dicts. A non-streaming answer is fed whole to the same `feed` and
-folded by `fold`, so that both ways share one path. Who calls it: `extproc.exchange` through `adapters.registry`.
+folded by `fold`, so that both ways share one path. Called by `extproc.exchange`, found in `adapters.registry`.
 """
 
 from collections.abc import Mapping

@@ -18,10 +18,10 @@ from extproc.adapters.anthropic_request import request_body
 from extproc.adapters.base import Chunk
 from extproc.adapters.eventstream import EventStreamReader
 from extproc.adapters.failures import Problem, classify, retry_after_s
+from extproc.body.sse import Event
 from extproc.chat import encoded
 from extproc.errors import GatewayError
 from extproc.records import ChatRequest, ProviderRequest
-from extproc.sse import Event
 
 API_VERSION = "bedrock-2023-05-31"
 

@@ -1,7 +1,7 @@
 """AWS's binary event stream: bytes in, whole events out.
 
 In: the bytes of an `application/vnd.amazon.eventstream`, split anywhere. Out: `Event`s, each as soon as its last byte
-is there and both its checksums are right. Used by `adapters.bedrock` in the place of `extproc.sse`.
+is there and both its checksums are right. Used by `adapters.bedrock` in the place of `extproc.body.sse`.
 Source: smithy.io/2.0/aws/amazon-eventstream.html.
 
     4 bytes  length of the whole message      4 bytes  length of its headers      4 bytes  CRC32 of these eight
@@ -11,7 +11,7 @@ Source: smithy.io/2.0/aws/amazon-eventstream.html.
 import struct
 import zlib
 
-from extproc.sse import MAX_EVENT_BYTES, Event
+from extproc.body.sse import MAX_EVENT_BYTES, Event
 
 _PRELUDE = struct.Struct(">III")
 _CHECKSUM = struct.Struct(">I")

@@ -15,10 +15,10 @@ from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import Problem, classify, duration_s, retry_after_s
 from extproc.adapters.google_request import request_body
+from extproc.body.sse import Event
 from extproc.chat import encoded
 from extproc.errors import GatewayError, NoUsableAnswer
 from extproc.records import ChatRequest, ProviderRequest, Usage
-from extproc.sse import Event
 
 # By upper-case name: proxies and older versions write them in lower case. What is not here is an ordinary end.
 _FINISH_REASONS = {

@@ -15,12 +15,12 @@ from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED, Problem, classify, retry_after_s
 from extproc.adapters.usage import from_openai
+from extproc.body.pieces import Body
+from extproc.body.splice import DROP, spliced
+from extproc.body.sse import Event
 from extproc.chat import client_metadata, encoded
 from extproc.errors import GatewayError
-from extproc.pieces import Body
 from extproc.records import ChatRequest, ProviderRequest
-from extproc.splice import DROP, spliced
-from extproc.sse import Event
 
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from extproc.logs import Trouble
+from extproc.process.logs import Trouble
 from extproc.settings import Settings
 from extproc.settings.audit import Audit
 from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row

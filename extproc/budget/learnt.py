@@ -7,8 +7,8 @@ Losing it costs accuracy of holds for a while, never money: so every failure is 
 import logging
 from contextlib import suppress
 
-from extproc.beat import beat
 from extproc.budget.estimate import OutputEstimates
+from extproc.process.beat import beat
 from extproc.state import AWAY, State
 
 log = logging.getLogger(__name__)

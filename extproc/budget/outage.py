@@ -18,7 +18,6 @@ from typing import Literal
 
 import msgspec
 
-from extproc.beat import beat
 from extproc.budget.ledger import (
     Account,
     Admitted,
@@ -36,7 +35,8 @@ from extproc.budget.ledger import (
 from extproc.budget.plan import MINUTE_MS, fit
 from extproc.budget.windows import Windows
 from extproc.errors import LimitsUnavailable
-from extproc.logs import Trouble
+from extproc.process.beat import beat
+from extproc.process.logs import Trouble
 
 log = logging.getLogger(__name__)
 

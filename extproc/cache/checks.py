@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from extproc.beat import beat
 from extproc.cache.agree import agree, text_of
 from extproc.cache.calibrate import Tally
 from extproc.cache.entry import Entry, Stored
 from extproc.cache.key import Key
 from extproc.cache.ports import StoreUnavailable, VectorStore
 from extproc.cache.semantic import Pending, Semantic
+from extproc.process.beat import beat
 
 if TYPE_CHECKING:
     from extproc.cache.cascade import Models

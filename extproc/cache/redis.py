@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from extproc.beat import beat
 from extproc.budget.ledger import Rider
 from extproc.budget.redis import RESERVE, Script
 from extproc.cache.calibrate import SCALE, Tally
@@ -24,6 +23,7 @@ from extproc.cache.entry import Entry, Stored, dump, load
 from extproc.cache.key import Key
 from extproc.cache.ports import Flight, StoreUnavailable, Stowed
 from extproc.cache.ticket import Ticket
+from extproc.process.beat import beat
 from extproc.state import AWAY, Argument, State, UnknownScript
 
 LOOK_UP_S = 0.1

@@ -20,8 +20,8 @@ from extproc.cache.sampler import Sampler
 from extproc.cache.semantic import Semantic
 from extproc.cache.step import CacheStep
 from extproc.paths import Paths
-from extproc.pipe import open_state
 from extproc.settings import Cache, Settings
+from extproc.state.pipe import open_state
 
 if TYPE_CHECKING:
     from extproc.cache.cascade import Cascade, Models

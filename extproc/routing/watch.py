@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from extproc.doorbell import Bell
-from extproc.logs import Trouble
+from extproc.process.doorbell import Bell
+from extproc.process.logs import Trouble
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from extproc import state_url
 from extproc.settings.models import Equivalents
 from extproc.settings.problems import unknown
 from extproc.settings.routing import Tier
 from extproc.settings.whole import Settings
+from extproc.state.address import SENTINEL_SCHEMES, of_sentinels
 
 
 def cross_check(settings: Settings) -> list[str]:
@@ -86,9 +86,9 @@ def unknown_models(path: str, auto: Mapping[Tier, Sequence[str]], names: Collect
 
 
 def _state_problems(url: str) -> list[str]:
-    if url.partition("://")[0] in state_url.SENTINEL_SCHEMES:
+    if url.partition("://")[0] in SENTINEL_SCHEMES:
         try:
-            state_url.parse(url)
+            of_sentinels(url)
         except ValueError as error:
             return [f"state.url: {error}"]
     return []

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from extproc.beat import beat
-from extproc.logs import rfc3339
+from extproc.process.beat import beat
+from extproc.process.logs import rfc3339
 from extproc.routing.breaker import Circuit
 from extproc.settle.dues import Alert
 from extproc.settle.journal import NOT_NOW

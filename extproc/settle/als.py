@@ -10,7 +10,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from extproc.pieces import Body
+from extproc.body.pieces import Body
 from extproc.settle.entries import whose
 from extproc.transport.session import Service, Services
 from protos.gen import accesslog_pb2 as pb

@@ -11,8 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from extproc.beat import beat
 from extproc.budget.ledger import LedgerUnavailable, Settlements, Unreconciled
+from extproc.process.beat import beat
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.outbox import Outbox
 from extproc.settle.recent import Recent

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from extproc.beat import beat
-from extproc.http1 import ask
-from extproc.logs import Trouble
+from extproc.process.beat import beat
+from extproc.process.http1 import ask
+from extproc.process.logs import Trouble
 from extproc.settle.journal import NOT_NOW
 from extproc.settle.logfile import entry, request_id, whose
 from extproc.settle.recent import Recent

@@ -17,10 +17,10 @@ from typing import Final
 
 import msgspec
 
-from extproc import doorbell
-from extproc.beat import beat
-from extproc.logs import Trouble
 from extproc.paths import Paths
+from extproc.process import doorbell
+from extproc.process.beat import beat
+from extproc.process.logs import Trouble
 from extproc.routing import shared
 from extproc.routing.breaker import CLOSED, Circuit
 from extproc.routing.deadline import Asked, usual_s

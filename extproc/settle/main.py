@@ -17,17 +17,17 @@ from uuid import uuid4
 
 import uvloop
 
-from extproc import logs, runtime
+from extproc import runtime
 from extproc.audit.shipper import Shipper, retention_of
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.learnt import publish
 from extproc.budget.ledger import LedgerUnavailable
 from extproc.budget.redis import RedisLedger
 from extproc.cache.setup import CacheParts
-from extproc.collector import tune_collector
-from extproc.memory import use_large_pages
 from extproc.paths import Paths
-from extproc.pipe import open_state
+from extproc.process import logs
+from extproc.process.collector import tune_collector
+from extproc.process.memory import use_large_pages
 from extproc.routing.health import LATELY_S
 from extproc.settings import Settings, Telemetry
 from extproc.settle.alerts import OPERATOR, Alerts, Receiver, tell_of_refusal
@@ -46,6 +46,7 @@ from extproc.settle.rows import AttemptRow
 from extproc.settle.writer import Writer
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.state.pipe import open_state
 from extproc.telemetry.tracing import Sender, Tracing
 from extproc.transport import server as make_server
 

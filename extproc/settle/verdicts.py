@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from extproc.beat import beat
+from extproc.process.beat import beat
 from extproc.settle.recent import Recent
 from extproc.settle.rows import AttemptRow, AuditRow, Verdict
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from extproc.logs import Trouble
+from extproc.process.logs import Trouble
 from extproc.settle.dues import Charge, Charged
 from extproc.settle.journal import NEVER_TAKEN, NOT_NOW, Batch, Connection, write
 from extproc.settle.retention import Retention, delete_before

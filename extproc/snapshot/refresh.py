@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from extproc import runtime
-from extproc.beat import beat
-from extproc.doorbell import Bell
-from extproc.logs import Trouble
 from extproc.paths import Paths
+from extproc.process.beat import beat
+from extproc.process.doorbell import Bell
+from extproc.process.logs import Trouble
 from extproc.settings import Settings
 from extproc.snapshot import shared
 from extproc.snapshot.current import Current, compile_snapshot

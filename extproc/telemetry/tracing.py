@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from extproc.logs import Trouble
+from extproc.process.logs import Trouble
 from extproc.settings import Settings, Telemetry
 from extproc.settle.journal import NOT_NOW, Connection, attempt_row, audit_row
 from extproc.settle.marks import advance, mark

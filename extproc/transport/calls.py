@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from extproc.pieces import LONG_BYTES, Body, Pieces, parts_of
+from extproc.body.pieces import LONG_BYTES, Body, Pieces, parts_of
 from extproc.transport.connection import Connection
 from extproc.transport.credit import Budget, Loan
 from extproc.transport.events import Data, Event, Request, Reset

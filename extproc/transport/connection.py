@@ -11,7 +11,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 
-from extproc.pieces import Body
+from extproc.body.pieces import Body
 from extproc.transport import frame
 from extproc.transport.calm import Calm
 from extproc.transport.events import Data, Event, Request, Reset, Writable

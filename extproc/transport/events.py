@@ -2,7 +2,7 @@
 
 import msgspec
 
-from extproc.pieces import Body
+from extproc.body.pieces import Body
 from extproc.transport.fields import Fields
 from extproc.transport.stream import Stream
 

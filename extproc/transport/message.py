@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum
 from urllib.parse import quote
 
-from extproc.pieces import LONG_BYTES, Body, Pieces
+from extproc.body.pieces import LONG_BYTES, Body, Pieces
 from extproc.transport.fields import literals
 
 PREFIX = struct.Struct(">BI")  # compressed, length

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from extproc.pieces import LONG_BYTES, Body, Pieces
+from extproc.body.pieces import LONG_BYTES, Body, Pieces
 from extproc.transport import frame
 from extproc.transport.frame import Code, ConnectionFault
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from extproc.pieces import Body
+from extproc.body.pieces import Body
 
 Reply = Body | tuple[Body, ...] | None  # a message, several, or nothing to say
 

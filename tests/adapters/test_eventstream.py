@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from control.demo.bedrock import message
 from extproc.adapters.eventstream import EventStreamReader
-from extproc.sse import MAX_EVENT_BYTES, Event
+from extproc.body.sse import MAX_EVENT_BYTES, Event
 
 from .cases import at
 

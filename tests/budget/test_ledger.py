@@ -14,7 +14,7 @@ from extproc.budget.ledger import (
     TopUp,
 )
 from extproc.budget.redis import CLOSED_KEPT_MS, RedisLedger
-from extproc.redis_py import connect
+from extproc.state.redis_py import connect
 from tests.budget.standing import WINDOWS, standing
 
 from .builders import HOUR_MS, NOON_MS, reservation, settlement

@@ -10,9 +10,9 @@ import redis
 from extproc.budget.ledger import Admitted, TopUp
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
-from extproc.redis_py import connect
 from extproc.snapshot import shared
 from extproc.snapshot.overrides import TeamOverride
+from extproc.state.redis_py import connect
 
 from .builders import HOUR_MS, NOON_MS, reservation, settlement
 from .conftest import Valkey, wait_for_ping

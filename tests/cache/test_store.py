@@ -16,8 +16,8 @@ from extproc.cache.key import SHARED, Key, key_of, partition_of
 from extproc.cache.ports import Flight, StoreUnavailable, Stowed
 from extproc.cache.redis import RedisStore
 from extproc.cache.ticket import Ticket
-from extproc.pipe import open_state
-from extproc.redis_py import connect
+from extproc.state.pipe import open_state
+from extproc.state.redis_py import connect
 from tests.budget.conftest import Valkey, own_valkey
 from tests.cache.builders import NOW_MS, chat, entry, key, team_name
 

@@ -9,7 +9,7 @@ from extproc.cache.entry import Entry
 from extproc.cache.key import Key
 from extproc.cache.ports import Flight
 from extproc.cache.redis import RedisStore
-from extproc.pipe import open_state
+from extproc.state.pipe import open_state
 from tests.budget.test_ledger_cluster import cluster
 from tests.cache.builders import NOW_MS, entry, key
 from tests.cache.test_store import find, keep

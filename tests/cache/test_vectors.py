@@ -18,8 +18,8 @@ from extproc.cache.semantic import Semantic
 from extproc.cache.ticket import Ticket
 from extproc.cache.vectors import Reader, Vectors, dump, load
 from extproc.embedding.static import StaticEmbedder
-from extproc.pipe import open_state
 from extproc.settings import Semantic as Settings
+from extproc.state.pipe import open_state
 from tests.budget.conftest import Valkey
 from tests.cache.builders import entry, key, team_name
 from tests.cache.tables import pairs

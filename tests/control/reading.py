@@ -15,12 +15,12 @@ from control import config_status
 from control.app import Api, application
 from control.config_status import Attempt, ConfigStatus
 from control.store import Store
-from extproc import redis_py
 from extproc.paths import Paths
 from extproc.settings import parse
 from extproc.settle.journal import Batch, connect, write
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.state import redis_py
 from tests.control.conformity import conforms
 
 NOW_S = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()

@@ -16,12 +16,12 @@ from control.store import Store
 from extproc import runtime
 from extproc.budget.redis import RedisLedger
 from extproc.paths import Paths
-from extproc.pipe import open_state
-from extproc.redis_py import connect
 from extproc.settings import parse
 from extproc.settle.journal import connect as connect_journal
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.state.pipe import open_state
+from extproc.state.redis_py import connect
 from tests.budget.conftest import Valkey
 from tests.control.conformity import conforms
 

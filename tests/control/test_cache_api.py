@@ -19,11 +19,11 @@ from extproc.cache.ports import Flight
 from extproc.cache.redis import RedisStore
 from extproc.cache.ticket import Ticket
 from extproc.paths import Paths
-from extproc.pipe import open_state
 from extproc.settings import parse
 from extproc.settle.journal import connect as connect_journal
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.refresh import Refresher
+from extproc.state.pipe import open_state
 from tests.budget.conftest import Valkey, own_valkey, valkey
 from tests.cache.builders import NOW_MS, chat, entry, key, team_name
 from tests.control.conformity import conforms

@@ -12,8 +12,8 @@ import pytest
 
 from control.store import Store
 from extproc import runtime
-from extproc.http1 import ask
 from extproc.paths import Paths
+from extproc.process.http1 import ask
 from extproc.settings import parse
 from extproc.settle.journal import connect
 from tests.control.reading import KEYS, SETTINGS, Control, control

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from extproc.doorbell import Bell
+from extproc.process.doorbell import Bell
 from extproc.snapshot import shared
 from tests.budget.conftest import Valkey, valkey
 from tests.control.teams import TOPUP, Control, control

@@ -10,7 +10,7 @@ import openai
 
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
-from extproc.redis_py import connect
+from extproc.state.redis_py import connect
 from tests.envoy.harness import Gateway, Simulator, ask, wait_until
 
 LEASE_S = 4.0

@@ -12,7 +12,7 @@ import openai
 import pytest
 from pyarrow import parquet
 
-from extproc.logs import rfc3339
+from extproc.process.logs import rfc3339
 from tests.audit.postgres import PASSWORD, Postgres, postgres
 from tests.envoy.harness import (
     ADMIN_KEY,

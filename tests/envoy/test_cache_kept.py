@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from extproc.redis_py import connect
+from extproc.state.redis_py import connect
 from tests.envoy.cached import WAIT_S, Asked, config, fresh, looked_up, metric, until_hit
 from tests.envoy.harness import (
     ADMIN_KEY,

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
-from extproc.redis_py import connect
+from extproc.state.redis_py import connect
 from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, bearer
 from tests.telemetry.collector import Collector, plain
 

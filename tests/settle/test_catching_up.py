@@ -13,12 +13,12 @@ import pytest
 
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
-from extproc.redis_py import connect
 from extproc.settle.follow import Follower
 from extproc.settle.journal import Batch, write
 from extproc.settle.journal import connect as connect_journal
 from extproc.settle.recent import Recent
 from extproc.settle.settle import settle_request
+from extproc.state.redis_py import connect
 from protos.gen import accesslog_pb2 as pb
 from tests.budget.builders import reservation
 from tests.budget.conftest import Valkey

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from extproc.paths import Paths
-from extproc.redis_py import connect
 from extproc.routing import shared
 from extproc.routing.breaker import Circuit
 from extproc.routing.health import Health, Standings
@@ -21,6 +20,7 @@ from extproc.settings import Settings, parse
 from extproc.settle import health
 from extproc.settle.health import HealthFile, Keeper
 from extproc.settle.rows import AttemptRow
+from extproc.state.redis_py import connect
 from tests.budget.conftest import Valkey, valkey
 from tests.settle.builders import attempt
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from extproc.logs import JsonLines
+from extproc.process.logs import JsonLines
 from extproc.settle.als import Entries
 from extproc.settle.follow import WAIT_S, Follower
 from extproc.settle.journal import connect

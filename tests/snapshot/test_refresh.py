@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from extproc import runtime
-from extproc.doorbell import Bell, ring
 from extproc.paths import Paths
-from extproc.redis_py import Client, connect
+from extproc.process.doorbell import Bell, ring
 from extproc.settings import parse
 from extproc.snapshot import refresh, shared
 from extproc.snapshot.current import Current, compile_snapshot
 from extproc.snapshot.overrides import MadeKey, TeamOverride
 from extproc.snapshot.refresh import Refresher
+from extproc.state.redis_py import Client, connect
 from tests.budget.conftest import Valkey
 
 CONFIG = """

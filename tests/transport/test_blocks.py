@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.pieces import LONG_BYTES, Pieces, joined
+from extproc.body.pieces import LONG_BYTES, Pieces, joined
 from extproc.transport import frame
 from extproc.transport.fields import BlockDecoder, literals
 from extproc.transport.frame import Code

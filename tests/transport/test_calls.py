@@ -6,7 +6,7 @@ import weakref
 import h2.events
 import pytest
 
-from extproc.pieces import Pieces
+from extproc.body.pieces import Pieces
 from extproc.transport import frame
 from extproc.transport.message import framed
 from extproc.transport.sending import TURN_BYTES
