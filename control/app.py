@@ -49,7 +49,6 @@ from extproc.budget.redis import RedisLedger
 from extproc.cache.redis import RedisStore
 from extproc.cache.setup import replica_of
 from extproc.errors import InvalidApiKey, NotFound
-from extproc.failures import Failures
 from extproc.paths import Paths
 from extproc.process import logs
 from extproc.settings import Settings
@@ -58,6 +57,7 @@ from extproc.snapshot.refresh import Refresher
 from extproc.state import State
 from extproc.state.pipe import open_state
 from extproc.telemetry.tracing import FAILURES
+from extproc.wrong_keys import WrongKeys
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Api:
         self._teams = TeamsApi(current, changes, ledger, self._caller, wall_s)
         self._team_keys = KeysApi(current, changes, self._caller, wall_s)
         self._charts = ChartsApi(current, audit, self._caller, wall_s)
-        self._failures = Failures()
+        self._wrong_keys = WrongKeys()
         self._swapped(current.snapshot)
         current.on_swap.append(self._swapped)
         self._wall_s = wall_s
@@ -219,7 +219,7 @@ class Api:
             return self._keys.caller(headers.get("Authorization", ""))
         except InvalidApiKey as error:
             hops, forwarded_for = self._tokens.trusted_hops, headers.get("X-Forwarded-For", "")
-            raise self._failures.refusal(error, forwarded_for, self._wall_s(), hops) from None
+            raise self._wrong_keys.refusal(error, forwarded_for, self._wall_s(), hops) from None
 
     def _refusals(self) -> Family:
         return Family(
@@ -227,8 +227,8 @@ class Api:
             kind="counter",
             text="Requests to the control API without a valid key; limited: those answered 429.",
             samples=[
-                Sample({"limited": "true"}, self._failures.limited),
-                Sample({"limited": "false"}, self._failures.total - self._failures.limited),
+                Sample({"limited": "true"}, self._wrong_keys.limited),
+                Sample({"limited": "false"}, self._wrong_keys.total - self._wrong_keys.limited),
             ],
         )
 

@@ -19,6 +19,7 @@ from extproc.budget.outage import GuardedHolds, OutagePolicy
 from extproc.budget.redis import RedisLedger
 from extproc.budget.reserve import Reserver
 from extproc.cache.setup import CacheParts
+from extproc.clock import SystemClock
 from extproc.exchange.answering import Options
 from extproc.exchange.live import Live
 from extproc.exchange.server import Chosen, services
@@ -42,13 +43,6 @@ from extproc.transport import server as make_server
 log = logging.getLogger(__name__)
 
 LEASE_MARGIN_S = 30.0
-
-
-class SystemClock:
-    """The machine's own time."""
-
-    wall_s = staticmethod(time.time)
-    mono_ns = staticmethod(time.monotonic_ns)
 
 
 def run(data_dir: Path, index: int) -> None:

@@ -22,11 +22,10 @@ from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
 from extproc.catalog import AUTO, Catalog, TeamView
 from extproc.chat import GatewayMetadata, features, gateway_metadata, prompt_hash, read_chat
+from extproc.clock import Clock
 from extproc.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
-from extproc.failures import Failures
 from extproc.model_list import MODELS_PATH
 from extproc.plan import Plan
-from extproc.ports import Clock
 from extproc.records import ChatRequest, Decision, Target
 from extproc.routing.choose import Choice, Needs, StandingOf, check_allowed, choose
 from extproc.routing.classify import Complexity, classify
@@ -35,6 +34,7 @@ from extproc.routing.standing import View
 from extproc.telemetry.steps import Steps
 from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
+from extproc.wrong_keys import WrongKeys
 
 CHAT_PATH = "/v1/chat/completions"
 _LONGEST_NAME = 256  # of a model that there is not, in the audit row
@@ -101,7 +101,7 @@ class Pipeline:
         self._reserver = reserver
         self._view = view
         self._cache = cache
-        self._failures = Failures()
+        self._wrong_keys = WrongKeys()
 
     def use(self, catalog: Catalog) -> None:
         """Go by `catalog` from the next request on."""
@@ -114,7 +114,7 @@ class Pipeline:
             team = authenticate(self.catalog, headers)
         except InvalidApiKey as error:
             now_s, hops = self.clock.wall_s(), self.catalog.trusted_hops
-            raise self._failures.refusal(error, headers.get("x-forwarded-for", ""), now_s, hops) from None
+            raise self._wrong_keys.refusal(error, headers.get("x-forwarded-for", ""), now_s, hops) from None
         return Admission(
             request_id=headers.get(H_REQUEST_ID, ""),
             team=team,

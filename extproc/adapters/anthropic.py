@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.anthropic_request import request_body
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import Problem, classify, retry_after_s
+from extproc.adapters.reader import AnswerReader, decode
 from extproc.body.sse import Event
 from extproc.chat import encoded
 from extproc.errors import GatewayError

@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from extproc.adapters.answer import decode
 from extproc.adapters.anthropic import AnthropicAdapter
 from extproc.adapters.anthropic_request import request_body
 from extproc.adapters.base import Chunk
 from extproc.adapters.eventstream import EventStreamReader
 from extproc.adapters.failures import Problem, classify, retry_after_s
+from extproc.adapters.reader import decode
 from extproc.body.sse import Event
 from extproc.chat import encoded
 from extproc.errors import GatewayError

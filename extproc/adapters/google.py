@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from extproc.adapters import toolids
-from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import Problem, classify, duration_s, retry_after_s
 from extproc.adapters.google_request import request_body
+from extproc.adapters.reader import AnswerReader, decode
 from extproc.body.sse import Event
 from extproc.chat import encoded
 from extproc.errors import GatewayError, NoUsableAnswer

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from extproc.adapters import toolids
-from extproc.adapters.answer import AnswerReader, decode
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED, Problem, classify, retry_after_s
+from extproc.adapters.reader import AnswerReader, decode
 from extproc.adapters.usage import from_openai
 from extproc.body.pieces import Body
 from extproc.body.splice import DROP, spliced

@@ -2,7 +2,7 @@
 
 In: the bytes of an event stream, split anywhere. Out: `Event`s, each as soon as its blank line is there. Bytes stay
 bytes until an event is whole, so a character split over two chunks is never decoded by halves. Used by
-`extproc.adapters.answer`. Source: WHATWG HTML, "Server-sent events", section 9.2.6.
+`extproc.adapters.reader`. Source: WHATWG HTML, "Server-sent events", section 9.2.6.
 """
 
 import msgspec

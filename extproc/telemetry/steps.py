@@ -4,7 +4,7 @@ In: the clock. Out: microseconds by step, in the order the steps were done. Two 
 costs; the spans are made of it later, elsewhere.
 """
 
-from extproc.ports import Clock
+from extproc.clock import Clock
 
 
 class Steps:

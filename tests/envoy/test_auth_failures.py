@@ -4,7 +4,7 @@ import httpx
 import openai
 import pytest
 
-from extproc.failures import MOST
+from extproc.wrong_keys import MOST
 from tests.envoy.harness import ADMIN_KEY, Config, Gateway, ask, bearer, wait_until
 
 

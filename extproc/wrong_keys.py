@@ -22,7 +22,7 @@ _V6_NETWORK_BITS = 64  # what one subscriber is given
 _TOO_MANY = "Too many requests with a wrong API key came from this address. A valid key is served as ever."
 
 
-class Failures:
+class WrongKeys:
     """Counts refusals. `total`: all of them; `limited`: those answered 429."""
 
     def __init__(self, most: int = MOST, window_s: float = WINDOW_S, addresses: int = _ADDRESSES) -> None:
