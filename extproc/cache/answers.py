@@ -2,7 +2,8 @@
 
 In: a `Question`. Out: a `Hit`, or a `Miss` with the ticket to keep what comes. Exactly the same request first, in one
 round trip; then, where the terms allow it, a similar one; then the wait for the same request in flight (`flights`).
-A store that fails or is slow is left alone for a second; requests go on without a cache meanwhile.
+A store that fails twice in a row is left alone for a second; requests go on without a cache meanwhile. One that fails
+once may have been slow: of hundreds of look-ups on a busy machine one is.
 """
 
 import logging
@@ -34,6 +35,7 @@ class Answers:
         self._counts = counts
         self._similar = similar
         self._flights = Flights(entries)
+        self._doubted = False  # the last look-up that ended had failed
         self._away_until_ms = 0
 
     async def look_up(self, question: Question, rider: Rider | None = None) -> Hit | Miss:
@@ -65,15 +67,22 @@ class Answers:
             return Miss("bypass", terms.bypass, _ticket(question, "") if terms.write else None)
         if question.now_ms < self._away_until_ms:
             return Miss("bypass", "unavailable")
+        doubted = self._doubted
         try:
-            return await self._read(question, rider)
+            found = await self._read(question, rider)
         except StoreUnavailable as error:
-            if question.now_ms >= self._away_until_ms:  # the first of those that were under way to find out
-                told = {"reason": str(error), "for_ms": AWAY_MS}
-                log.warning("cache unavailable; requests go on without", extra=told)
-            self._away_until_ms = question.now_ms + AWAY_MS
             self._counts.add(question.team_id, "errors", detail="look_up")
+            if doubted:  # what was under way with the first that failed says no more than that one
+                self._leave_alone(question.now_ms, error)
+            self._doubted = True
             return Miss("bypass", "unavailable")
+        self._doubted = False
+        return found
+
+    def _leave_alone(self, now_ms: int, error: StoreUnavailable) -> None:
+        if now_ms >= self._away_until_ms:  # the first of those that were under way to find out
+            log.warning("cache unavailable; requests go on without", extra={"reason": str(error), "for_ms": AWAY_MS})
+        self._away_until_ms = now_ms + AWAY_MS
 
     async def _read(self, question: Question, rider: Rider | None) -> Hit | Miss:
         wait_s = self.settings().coalesce_wait if question.terms.write else 0.0

@@ -4,8 +4,8 @@ In: entries and keys. Out: the same, or StoreUnavailable. Implements `ports.Entr
 slot; what is about all partitions (their list, the news of entries, the counts) lies apart and is written after the
 entry is. Each script is sent by its hash, and in full only when the server does not have it.
 
-Every call has a deadline, so that a slow server delays a request once and by that much at most: after a failure the
-store is left alone for a second (`answers`).
+Deadlines are the clients' (`LOOK_UP_S`, `WRITE_S`), which tell a pause of this process from one of the server's: a
+slow server delays a request by that much at most, and one that stays so is left alone for a second (`answers`).
 """
 
 import asyncio
@@ -69,13 +69,10 @@ class RedisStore:
     Both are shared, not owned: close them where they were made.
     """
 
-    def __init__(
-        self, client: State, quick: State | None = None, *, prefix: str = "gw", look_up_s: float = LOOK_UP_S
-    ) -> None:
+    def __init__(self, client: State, quick: State | None = None, *, prefix: str = "gw") -> None:
         self._client = client
         self._quick = quick or client
         self._prefix = f"{prefix}:cache"
-        self._look_up_s = look_up_s
 
     # --- the walk and the recorder -----------------------------------------------------------------------------------
 
@@ -89,12 +86,7 @@ class RedisStore:
         else:
             words = (len(asked), *asked, rider.argument)
             found, rider.reply = await self._run(
-                _LOOK_UP_AND_HOLD,
-                key.partition,
-                *words,
-                also=(rider.key,),
-                client=self._quick,
-                limit_s=self._look_up_s,
+                _LOOK_UP_AND_HOLD, key.partition, *words, also=(rider.key,), client=self._quick
             )
         if isinstance(found, bytes):
             return load(found, key, key.digest) or Flight.LEAD
@@ -234,7 +226,7 @@ class RedisStore:
         return f"{self._prefix}:checks:{SCALE}:{partition}"
 
     async def _look(self, partition: str, *arguments: Argument) -> Any:
-        return await self._run(_LOOK_UP, partition, *arguments, client=self._quick, limit_s=self._look_up_s)
+        return await self._run(_LOOK_UP, partition, *arguments, client=self._quick)
 
     async def _run(
         self,
@@ -243,30 +235,22 @@ class RedisStore:
         *arguments: Argument,
         also: tuple[str, ...] = (),
         client: State | None = None,
-        limit_s: float = WRITE_S,
     ) -> Any:
         """`also`: keys besides the partition's."""
-        return await self._evaluate(script, (self._base(partition), *also), arguments, client=client, limit_s=limit_s)
+        return await self._evaluate(script, (self._base(partition), *also), arguments, client=client)
 
     async def _evaluate(
-        self,
-        script: Script,
-        keys: tuple[str, ...],
-        arguments: tuple[Argument, ...],
-        *,
-        client: State | None = None,
-        limit_s: float = WRITE_S,
+        self, script: Script, keys: tuple[str, ...], arguments: tuple[Argument, ...], *, client: State | None = None
     ) -> Any:
         words = (len(keys), *keys, *arguments)
         try:
-            return await self._command("EVALSHA", script.sha, *words, client=client, limit_s=limit_s)
+            return await self._command("EVALSHA", script.sha, *words, client=client)
         except UnknownScript:
-            return await self._command("EVAL", script.text, *words, client=client, limit_s=limit_s)
+            return await self._command("EVAL", script.text, *words, client=client)
 
-    async def _command(self, *words: Argument, client: State | None = None, limit_s: float = WRITE_S) -> Any:
+    async def _command(self, *words: Argument, client: State | None = None) -> Any:
         try:
-            async with asyncio.timeout(limit_s):
-                return await (client or self._client).execute_command(*words)
+            return await (client or self._client).execute_command(*words)
         except UnknownScript:
             raise
         except AWAY as error:

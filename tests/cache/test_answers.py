@@ -51,7 +51,7 @@ class Worker:
     """One worker's cache."""
 
     def __init__(self, client: Any, settings: Cache = SETTINGS) -> None:
-        self.store = RedisStore(client, look_up_s=5)
+        self.store = RedisStore(client)
         self.counts, self.similarly = Counts(), Similarly()
         self.settings = settings
         self.answers = Answers(lambda: self.settings, self.store, self.counts, self.similarly)
@@ -247,16 +247,29 @@ class TestSingleFlight:
 
 class TestWithoutAStore:
     async def test_requests_go_on_and_the_store_is_left_alone_for_a_second(self, own_valkey: Valkey) -> None:
-        client: Any = open_state(own_valkey.url, timeout_s=0.2)
+        client: Any = open_state(own_valkey.url, timeout_s=5)
         worker, known = Worker(client), key("hi")
         own_valkey.kill()
-        found = [await worker.ask(question(known, now_ms=NOW_MS + at)) for at in (0, 1, AWAY_MS - 1)]
+        found = [await worker.ask(question(known, now_ms=NOW_MS + at)) for at in (0, 1, 2, AWAY_MS)]
         assert [(each.status, each.reason, each.ticket) for each in found if isinstance(each, Miss)] == [
             ("bypass", "unavailable", None)
-        ] * 3
-        assert worker.counted() == {"errors|look_up": 1, "bypasses|unavailable": 3}
+        ] * 4
+        assert worker.counted() == {"errors|look_up": 2, "bypasses|unavailable": 4}
         own_valkey.start()
-        assert (await worker.ask(question(known, now_ms=NOW_MS + AWAY_MS))).status == "miss"
+        assert (await worker.ask(question(known, now_ms=NOW_MS + 1 + AWAY_MS))).status == "miss"
+        await client.aclose()
+
+    async def test_what_failed_once_is_asked_again_at_once(self, own_valkey: Valkey) -> None:
+        """Ten that were under way together are one failure. After an answer it takes two again."""
+        client: Any = open_state(own_valkey.url, timeout_s=5)
+        worker, known = Worker(client), key("hi")
+        for _ in range(2):
+            own_valkey.kill()
+            found = await asyncio.gather(*(worker.ask(question(known)) for _ in range(10)))
+            assert {each.status for each in found} == {"bypass"}
+            own_valkey.start()
+            assert (await worker.ask(question(key("ho")))).status == "miss"
+        assert worker.counted() == {"errors|look_up": 20, "bypasses|unavailable": 20, "misses|": 2}
         await client.aclose()
 
     async def test_an_answer_that_cannot_be_kept(self, own_valkey: Valkey) -> None:

@@ -60,7 +60,7 @@ class Both:
     """A store and a ledger on one server."""
 
     def __init__(self, client: State, team: str) -> None:
-        self.ledger, self.store, self.team = RedisLedger(client), RedisStore(client, look_up_s=5), team
+        self.ledger, self.store, self.team = RedisLedger(client), RedisStore(client), team
 
     async def look_up(self, hold: str, flight: str = "r1", **limits: Any) -> tuple[Entry | Flight, Rider]:
         rider = self.ledger.rider(reservation(self.team, hold, **limits))
@@ -192,7 +192,7 @@ class Walk:
     def __init__(self, client: State, settings: Settings) -> None:
         self.client = Counting(client)
         self.view = View(settings.breaker)
-        self.store = RedisStore(self.client, look_up_s=5)
+        self.store = RedisStore(self.client)
         counts, cache = Counts(), Cache(exact=True, coalesce_wait=0.2)
         self.recorder = Recorder(lambda: cache, self.store, counts)
         answers = Answers(lambda: cache, self.store, counts)

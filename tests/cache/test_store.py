@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ MOST = 10**9
 @pytest.fixture(params=["pipe", "redis-py"])
 async def store(request: pytest.FixtureRequest, valkey: Valkey) -> AsyncIterator[RedisStore]:
     client: Any = (open_state if request.param == "pipe" else connect)(valkey.url, timeout_s=5)
-    yield RedisStore(client, look_up_s=5)
+    yield RedisStore(client)
     await client.aclose()
 
 
@@ -184,16 +185,41 @@ async def test_a_store_that_is_away(own_valkey: Valkey) -> None:
 
 
 async def test_a_store_that_is_slow(own_valkey: Valkey) -> None:
-    client = open_state(own_valkey.url, timeout_s=5)
-    store, known = RedisStore(client, look_up_s=0.05), key("hi")
-    await find(store, known)
+    """Who waits for a look-up waits no longer than the client that is for them."""
+    client, quick = open_state(own_valkey.url, timeout_s=10), open_state(own_valkey.url, timeout_s=0.05)
+    known = key("hi")
+    await find(RedisStore(client), known)
     own_valkey.signal(signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        await find(store, known)
-    assert time.monotonic() - began < 4
+        await find(RedisStore(client, quick), known)
+    assert time.monotonic() - began < 9
     own_valkey.signal(signal.SIGCONT)
-    await client.aclose()
+    for each in (client, quick):
+        await each.aclose()
+
+
+async def test_a_pause_of_ours_is_not_the_stores(valkey: Valkey, team: str) -> None:
+    """As when a worker reads a body of many MiB, or has to wait for a processor: the answer has come meanwhile."""
+    client, quick = (open_state(valkey.url, timeout_s=limit_s) for limit_s in (10, 0.2))
+    store, known = RedisStore(client, quick), key("hi", team=team)
+    await until_found(store, known)
+    looking = asyncio.create_task(find(store, known))
+    for _ in range(3):  # it is asked, and sent
+        await asyncio.sleep(0)
+    time.sleep(0.5)  # noqa: ASYNC251 - the event loop is to stand still
+    assert await looking is Flight.FOLLOW
+    for each in (client, quick):
+        await each.aclose()
+
+
+async def until_found(store: RedisStore, known: Key) -> None:
+    """However long a busy machine takes to connect."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(StoreUnavailable):
+                await find(store, known)
+                return
 
 
 async def test_what_was_counted_is_added_once_whoever_knows_of_it(own_valkey: Valkey) -> None:
@@ -218,7 +244,7 @@ async def test_what_was_counted_is_added_once_whoever_knows_of_it(own_valkey: Va
 
 async def test_a_flushed_server_is_given_its_scripts_again(own_valkey: Valkey) -> None:
     client = open_state(own_valkey.url, timeout_s=5)
-    store, known = RedisStore(client, look_up_s=5), key("hi")
+    store, known = RedisStore(client), key("hi")
     await keep(store, known)
     await client.execute_command("SCRIPT", "FLUSH")
     assert isinstance(await find(store, known), Entry)
@@ -251,7 +277,7 @@ def test_an_answer_reaches_nobody_it_was_not_for(valkey: Valkey, asked: list[Any
 
     async def run() -> None:
         client = open_state(valkey.url, timeout_s=5)
-        store = RedisStore(client, look_up_s=5)
+        store = RedisStore(client)
         kept: dict[str, tuple[Any, ...]] = {}
         for each in asked:
             known, mark = known_as(each), ("*" if each[1] else each[0], *map(str, each[2:]))

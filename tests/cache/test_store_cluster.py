@@ -21,7 +21,7 @@ TEAMS = [f"team-{number}" for number in range(12)]
 
 async def test_every_call_works_and_a_partition_stays_in_its_slot(cluster: list[int]) -> None:
     client: Any = open_state(f"redis+cluster://127.0.0.1:{cluster[0]}", timeout_s=10)
-    store = RedisStore(client, look_up_s=10)
+    store = RedisStore(client)
     known = [key("hi", team=team) for team in TEAMS]
     for one in known:
         assert await find(store, one) is Flight.FOLLOW

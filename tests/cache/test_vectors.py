@@ -81,7 +81,7 @@ class Worker:
 @pytest.fixture
 async def store(valkey: Valkey) -> AsyncIterator[RedisStore]:
     client = open_state(valkey.url, timeout_s=5)
-    yield RedisStore(client, prefix=team_name(), look_up_s=5)
+    yield RedisStore(client, prefix=team_name())
     await client.aclose()
 
 

@@ -51,7 +51,7 @@ class Control:
             {},
         )
         self.client = open_state(state_url, timeout_s=5)
-        self.cache = RedisStore(self.client, look_up_s=5)
+        self.cache = RedisStore(self.client)
         paths = Paths.of(folder)
         connect_journal(paths.journal).close()
         current = Current(compile_snapshot(settings))
