@@ -16,8 +16,10 @@ from extproc.settings import Provider, Settings
 from extproc.wire import (
     ATTEMPT_METADATA,
     H_TOO_LONG,
+    H_UNREAD,
     M_ROOMIER,
     METADATA,
+    NOT_AGAIN,
     chain_cluster,
     fallback_cluster,
     provider_cluster,
@@ -151,7 +153,7 @@ def _lua(name: str, source: str) -> Document:
 
 
 def _upstream_filters(name: str, provider: Provider, paths: Paths, more: Sequence[Document]) -> list[Document]:
-    """On the way out: our own headers off, the provider's credential on."""
+    """On the way out: our own headers off, the provider's credential on. On the way back: whether no other is asked."""
     filters: list[Document] = [
         {
             "name": "envoy.filters.http.header_mutation",
@@ -160,7 +162,12 @@ def _upstream_filters(name: str, provider: Provider, paths: Paths, more: Sequenc
                 mutations={
                     "request_mutations": [
                         {"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in _OWN_HEADERS
-                    ]
+                    ],
+                    # Envoy's own word, which providers behind an Envoy say of us. Here the loopback's note does.
+                    "response_mutations": [
+                        {"remove": NOT_AGAIN},
+                        {"append": {"header": {"key": NOT_AGAIN, "value": f"%RESP({H_UNREAD}):1%"}}},
+                    ],
                 },
             ),
         },

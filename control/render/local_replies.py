@@ -31,7 +31,6 @@ from extproc.wire import (
     M_ANSWERED,
     M_TOLD,
     METADATA,
-    NOT_AGAIN,
     OWN_ANSWER,
     WORKER_GONE,
 )
@@ -71,14 +70,15 @@ def local_replies() -> Document:
 
 def unread_replies() -> Document:
     """Of the loopback. If its worker died: what came of its attempt, for native_answer.lua; no further one is made, as
-    that worker alone could say which. Else that it is no answer of the provider's, which the ingress cannot see."""
+    that worker alone could say which (`clusters`). Else that it is no answer of the provider's, which the ingress
+    cannot see."""
     status, told = (f"%DYNAMIC_METADATA({METADATA}:{key})%" for key in (M_ANSWERED, M_TOLD))
     unread = f"%UPSTREAM_WIRE_BYTES_RECEIVED% {status} {told}"
     gone = _where(f"response.code_details.startsWith('{WORKER_GONE}')")
     envoys = _where(f"!response.code_details.startsWith('{OWN_ANSWER}')")
     return {
         "mappers": [
-            {"filter": gone, "headers_to_add": [_header(H_UNREAD, unread), _header(NOT_AGAIN, "true")]},
+            {"filter": gone, "headers_to_add": [_header(H_UNREAD, unread)]},
             {"filter": envoys, "headers_to_add": [_header(H_NO_PROVIDERS, "true")]},
         ]
     }

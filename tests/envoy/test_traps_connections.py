@@ -156,6 +156,18 @@ def test_trap_26_how_long_to_wait_is_told(
 
 
 @MODELS
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_provider_behind_an_envoy_does_not_forbid_ours_to_ask_another(
+    gateway: Gateway, scripted: Scripted, model: str, status: int
+) -> None:
+    """Its rate limit filter says so with each 429, and Envoy believes it of whoever says it."""
+    scripted.says(whole(b"{}", status=status, x_envoy_ratelimited="true"))
+    while not scripted.calls:  # as above
+        answer = gateway.client().chat.completions.create(**ask("hi", f"{model}-ha"))
+    assert answer.model == "gpt-b"
+
+
+@MODELS
 def test_trap_36_a_stream_may_be_silent_for_a_while(gateway: Gateway, scripted: Scripted, model: str) -> None:
     """Longer than the deadline for the first byte, shorter than `timeouts.idle`; before the first word and after it."""
     _, _, events = next(both for both in BOTH.values() if both[0] == model)
