@@ -10,6 +10,7 @@ notification can be missed, and a request that is on its way costs the store 20 
 
 import asyncio
 import time
+from functools import partial
 
 from extproc.cache.entry import Entry
 from extproc.cache.hit import Question
@@ -30,20 +31,27 @@ class Flights:
         deadline_s = time.monotonic() + limit_s
         digest = question.key.digest
         while (left_s := deadline_s - time.monotonic()) > 0:
-            poll = self._polls.get(digest)
-            if poll is None:
-                poll = self._polls[digest] = _Poll(self._entries, question, limit_s)
+            poll = self._polls.get(digest) or self._begin(question, limit_s)
             if not await poll.ends(left_s):
                 break
-            first = self._polls.get(digest) is poll
-            if first:
-                del self._polls[digest]
             answer = poll.task.result()
             if answer is not None:
                 return answer
-            if first:
+            if poll.leads():
                 return poll.flight  # the others of this worker wait for this one now
         return ""
+
+    def _begin(self, question: Question, limit_s: float) -> "_Poll":
+        digest = question.key.digest
+        poll = self._polls[digest] = _Poll(self._entries, question, limit_s)
+        poll.task.add_done_callback(partial(self._over, digest))
+        return poll
+
+    def _over(self, digest: str, task: "asyncio.Task[Entry | None]") -> None:
+        """What it found is for those who waited then, if anybody still did."""
+        del self._polls[digest]
+        if not task.cancelled():
+            task.exception()
 
 
 class _Poll:
@@ -52,6 +60,7 @@ class _Poll:
     def __init__(self, entries: Entries, question: Question, flight_s: float) -> None:
         self.flight = question.request_id
         self._waiters = 0
+        self._lead = False  # it has taken it, and nobody has it yet
         self.task = asyncio.create_task(self._run(entries, question, round(flight_s * 1000)))
 
     async def ends(self, limit_s: float) -> bool:
@@ -62,6 +71,11 @@ class _Poll:
         finally:
             self._waiters -= 1
         return bool(done)
+
+    def leads(self) -> bool:
+        """Whether the caller has the lead now: the first who asks, where it was to be had."""
+        lead, self._lead = self._lead, False
+        return lead
 
     async def _run(self, entries: Entries, question: Question, flight_ms: int) -> Entry | None:
         key, found, failed = question.key, Flight.FOLLOW, False
@@ -78,5 +92,6 @@ class _Poll:
             failed = False
             if isinstance(answer, Entry):
                 return answer
+            self._lead = answer is Flight.LEAD
             found = answer if flight else Flight.LEAD
         return None
