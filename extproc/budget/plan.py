@@ -18,7 +18,7 @@ from typing import cast
 
 import msgspec
 
-from extproc.budget.ledger import Account, Admitted, Caps, LimitName, Refused, Reservation, Standing
+from extproc.budget.ledger import MAX_AMOUNT, Account, Admitted, Caps, LimitName, Refused, Reservation, Standing
 from extproc.budget.windows import Window, windows_at
 from extproc.errors import BudgetExceeded, GatewayError, ModelNotAllowed, RateLimitExceeded
 from extproc.pricing import ceiling_rates
@@ -52,10 +52,16 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 def estimate_for(
     price: Price, *, input_tokens: int, output_tokens: int, choices: int = 1, output_bounded: bool = False
 ) -> Estimate:
-    """The estimate at `price`: its long-context tier if the input is that long, no cached input, the dearer output."""
+    """The estimate at `price`: its long-context tier if the input is that long, no cached input, the dearer output.
+
+    Of output no more than the ledger can hold, $9,007: some clients say 2^31 - 1 for "as much as you like".
+    """
     of_input, of_output = ceiling_rates(price, input_tokens)
     if of_input is None or of_output is None:
         of_input = of_output = None
+    most_tokens = MAX_AMOUNT // (of_output or 1)
+    if output_tokens > most_tokens:
+        output_tokens, output_bounded = most_tokens, False
     return Estimate(
         input_tokens=input_tokens,
         output_tokens=output_tokens,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from extproc.budget.ledger import Account, Admitted, Caps, Minute, Refused, Reservation, Standing
+from extproc.budget.ledger import MAX_AMOUNT, Account, Admitted, Caps, Minute, Refused, Reservation, Standing
 from extproc.budget.plan import (
     Estimate,
     caps_for,
@@ -214,6 +214,17 @@ class TestEstimate:
     def test_a_long_context_costs_its_own_tier(self) -> None:
         estimate = estimate_for(self.PRICE, input_tokens=201, output_tokens=50)
         assert (estimate.input_nano_usd, estimate.output_pico_usd_per_token) == (60_300, 900_000)
+
+    def test_no_more_is_held_than_the_ledger_can_and_a_strict_budget_lets_no_more_through(self) -> None:
+        """`max_tokens` of 2^31 - 1, which some clients say for "no limit", of a dear model of unknown limits."""
+        price = Price(input=2_500_000, output=10_000_000)
+        estimate = estimate_for(
+            price, input_tokens=100, output_tokens=128 * (2**31 - 1), choices=128, output_bounded=True
+        )
+        assert estimate.output_tokens * 10_000_000 <= MAX_AMOUNT < (estimate.output_tokens + 1) * 10_000_000
+        admitted = Admitted(estimate.output_tokens, standing())
+        assert max_tokens_to_write(estimate, admitted, strict=True) == estimate.output_tokens // 128
+        assert max_tokens_to_write(estimate, admitted, strict=False) is None
 
     @pytest.mark.parametrize("price", [Price(), Price(input=1), Price(output=1)])
     def test_half_a_price_is_none(self, price: Price) -> None:
