@@ -21,11 +21,13 @@ def spliced(text: bytes, changes: Mapping[str, Any], places: Mapping[str, Member
 
     `places`: of its members, where they are known already.
     """
+    found = members(text) if places is None else places
+    if found is None:
+        return None  # also where nothing changes: of two members of one name another reader may go by the first
     if not changes:
         return text
-    found = members(text) if places is None else places
-    dropped = [name for name in found or () if changes.get(name) is DROP]
-    if found is None or len(dropped) > 1:
+    dropped = [name for name in found if changes.get(name) is DROP]
+    if len(dropped) > 1:
         return None
     try:
         edits = [_edit(found, name, value) for name, value in changes.items() if name in found]
