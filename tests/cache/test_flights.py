@@ -60,7 +60,7 @@ async def store(valkey: Valkey, known: Key) -> AsyncIterator[Any]:
     """With a leader on its way."""
     pipe = open_state(valkey.url, timeout_s=5)
     assert isinstance(pipe, Pipe)
-    store = Store(RedisStore(pipe, look_up_s=5))
+    store = Store(RedisStore(pipe))
     assert await store.real.look_up(known, NOW_MS, "leader", 60_000) is Flight.LEAD
     yield store
     await pipe.aclose()
