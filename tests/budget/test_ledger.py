@@ -251,6 +251,19 @@ class TestServer:
         assert left_ms[f"gw:{{{team}}}:hold:settled"] <= CLOSED_KEPT_MS
         await client.aclose()
 
+    async def test_a_hold_of_the_last_month_told_late_does_not_end_the_leases_with_it(
+        self, own_valkey: Valkey, open_ledger: OpenLedger, team: str
+    ) -> None:
+        """While the team is never idle: its workers were without the ledger as the month turned."""
+        ledger, march_ms = open_ledger(own_valkey.url, timeout_s=10), NOON_MS + 4 * 24 * HOUR_MS
+        await ledger.reserve(reservation(team, "march", now_ms=march_ms))
+        await ledger.reserve(reservation(team, "late"))
+        await ledger.reserve(reservation(team, "next day", now_ms=march_ms + 24 * HOUR_MS))
+        client = connect(own_valkey.url, timeout_s=10)
+        ends = {name: await client.pexpiretime(f"gw:{{{team}}}:{name}") for name in ("leases", "monthly:2031-03")}
+        await client.aclose()
+        assert ends["leases"] == ends["monthly:2031-03"] > march_ms
+
     async def test_a_caller_that_goes_away_leaves_no_broken_connection(self, ledger: RedisLedger, team: str) -> None:
         for i in range(20):
             call = asyncio.ensure_future(ledger.reserve(reservation(team, f"cancelled-{i}")))

@@ -88,12 +88,13 @@ if nano_usd then
   redis.call('HINCRBY', day, 'held_nano_usd', nano_usd)
   redis.call('HINCRBY', month, 'held_nano_usd', nano_usd)
 end
--- Where nothing was held these may be new. Where the month held something the leases have an expiry of it or later.
-if d[2] == '0' then redis.call('PEXPIREAT', day, day_until) end
-if m[2] == '0' then
-  redis.call('PEXPIREAT', month, month_until)
+-- Where nothing was held these may be new. The leases are of all months: a hold of the last one, told of late, would have
+-- them end with it, but for the first of each day.
+if d[2] == '0' then
+  redis.call('PEXPIREAT', day, day_until)
   redis.call('PEXPIREAT', leases, month_until)
 end
+if m[2] == '0' then redis.call('PEXPIREAT', month, month_until) end
 if requests_limit or tokens_limit then
   redis.call('ZADD', minute, now, tokens .. ':' .. id)
   -- The server's clock may differ from the callers': entries leave by drop_old, the expiry only tidies up.
