@@ -62,6 +62,10 @@ from extproc.wire import (
 log = logging.getLogger(__name__)
 Later = Coroutine[Any, Any, Body]
 
+# Read at most to see whether a body has ended: 10 ms. One in pieces of 2 KiB has its 256 KiB looked at after each of
+# them; of pieces of 3 bytes that all end like an object, 24 KB took 4 s.
+_LOOKS_BYTES = 16 * 1024 * 1024
+
 
 class Exchange:
     """The state machine. `receive` for each message, `close` when Envoy ended the stream, however it ended."""
@@ -78,6 +82,7 @@ class Exchange:
         self._pieces: list[Body | memoryview] = []  # of the body that is coming
         self._size = 0  # of the pieces
         self._due = -1  # of the body, where its length was told
+        self._looks = _LOOKS_BYTES  # left
         self._wanted = Wanted(options, options.metadata_in_body)
         self._answering: Answering | None = None
         self._relay: Relay | None = None
@@ -146,7 +151,12 @@ class Exchange:
         if event.end or self._due >= 0:
             return event.end or self._size == self._due
         last = parts_of(event.body)[-1:]
-        return bool(last) and last[0][-1:] == b"}" and self._size <= LARGE_BYTES and _is_json(joined(self._pieces))
+        if not last or last[0][-1:] != b"}" or self._size > min(LARGE_BYTES, self._looks):
+            return False
+        self._looks -= self._size
+        whole = joined(self._pieces)
+        self._pieces = [whole]
+        return _is_json(whole)
 
     # --- the request ---------------------------------------------------------------------------------------------
 

@@ -128,6 +128,18 @@ def test_a_request_is_answered_once_however_it_is_cut(cuts: list[int]) -> None:
     assert reply == asked(exchange())
 
 
+def test_pieces_that_all_end_like_an_object_are_not_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each the object might have ended; in small ones a client could have a worker read for minutes."""
+    read: list[int] = []
+    monkeypatch.setattr("extproc.exchange.exchange._is_json", lambda text: bool(read.append(len(text))))
+    to = exchange()
+    say(to, request_headers=headers(HEADERS))
+    for _ in range(30_000):
+        assert say(to, request_body=pb.HttpBody(body=b",{}")) == []
+    assert len(read) > 3_000
+    assert sum(read) < 2**24
+
+
 @settings(max_examples=50)
 @given(cuts_of(ANSWERED))
 def test_an_answer_has_a_reply_for_each_piece_and_its_body_in_the_last(cuts: list[int]) -> None:
