@@ -166,8 +166,6 @@ class Unreconciled(msgspec.Struct, frozen=True):
     nano_usd: int | None
     output_tokens: int  # part of tokens
     reserved_at_ms: int
-    daily_id: str
-    monthly_id: str
 
 
 class TeamUsage(msgspec.Struct, frozen=True):

@@ -265,7 +265,5 @@ def _crossing(row: list[bytes]) -> Crossing:
 
 
 def _unreconciled(row: list[bytes]) -> Unreconciled:
-    hold_id, tokens, nano_usd, output_tokens, at_ms, daily_id, monthly_id = (value.decode() for value in row)
-    return Unreconciled(
-        hold_id, int(tokens), int(nano_usd) if nano_usd else None, int(output_tokens), int(at_ms), daily_id, monthly_id
-    )
+    hold_id, tokens, nano_usd, output_tokens, at_ms = (value.decode() for value in row)
+    return Unreconciled(hold_id, int(tokens), int(nano_usd) if nano_usd else None, int(output_tokens), int(at_ms))

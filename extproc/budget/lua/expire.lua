@@ -1,7 +1,7 @@
 -- Units: tokens; nano-USD (1e-9 USD); milliseconds since the epoch.
 --
 -- Charges holds whose lease has ended as held, at most `most` of them, and returns all that are not yet acknowledged as
--- {id, tokens, nano-USD or empty, output tokens, reserved at, day, month}. Arguments from 3 on are ids acknowledged.
+-- {id, tokens, nano-USD or empty, output tokens, reserved at}. Arguments from 3 on are ids acknowledged.
 -- An expired hold is kept as long as its month, so that a late settlement can still correct it; one that was corrected
 -- has no amounts any more and is not told again.
 local now_ms, most = ARGV[1], tonumber(ARGV[2])
@@ -24,9 +24,8 @@ local rows = {}
 for _, id in ipairs(redis.call('ZRANGE', unreconciled, 0, most - 1)) do
   local hold = parse_hold(redis.call('GET', hold_key(id)))
   if hold and hold.tokens then
-    local day, month = unpack(parse_windows(hold.windows))
     table.insert(rows, {id, integer(hold.tokens), hold.nano_usd and integer(hold.nano_usd) or '', hold.output_tokens,
-                        hold.at_ms, day.id, month.id})
+                        hold.at_ms})
   else
     redis.call('ZREM', unreconciled, id)
   end
