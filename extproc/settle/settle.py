@@ -58,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool = False  # the provider's answer was seen to its end
     client_left: bool = False
     broken: bool = False  # it was cut by a deadline or by the provider
+    flags: tuple[str, ...] = ()  # Envoy's, of the request
 
 
 STATUS_RULES: Final[tuple[tuple[Status, Callable[[Facts], bool]], ...]] = (
@@ -89,33 +90,13 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         return None
     decision = said.decision or Decision(request_id=request_id, team_id=team_id)
     outcome = said.outcome
-    started_s = seconds(common.start_time)
-    attempts = outcome.attempts if outcome else common.upstream_request_attempt_count
-    index = outcome.attempt if outcome else max(1, attempts)
-    target = _target(decision, index) if attempts else None
-    cache_hit = decision.cache in ("hit", "semantic-hit")
-    flags = set_flags(common.response_flags)
-    native = outcome is not None and outcome.native
-    facts = Facts(
-        http_status=entry.response.response_code.value,
-        error_code=outcome.error_code if outcome else None,
-        attempts=attempts,
-        target=index,
-        stream=decision.stream,
-        whole=outcome is not None and (outcome.complete or (said.native_usage is not None and not said.cut)),
-        client_left=any(flag in CLIENT_LEFT for flag in flags),
-        broken=_broken(flags, native),
-    )
+    facts = _facts(entry, said, decision)
     status = status_of(facts)
-    usage = said.usage
-    # Providers bill no answer that is an error.
-    answered = facts.http_status == 200 or (facts.http_status == 0 and facts.client_left) or _cut(entry, said, flags)
-    estimated = usage is None and target is not None and answered
-    if usage is None:
-        sent_bytes = _came_bytes(entry, outcome)
-        usage = _from_bytes(decision, target, sent_bytes, estimate) if target is not None and answered else Usage()
-    latency_ms = duration_ms(common.duration)
+    target = _answering(decision, facts)
+    usage, estimated = _billed(entry, said, decision, facts, estimate)
     outrun = _outrun(decision, outcome)
+    cache_hit = decision.cache in ("hit", "semantic-hit")
+    started_s, latency_ms = seconds(common.start_time), duration_ms(common.duration)
     return AuditRow(
         request_id=request_id,
         team_id=team_id,
@@ -124,13 +105,13 @@ def settle_request(entry: pb.HTTPAccessLogEntry, estimate: EstimateOutput) -> Au
         model_used=target.model if target else decision.model_routed if cache_hit else None,
         provider_used=target.provider if target else None,
         status=status,
-        error_code=_error_code(status, facts, flags),
+        error_code=_error_code(status, facts),
         http_status=facts.http_status or None,
-        routing_decision="fallback" if target and index > 1 else decision.routing_decision,
-        attempts=attempts,
+        routing_decision="fallback" if target and facts.target > 1 else decision.routing_decision,
+        attempts=facts.attempts,
         priority=decision.priority,
         stream=decision.stream,
-        native=native and target is not None and target.format in NATIVE_FORMATS,
+        native=outcome is not None and outcome.native and target is not None and target.format in NATIVE_FORMATS,
         cache_hit=cache_hit,
         prompt_hash=decision.prompt_hash,
         input_tokens=usage.input_tokens,
@@ -168,6 +149,35 @@ def verdict_on_answer(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Verdict | 
     if outcome is None:  # the worker was killed: not the provider's doing
         return None
     return _VERDICTS.get(outcome.error_code or (None if row.finish_reason else row.error_code))
+
+
+def _facts(entry: pb.HTTPAccessLogEntry, said: Said, decision: Decision) -> Facts:
+    outcome, flags = said.outcome, set_flags(entry.common_properties.response_flags)
+    attempts = outcome.attempts if outcome else entry.common_properties.upstream_request_attempt_count
+    return Facts(
+        http_status=entry.response.response_code.value,
+        error_code=outcome.error_code if outcome else None,
+        attempts=attempts,
+        target=outcome.attempt if outcome else max(1, attempts),
+        stream=decision.stream,
+        whole=outcome is not None and (outcome.complete or (said.native_usage is not None and not said.cut)),
+        client_left=any(flag in CLIENT_LEFT for flag in flags),
+        broken=_broken(flags, outcome is not None and outcome.native),
+        flags=flags,
+    )
+
+
+def _billed(
+    entry: pb.HTTPAccessLogEntry, said: Said, decision: Decision, facts: Facts, estimate: EstimateOutput
+) -> tuple[Usage, bool]:
+    """What the provider bills, and whether that is our estimate. An answer that is an error is billed by none."""
+    usage = said.usage
+    if usage is not None:
+        return usage, False
+    target, left_early = _answering(decision, facts), facts.http_status == 0 and facts.client_left
+    if target is None or not (facts.http_status == 200 or left_early or _cut(entry, said, facts.flags)):
+        return Usage(), False
+    return _from_bytes(decision, target, _came_bytes(entry, said.outcome), estimate), True
 
 
 def _outrun(decision: Decision, outcome: Outcome | None) -> list[tuple[Target, Usage]]:
@@ -219,7 +229,7 @@ def _broken(flags: tuple[str, ...], native: bool) -> bool:
     return any(flag in STREAM_TIMED_OUT or (native and flag in BROKE_OFF) for flag in flags)
 
 
-def _error_code(status: Status, facts: Facts, flags: tuple[str, ...]) -> str | None:
+def _error_code(status: Status, facts: Facts) -> str | None:
     if facts.error_code is not None:
         return facts.error_code
     if status not in ("failed", "refused"):
@@ -227,7 +237,12 @@ def _error_code(status: Status, facts: Facts, flags: tuple[str, ...]) -> str | N
     if facts.http_status >= 400:
         other = "internal_error" if facts.http_status >= 500 else "invalid_request_error"
         return _CODE_OF_STATUS.get(facts.http_status, other)
-    return "provider_timeout" if any(flag in TIMED_OUT for flag in flags) else "provider_error"
+    return "provider_timeout" if any(flag in TIMED_OUT for flag in facts.flags) else "provider_error"
+
+
+def _answering(decision: Decision, facts: Facts) -> Target | None:
+    """The target whose answer it is. None: nobody was asked."""
+    return _target(decision, facts.target) if facts.attempts else None
 
 
 def _target(decision: Decision, index: int) -> Target | None:
