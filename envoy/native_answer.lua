@@ -3,7 +3,8 @@
 -- Of an answer that the worker will not see (dynamic metadata `gw`, key `passing`): the headers that are the client's
 -- business, those that tell it of its request, and the settler's Outcome; of a whole one also the gateway's fields in its
 -- body (gateway_fields.lua). If it is not the answer that was expected, the worker is asked what becomes of it. A stream
--- (key `native`) then goes on by native_stream.lua, which stands before this file as that one does.
+-- (key `native`) then goes on by native_stream.lua. The three files are one script, this the last of them; what stands
+-- behind a dollar sign is a name of extproc/wire.py, put in by control/render/filters.py.
 
 local TO_CLIENT = { $to_client }
 local MOST_ERROR = 1048576 -- bytes of an error that the worker is shown: nobody needs more to say what it is

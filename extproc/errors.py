@@ -12,11 +12,13 @@
     ├── RequestTimeout                408     request_timeout         the request took too long to arrive
     ├── Conflict                      409     conflict                what is there does not go with what is wanted
     ├── RequestTooLarge               413     request_too_large
-    ├── HeadersTooLarge               431     headers_too_large
     ├── RateLimitExceeded             429     rate_limit_exceeded     ours or the provider's; has retry_after_s
     ├── BudgetExceeded                429     budget_exceeded         has retry_after_s
+    ├── HeadersTooLarge               431     headers_too_large
     ├── ProviderRejected              4xx     by status               the provider refused the client's own input
     ├── ProviderError                 502     provider_error          5xx, reset, unreadable answer, our key refused
+    │   ├── AnswerUnread              502     answer_unread           it had to be read, and no worker was there
+    │   └── NoUsableAnswer            502     no_usable_answer        the model's doing: no failure of its provider
     ├── NoProviderAvailable           503     no_provider_available
     ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
     ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed
@@ -25,7 +27,7 @@
     ├── StateUnavailable              503     state_unavailable       the shared state is away: nothing can be changed
     └── ProviderTimeout               504     provider_timeout
 
-In: a failure anywhere in the walk, raised. Out: `body()`, OpenAI's shape, written by the exchange only.
+In: a failure anywhere, raised. Out: `body()`, OpenAI's shape, written by the exchange, and by control for its API.
 Texts are ours; a provider's text reaches a client only through ProviderRejected, which the adapters build from the
 provider's documented message field of a 4xx about the client's own input.
 """
@@ -140,16 +142,16 @@ class RequestTooLarge(GatewayError):
     status, code, type = 413, "request_too_large", "invalid_request_error"
 
 
-class HeadersTooLarge(GatewayError):
-    status, code, type = 431, "headers_too_large", "invalid_request_error"
-
-
 class RateLimitExceeded(GatewayError):
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
 
 class BudgetExceeded(GatewayError):
     status, code, type = 429, "budget_exceeded", "insufficient_quota"
+
+
+class HeadersTooLarge(GatewayError):
+    status, code, type = 431, "headers_too_large", "invalid_request_error"
 
 
 class ProviderRejected(GatewayError):

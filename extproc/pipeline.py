@@ -154,7 +154,7 @@ class Pipeline:
         """The `x-ratelimit-*` headers of an answer for which nothing was held. Never raises."""
         return await self._reserver.limits(admission.team, admission.now_ms)
 
-    async def left(self, admission: Admission) -> None:
+    async def abandoned(self, admission: Admission) -> None:
         """Its client left before it was decided: say whose it was, which Envoy was not told, so that it has a row."""
         with contextlib.suppress(GatewayError, HoldClosed):
             await self._reserver.sign(admission.team, admission.request_id, admission.now_ms)

@@ -52,7 +52,7 @@ class Wanted(msgspec.Struct, frozen=True):
         # A large request's room is wanted back as soon as its answer begins, which of one that passes nobody tells.
         return self.native(plan.attempts[0]) and not plan.deadline.hedge and plan.chat.large is None
 
-    def left(self, plan: Plan) -> Metadata:
+    def for_envoy(self, plan: Plan) -> Metadata:
         """What envoy/native_answer.lua and the settler are to know of an answer that passes by Envoy alone."""
         ticket = plan.tape.hand_over()
         return {
@@ -115,7 +115,7 @@ class Answering:
             outrun = plan.outrun(attempt)
             outcome = Outcome(attempt=attempt.index, attempts=len(plan.attempts), native=True, outrun=outrun)
             self.state = State.DONE
-            return self._head([], {M_OUTCOME: as_json(outcome), **wanted.left(plan)})
+            return self._head([], {M_OUTCOME: as_json(outcome), **wanted.for_envoy(plan)})
         self._stream = ClientStream(attempt.adapter, include_usage=plan.chat.include_usage)
         self.state = State.STREAMING
         return self._head([EVENTS], {})

@@ -113,7 +113,7 @@ class Exchange:
             self._live.remove(self._plan)
             self._plan.tape.give_up()
         self._answering = None  # which knows us: a ring would keep large bodies until the next collection
-        return self._pipeline.left(undecided) if undecided is not None else None
+        return self._pipeline.abandoned(undecided) if undecided is not None else None
 
     def _react(self, event: Event) -> Reply | Later:
         if event.kind is Kind.REQUEST_HEADERS:
@@ -237,8 +237,8 @@ class Exchange:
         if not plan.passes:
             return {M_CROWDED: True}
         plan.fields = self._wanted.fields and not plan.chat.stream
-        noted = passing.notes(plan, attempt, self._options.worker, self._live.token)
-        return {M_PASSING: noted, **self._wanted.left(plan)}
+        noted = passing.notes_of_first(plan, attempt, self._options.worker, self._live.token)
+        return {M_PASSING: noted, **self._wanted.for_envoy(plan)}
 
     def _input(self, chat: ChatRequest) -> Metadata:
         """What was asked, if traces are to have it."""
@@ -278,7 +278,7 @@ class Exchange:
             headers=wanted,
             remove=sorted(stale - {name for name, _ in wanted}),
             body=attempt.request.body,
-            metadata={M_TARGET: str(attempt.index), M_TOLD: passing.note(plan, attempt, self._live.token)},
+            metadata={M_TARGET: str(attempt.index), M_TOLD: passing.note_of_next(plan, attempt, self._live.token)},
         )
         plan.keep_little()
         return said

@@ -48,8 +48,8 @@ _JSON = JSON[1]
 _MAX_BYTES = 80 * 1024 * 1024
 
 
-def notes(plan: Plan, attempt: Attempt, worker: int, token: str) -> dict[str, str]:
-    """What Envoy must know of an answer to `attempt`."""
+def notes_of_first(plan: Plan, attempt: Attempt, worker: int, token: str) -> dict[str, str]:
+    """What Envoy must know of an answer to the first attempt: `wire.M_PASSING`."""
     return {
         P_ID: plan.decision.request_id,
         P_WORKER: worker_cluster(worker),
@@ -60,8 +60,8 @@ def notes(plan: Plan, attempt: Attempt, worker: int, token: str) -> dict[str, st
     }
 
 
-def note(plan: Plan, attempt: Attempt, token: str) -> str:
-    """What it must know of one to an attempt that follows."""
+def note_of_next(plan: Plan, attempt: Attempt, token: str) -> str:
+    """What it must know of one to a later attempt: `wire.H_TOLD`."""
     told, unused = lines(attempt_headers(plan, attempt)), ",".join(map(str, plan.unused(attempt)))
     return f"{token} {attempt.index} {unused} {rates(attempt.target.price) if plan.fields else ''}{LINE_END}{told}"
 

@@ -292,5 +292,5 @@ async def test_a_client_that_leaves_meanwhile_has_one_hold(client: State, team: 
     asking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asking
-    await walk.pipeline.left(admission)
+    await walk.pipeline.abandoned(admission)
     assert await RedisLedger(client).held(team, ["r0"]) == {"r0"}
