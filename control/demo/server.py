@@ -153,7 +153,7 @@ class _Milliseconds(click.ParamType[float]):
             self.fail(f"{text!r} is not a duration: write 200ms, 1.5s or a number of seconds", param, ctx)
 
 
-@click.command("demo")
+@click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--listen", default="127.0.0.1:9000", show_default=True, help="host:port or unix:/path.sock")
 @click.option("--first-byte", type=_Milliseconds(), help="Wait before the first byte of an answer.")
 @click.option("--chunk-interval", type=_Milliseconds(), help="Wait between the events of a stream.")
@@ -170,7 +170,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     api_key: str | None,
     record_bodies: bool,
 ) -> None:
-    """Simulate the OpenAI, Anthropic and Google APIs, told apart by path, with faults on demand."""
+    """Simulate the APIs of OpenAI, Anthropic, Google and Bedrock, told apart by path, with faults on demand.
+
+    A DURATION is 200ms, 1.5s or a number of seconds.
+    """
     import uvloop  # noqa: PLC0415 - not needed, and its loop not wanted, where DemoProvider is used in process
 
     faults = Faults(first_byte_ms=first_byte, chunk_interval_ms=chunk_interval, chunks=chunks)
