@@ -14,6 +14,11 @@ from tests.envoy.harness import GATEWAY, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
+FOLDERS = ("extproc", "control", "envoy", "docs", "tests", "bench", "protos", "helm", "deploy", "docker", "train")
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("envoy/*.md"))
+)
 # No provider's key: the built-in simulator answers, and nothing leaves this machine.
 ENV = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
 
@@ -88,10 +93,17 @@ def test_every_make_target_it_names_is_there() -> None:
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_it_names_is_there(document: str) -> None:
-    text = (ROOT / document).read_text()
-    named = re.findall(r"`((?:extproc|control|envoy|docs|tests|bench|protos)/[\w./-]+)`", text)
-    assert named
-    missing = [name for name in named if not (ROOT / name).exists() and not list(ROOT.glob(name + "*"))]
+    """By its whole path, the beginning of one (`docs/adr/0008`), or its name alone; `a/{b,c}.py` are two."""
+    there = [f"/{path.relative_to(ROOT)}/" for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    folders = "|".join(FOLDERS)
+    missing = []
+    for named in re.findall(
+        rf"`((?:{folders})/[\w./{{}},-]+|[\w./{{}},-]+\.(?:py|lua))`", (ROOT / document).read_text()
+    ):
+        begin, brace, rest = named.partition("{")
+        names, _, end = rest.partition("}")
+        each = [f"/{begin}{name}{end}" for name in names.split(",")] if brace else [f"/{named}"]
+        missing += [name for name in each if not any(name in path for path in there)]
     assert not missing
