@@ -1,6 +1,7 @@
 """Pure core, thin shell: which module may import what. Read from the source, so nothing needs to be run."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_the_data_plane_keeps_its_layers(path: Path) -> None:
     assert not [other for other in used if other.split(".")[0] == "control"], "extproc must not import control"
     io = {other.split(".")[0] for other in used} & IO
     assert io <= SHELLS.get(name(path), set()), f"{name(path)} is not the shell of {io}"
+
+
+@pytest.mark.parametrize(
+    "package", ["control", *sorted({path.parent.name for path in modules("extproc")} - {"extproc", "settings"})]
+)
+def test_a_package_says_what_is_in_it(package: str) -> None:
+    folder = ROOT / package if package == "control" else ROOT / "extproc" / package
+    head = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert not names - set(re.findall(r"\w+", head))
 
 
 @pytest.mark.parametrize("package", GROUND)

@@ -5,4 +5,6 @@ ledger    what is asked of the ledger and what it answers; the protocols
 plan      settings + estimate -> Reservation; the answer -> headers, max_tokens or an error
 redis     the ledger on Valkey or Redis: one Lua call each (lua/*.lua)
 outage    what holds while the ledger cannot be reached
+reserve   the walk's step: all of these for one request
+estimate  how long answers are, learnt from earlier ones; `learnt`: shared between processes
 """

@@ -1,4 +1,13 @@
-"""How Envoy's gRPC calls reach us: `lean`, our own, for unix sockets; `grpcio` for anything else (ADR 8)."""
+"""How Envoy's gRPC calls reach us: `lean`, our own, for unix sockets; `grpcio` for anything else (ADR 8).
+
+session     what is served, whichever transport it is
+
+lean        sockets under asyncio, around these, which do no I/O
+  calls       gRPC calls -> sessions -> replies; `message`: gRPC on one stream
+  connection  HTTP/2 as a server sees it: `reader`, `sending`, `stream`; `events`: what it tells
+  frame       frames; `fields`: header blocks
+  calm        how much of what does no work a peer may send; `credit`: memory for large messages
+"""
 
 from extproc.transport.session import Server, Services
 
