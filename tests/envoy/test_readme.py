@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from extproc.settings import parse
 from tests.envoy.harness import GATEWAY, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -86,6 +88,19 @@ def test_the_configuration(tmp_path: Path) -> None:
     for command in ("check", "render"):
         done = subprocess.run([GATEWAY, command, str(file)], capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", [text for text in re.findall(r"^```yaml\n(.*?)^```$", README, re.S | re.M) if "{{" not in text]
+)
+def test_every_setting_is_one(text: str) -> None:
+    """What a block leaves open is the demo configuration's. (The chart's, a template, is tests/helm's.)"""
+    variables = dict.fromkeys(re.findall(r"\$\{(\w+)", text), "postgresql://u:p@host/name")
+    shown = yaml.safe_load(text.replace("[...]", "[sk-some-key]"))
+    demo = yaml.safe_load((ROOT / "gateway.demo.yaml").read_text()) | {
+        "teams": [{"id": "team-search", "keys": ["sk-key"]}]
+    }
+    parse(yaml.safe_dump(shown if "providers" in shown else demo | shown), variables)
 
 
 def test_every_make_target_it_names_is_there() -> None:
