@@ -33,7 +33,7 @@ from extproc.routing.classify import trained
 from extproc.routing.standing import View
 from extproc.routing.watch import Watch
 from extproc.settings import Settings
-from extproc.snapshot.current import Current, compile_snapshot
+from extproc.snapshot.current import Current, Snapshot, compile_snapshot
 from extproc.snapshot.refresh import Refresher
 from extproc.state import State
 from extproc.state.pipe import open_state
@@ -67,8 +67,9 @@ async def _serve(settings: Settings, paths: Paths, index: int) -> None:
     current.on_swap.append(lambda snapshot: view.use(snapshot.settings.breaker))
     current.on_swap.append(lambda snapshot: reserver.use(_lease_ms(snapshot.settings)))
     current.on_swap.append(lambda snapshot: options.use(_options(snapshot.settings, index)))
-    if any(team.auto for team in current.snapshot.catalog.views.values()):
+    if _may_ask_for_auto(current.snapshot):
         trained()  # now, not in somebody's request
+    current.on_swap.append(_ready_for_auto)
     live = Live()
     served = services(pipeline, options, live)
     server, fallbacks = make_server(settings.transport, served), make_server(settings.transport, served)
@@ -114,6 +115,17 @@ async def _passed(live: Live, envoy: Path) -> None:
             _, writer = await asyncio.open_unix_connection(envoy)
             writer.close()
             await asyncio.sleep(0.2)
+
+
+def _may_ask_for_auto(snapshot: Snapshot) -> bool:
+    return any(team.auto for team in snapshot.catalog.views.values())
+
+
+def _ready_for_auto(snapshot: Snapshot) -> None:
+    """Where a change brings `auto`, the model for it is loaded beside the requests: in one, it would hold up all for
+    0.2 s, for numpy comes with it."""
+    if _may_ask_for_auto(snapshot):
+        asyncio.get_running_loop().run_in_executor(None, trained)
 
 
 def _reserver(settings: Settings, client: State, outputs: OutputEstimates) -> Reserver:

@@ -1,12 +1,15 @@
 """`model: auto` through a real Envoy: the tier by the request, the client's wish, the team's own and the rules."""
 
 import re
+import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
+import yaml
 
-from tests.envoy.harness import Config, Gateway, ask
+from tests.envoy.harness import GATEWAY, TEAM_KEY, Config, Gateway, ask, running, wait_until
 
 HARD = "Prove by induction that every tournament has a Hamiltonian path, and derive an algorithm with its complexity."
 MEDIUM = "Write a Python function that counts the words of a text file and explain how it works."
@@ -14,13 +17,15 @@ EASY = "What is the capital of Norway?"
 TOOL: Any = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
 
 
+def tiered(models: list[Config]) -> list[Config]:
+    tiers = {"gpt": "simple", "gemini": "medium", "claude": "hard"}
+    return [model | ({"tier": tiers[name]} if (name := model["name"]) in tiers else {}) for model in models]
+
+
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
     """Without `routing.auto`: the models say their tiers themselves."""
-    tiers = {"gpt": "simple", "gemini": "medium", "claude": "hard"}
-    config["models"] = [
-        model | ({"tier": tiers[name]} if (name := model["name"]) in tiers else {}) for model in config["models"]
-    ]
+    config["models"] = tiered(config["models"])
     config["routing"] = {
         "rules": [
             {"when": {"regex": r"(?i)\bclause \d+"}, "tier": "hard", "name": "contracts"},
@@ -97,3 +102,19 @@ def test_a_team_has_its_own_tier_and_target(gateway: Gateway) -> None:
 def test_a_pinned_model_is_not_classified(gateway: Gateway) -> None:
     raw = gateway.client("sk-plain").chat.completions.with_raw_response.create(**ask(HARD, "gpt"))
     assert raw.headers["x-gateway-routing"] == "pinned"
+
+
+def test_a_change_that_brings_it_loads_what_it_takes_before_somebody_asks(new_config: Callable[[], Config]) -> None:
+    """Into each worker, none of which had it before: of numpy's parts some are mapped then."""
+    config = new_config()
+    with running(config) as gateway:
+        workers = gateway.processes("gateway worker")
+
+        def loaded() -> list[bool]:
+            return [any("/numpy/" in part.path for part in worker.memory_maps()) for worker in workers]
+
+        assert loaded() == [False, False]
+        gateway.file.write_text(yaml.safe_dump(config | {"models": tiered(config["models"])}))
+        assert subprocess.run([GATEWAY, "reload", "--config", str(gateway.file)], check=False).returncode == 0
+        wait_until(lambda: all(loaded()), 10, "the model in every worker")
+        assert asked(gateway, HARD, TEAM_KEY)[0].model == "claude"
