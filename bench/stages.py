@@ -28,7 +28,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("write to a socket", ("_Peer.wake (", "_Link._flush (")),
     ("transport", ("(extproc/transport/", "(extproc/exchange/server.py")),
     ("messages of Envoy", tuple(f"(extproc/exchange/{name}.py" for name in ("frames", "protowire", "replies"))),
-    ("authenticate", ("(extproc/auth.py",)),
+    ("authenticate", ("(extproc/auth.py", "(extproc/admission.py")),
     ("read", ("(extproc/chat.py",)),
     ("cache", ("(extproc/cache/",)),
     ("route", ("(extproc/routing/",)),

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 
+from extproc.admission import Admission, too_large
 from extproc.auth import authenticate
 from extproc.budget.ledger import HoldClosed, Rider
 from extproc.budget.plan import used_pct
@@ -20,11 +21,10 @@ from extproc.budget.reserve import Prepared, Reserver
 from extproc.cache.hit import Hit
 from extproc.cache.served import ROUTING, Served
 from extproc.cache.step import NOT_LOOKED, CacheStep, Looked
-from extproc.catalog import AUTO, Catalog, TeamView
+from extproc.catalog import AUTO, Catalog
 from extproc.chat import GatewayMetadata, features, gateway_metadata, prompt_hash, read_chat
 from extproc.clock import Clock
-from extproc.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, RequestTooLarge, TeamMismatch
-from extproc.model_list import MODELS_PATH
+from extproc.errors import GatewayError, InvalidApiKey, TeamMismatch
 from extproc.plan import Plan
 from extproc.records import ChatRequest, Decision, Target
 from extproc.routing.choose import Choice, Needs, StandingOf, check_allowed, choose
@@ -36,39 +36,8 @@ from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 from extproc.wrong_keys import WrongKeys
 
-CHAT_PATH = "/v1/chat/completions"
-_LONGEST_NAME = 256  # of a model that there is not, in the audit row
 # Answers of a model that stood in for another are not kept: the next request may have the right one.
 _NOT_KEPT = frozenset({"downgraded", "fallback"})
-
-
-class Admission(msgspec.Struct):
-    """A request whose sender is known; its body is still to come. `model` is filled in when that was read."""
-
-    request_id: str
-    team: TeamView
-    catalog: Catalog  # the snapshot this request keeps
-    path: str  # without its query
-    received_at: float  # seconds since the epoch
-    began_ns: int
-    traceparent: str | None = None
-    cache_control: str = ""
-    model: str = ""  # asked for
-
-    @property
-    def now_ms(self) -> int:
-        """When it came in, in milliseconds since the epoch."""
-        return round(self.received_at * 1000)
-
-    def refused(self) -> Decision:
-        """What is known of a request that was refused before it was decided."""
-        return Decision(
-            request_id=self.request_id,
-            team_id=self.team.id,
-            model_requested=self.model[:_LONGEST_NAME],
-            received_at=self.received_at,
-            traceparent=self.traceparent,
-        )
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -323,25 +292,3 @@ def _subject(catalog: Catalog, model: str, complexity: Complexity | None) -> str
         return f"auto:{complexity.tier}"
     target = catalog.targets[model]
     return f"model:{model} {target.provider}/{target.upstream_name}"
-
-
-def check_request(headers: Mapping[str, str]) -> None:
-    """What can be refused by the headers of an authenticated request. Raises GatewayError."""
-    path, method = headers.get(":path", "").partition("?")[0], headers.get(":method", "")
-    wanted = "POST" if path == CHAT_PATH else "GET"
-    if method != wanted:
-        refusal = MethodNotAllowed(f"Not allowed: {method} {path}; use {wanted}.")
-        refusal.allow = wanted
-        raise refusal
-    if path.startswith(MODELS_PATH):
-        return
-    if headers.get("content-encoding", "identity") != "identity":
-        raise InvalidRequest("Compressed request bodies are not accepted.", param="content-encoding")
-    length = headers.get("content-length", "0")
-    if length.isdigit() and int(length) > MAX_REQUEST_BYTES:
-        raise too_large()
-
-
-def too_large() -> RequestTooLarge:
-    """The 413 of this gateway."""
-    return RequestTooLarge(f"The request body is larger than {MAX_REQUEST_BYTES // (1024 * 1024)} MiB.")

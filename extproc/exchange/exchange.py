@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from extproc import answer, model_list
+from extproc.admission import CHAT_PATH, Admission, check_request, too_large
 from extproc.auth import check_address
 from extproc.body.pieces import Body, joined, parts_of
 from extproc.cache.served import ROUTING, Served
@@ -35,7 +36,7 @@ from extproc.exchange.replies import (
     routing_headers,
 )
 from extproc.exchange.states import TRANSITIONS, State
-from extproc.pipeline import CHAT_PATH, Admission, Pipeline, check_request, too_large
+from extproc.pipeline import Pipeline
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest
 from extproc.telemetry.content import Said, asked

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from extproc.admission import Admission
 from extproc.budget.estimate import OutputEstimates
 from extproc.budget.ledger import Admitted, HoldClosed, Refused, Rider
 from extproc.budget.outage import GuardedHolds, OutagePolicy
@@ -24,7 +25,7 @@ from extproc.cache.step import CacheStep
 from extproc.cache.ticket import Ticket
 from extproc.catalog import compile_catalog
 from extproc.errors import BudgetExceeded, NoProviderAvailable
-from extproc.pipeline import Admission, Pipeline
+from extproc.pipeline import Pipeline
 from extproc.plan import Plan
 from extproc.routing.health import Standings
 from extproc.routing.standing import View
