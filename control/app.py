@@ -258,7 +258,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     journal = Store(paths.journal)
-    client = open_state(paths.state_url(settings.state.url))
+    client = open_state(paths.state_url(settings.state.url), timeout_s=settings.state.timeout)
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)
     await refresher.start()

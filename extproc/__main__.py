@@ -53,7 +53,7 @@ def run(data_dir: Path, index: int) -> None:
 
 
 async def _serve(settings: Settings, paths: Paths, index: int) -> None:
-    client = open_state(paths.state_url(settings.state.url))
+    client = open_state(paths.state_url(settings.state.url), timeout_s=settings.state.timeout)
     outputs = OutputEstimates()
     current = Current(compile_snapshot(settings))
     refresher = Refresher(current, client, paths)

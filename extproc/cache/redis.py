@@ -4,7 +4,7 @@ In: entries and keys. Out: the same, or StoreUnavailable. Implements `ports.Entr
 slot; what is about all partitions (their list, the news of entries, the counts) lies apart and is written after the
 entry is. Each script is sent by its hash, and in full only when the server does not have it.
 
-Deadlines are the clients' (`LOOK_UP_S`, `WRITE_S`), which tell a pause of this process from one of the server's: a
+Deadlines are the clients' (`state.timeout`, `WRITE_S`), which tell a pause of this process from one of the server's: a
 slow server delays a request by that much at most, and one that stays so is left alone for a second (`answers`).
 """
 
@@ -26,7 +26,6 @@ from extproc.cache.ticket import Ticket
 from extproc.process.beat import beat
 from extproc.state import AWAY, Argument, State, UnknownScript
 
-LOOK_UP_S = 0.1
 WRITE_S = 2.0  # behind the reply: nobody waits
 NEWS_KEPT = 50_000  # entries a restarted worker can learn of
 PURGE_KEPT_MS = 3_600_000  # longer than any request lasts

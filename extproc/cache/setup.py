@@ -15,7 +15,7 @@ from extproc.cache.answers import Answers
 from extproc.cache.checks import Follower
 from extproc.cache.counts import Counts
 from extproc.cache.recorder import Recorder
-from extproc.cache.redis import LOOK_UP_S, WRITE_S, RedisStore
+from extproc.cache.redis import WRITE_S, RedisStore
 from extproc.cache.sampler import Sampler
 from extproc.cache.semantic import Semantic
 from extproc.cache.step import CacheStep
@@ -54,7 +54,8 @@ class CacheParts:
 
     def __init__(self, configured: Settings, paths: Paths, settings: Callable[[], Cache]) -> None:
         url = paths.state_url(configured.state.url)
-        self._client, self._quick = open_state(url, timeout_s=WRITE_S), open_state(url, timeout_s=LOOK_UP_S)
+        self._client = open_state(url, timeout_s=WRITE_S)
+        self._quick = open_state(url, timeout_s=configured.state.timeout)
         self._replica = replica_of(paths)
         self._settings = settings
         self.store = RedisStore(self._client, self._quick)

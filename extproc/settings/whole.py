@@ -15,6 +15,7 @@ from extproc.settings.providers import Provider
 from extproc.settings.routing import Auto, Breaker, Routing
 from extproc.settings.teams import Team
 from extproc.settings.telemetry import OperatorAlerts, Telemetry
+from extproc.state import TIMEOUT_S
 
 _PROVIDER_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
 
@@ -23,6 +24,7 @@ class State(Section):
     """Shared state: `embedded`, or the URL of a Valkey or Redis: a server, a cluster, or its Sentinels."""
 
     url: str = Field(default="embedded", pattern=r"^(embedded|unix://.+|rediss?(\+cluster|\+sentinel)?://.+)$")
+    timeout: Duration = Field(default=TIMEOUT_S, description="of each wait for it; then a request goes on without it")
     on_outage: Literal["fail_open", "fail_closed"] = Field(
         default="fail_open", description="while it is away: admit within a share of what was left, or refuse"
     )

@@ -78,7 +78,7 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     recent = Recent()
     current = Current(compile_snapshot(settings))
     cache = CacheParts(settings, paths, lambda: current.snapshot.settings.cache)
-    client = open_state(paths.state_url(settings.state.url))
+    client = open_state(paths.state_url(settings.state.url), timeout_s=settings.state.timeout)
     keeper = Keeper(settings, paths, client, uuid4().hex, partial(tell_of_refusal, Outbox(paths.journal)))
     keeper.start(_earlier_attempts(paths.journal))
     current.on_swap.append(lambda snapshot: keeper.use(snapshot.settings))
