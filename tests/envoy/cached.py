@@ -33,7 +33,6 @@ TEAMS: dict[str, dict[str, Any]] = {
 def config(config: Config) -> Config:
     """The shared gateway's configuration, with a cache and teams of its own."""
     config["cache"] = {"exact": True, "max_entry_bytes": 65536, "coalesce_wait": f"{WAIT_S}s"}
-    config["timeouts"]["idle"] = "60s"
     config["teams"] = [{"id": name, "keys": [f"sk-{name}"]} | settings for name, settings in TEAMS.items()]
     config["routing"]["auto"] = {"simple": ["gpt"], "medium": ["claude"], "hard": ["claude"]}
     return config

@@ -131,7 +131,8 @@ def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> Conf
             {"models": ["gemini-ha", "gpt-b", "claude-b"]},
             {"models": ["dead-ha", "gpt-b"]},
         ],
-        "routing": {"attempts": 3, "first_byte_timeout": "2s"},
+        # Far from what anything takes on a busy machine: see `impatient`.
+        "routing": {"attempts": 3, "first_byte_timeout": "30s"},
         # Tests of faults share a gateway: what one does to a provider's health must not change what the next one sees.
         "breaker": {
             "consecutive_failures": 1_000_000,
@@ -141,12 +142,20 @@ def base_config(data_dir: Path, simulator: Simulator, second: Simulator) -> Conf
             "probe_share": 1.0,
             "max_retry_after": 0.0001,
         },
+        "state": {"timeout": "1s"},
         "teams": [
             {"id": "team-a", "keys": [TEAM_KEY]},
             {"id": "team-b", "keys": [OTHER_KEY], "models": ["gpt"]},
         ],
-        "timeouts": {"drain": "5s", "idle": "5s"},
+        "timeouts": {"drain": "5s", "idle": "60s"},
     }
+
+
+def impatient(config: Config) -> Config:
+    """For tests of what does not come: waits end soon. On a busy machine so does one for what would have come."""
+    config["routing"]["first_byte_timeout"] = "2s"
+    config["timeouts"]["idle"] = "5s"
+    return config
 
 
 class Gateway:
@@ -165,7 +174,7 @@ class Gateway:
         self.log_path = self.folder / "gateway.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [GATEWAY, "up", "--config", str(self.file)],
+                [GATEWAY, "up", "--config", str(self.file), "--ready-timeout", str(_BUSY * READY_S)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=os.environ | (env or {}),
@@ -264,7 +273,7 @@ def running(config: Config, env: dict[str, str] | None = None, **transport: Any)
 @contextlib.contextmanager
 def running_pair(first: Config, other: Config, env: dict[str, str] | None = None) -> Iterator[tuple[Gateway, Gateway]]:
     """Two replicas: the other one goes by the first one's state."""
-    state = {"url": f"unix://{first['data_dir']}/valkey.sock"}
+    state = other["state"] | {"url": f"unix://{first['data_dir']}/valkey.sock"}
     with running(first, env) as gateway, running(other | {"state": state}, env) as replica:
         yield gateway, replica
 

@@ -27,9 +27,19 @@ def counted(gateway: Gateway) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/chat/completions"), ("GET", "/v1/usage")])
-def test_too_many_are_told_to_wait_and_a_good_key_never_is(gateway: Gateway, method: str, path: str) -> None:
-    answers = fail(gateway, method, path)
+BOTH_PLANES = {"/v1/chat/completions": "POST", "/v1/usage": "GET"}
+
+
+@pytest.fixture(scope="module")
+def failed(gateway: Gateway) -> dict[str, list[httpx.Response]]:
+    return {path: fail(gateway, method, path) for path, method in BOTH_PLANES.items()}
+
+
+@pytest.mark.parametrize("path", BOTH_PLANES)
+def test_too_many_are_told_to_wait_and_a_good_key_never_is(
+    gateway: Gateway, failed: dict[str, list[httpx.Response]], path: str
+) -> None:
+    answers = failed[path]
     statuses = [answer.status_code for answer in answers]
     assert statuses == [401] * MOST + [429] * 3
     last = answers[-1]
@@ -42,8 +52,8 @@ def test_too_many_are_told_to_wait_and_a_good_key_never_is(gateway: Gateway, met
     assert gateway.http.get("/v1/usage", headers=bearer(ADMIN_KEY)).status_code == 200
 
 
+@pytest.mark.usefixtures("failed")
 def test_they_are_counted_and_told_of_once(gateway: Gateway) -> None:
-    # Both planes have failed in the test before.
     wait_until(lambda: counted(gateway)["gateway_unauthenticated_requests_total"] >= MOST + 3, 10, "the settler")
     metrics = counted(gateway)
     assert metrics['gateway_control_unauthenticated_requests_total{limited="true"}'] >= 3

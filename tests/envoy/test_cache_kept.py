@@ -184,7 +184,7 @@ class TestDelete:
             primary.faults({"first_byte_ms": 600})
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 running = pool.submit(Asked, gateway, body)
-                time.sleep(0.3)
+                wait_until(lambda: primary.stats()["open"] == 1, 10, "the provider to be asked")
                 self.delete(gateway, scope="all")
                 assert running.result().cache == "miss"
             primary.faults()
@@ -204,7 +204,7 @@ class TestTwoGateways:
     def test_what_one_kept_the_other_answers_until_it_is_deleted(
         self, gateway: Gateway, primary: Simulator, tmp_path: Path
     ) -> None:
-        other_state = {"url": f"unix://{gateway.data_dir}/valkey.sock"}
+        other_state = gateway.config["state"] | {"url": f"unix://{gateway.data_dir}/valkey.sock"}
         listen = {"port": free_port()}
         own = {"data_dir": str(tmp_path / "data"), "listen": listen, "state": other_state}
         with running(gateway.config | own) as other:

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.envoy.harness import FORMATS, MODEL_OF, Gateway, Simulator, ask, bearer, marker
+from tests.envoy.harness import FORMATS, MODEL_OF, Config, Gateway, Simulator, ask, bearer, impatient, marker
 
 MODELS = [MODEL_OF[name] for name in FORMATS]
 TOOLS: Any = [
@@ -25,6 +25,11 @@ PIXEL = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+@pytest.fixture(scope="module")
+def config(config: Config) -> Config:
+    return impatient(config)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -18,6 +18,7 @@ from tests.envoy.harness import (
     Simulator,
     ask,
     bearer,
+    impatient,
     marker,
 )
 
@@ -63,7 +64,7 @@ def config(config: Config, walled: int) -> Config:
     config["equivalents"].append({"models": ["walled-ha", "gpt-b"]})
     config["providers"]["dead-claude"] = config["providers"]["dead"] | {"format": "anthropic"}
     config["models"] += [{"name": name, "provider": name} for name in ("dead", "dead-claude")]
-    return config
+    return impatient(config)
 
 
 def failing(wire_format: str, **faults: Any) -> str:

@@ -1,4 +1,4 @@
-"""What Envoy refuses by itself is told to the client as any other error, not by a connection that closes."""
+"""What Envoy refuses or gives up on by itself is told as any other error, not by a connection that closes."""
 
 import json
 import socket
@@ -8,7 +8,8 @@ import httpx
 import openai
 import pytest
 
-from tests.envoy.harness import Gateway, ask, bearer
+from tests.envoy.harness import Config, Gateway, ask, bearer, impatient
+from tests.envoy.test_streams import torn
 
 CHAT = "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer sk-team\r\n"
 REFUSED = {
@@ -29,6 +30,11 @@ REFUSED = {
     "a tunnel": ("CONNECT gateway:80 HTTP/1.1\r\nhost: gateway\r\n\r\n", 400, "invalid_request_error"),
     "no path": ("OPTIONS * HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n", 404, "not_found"),
 }
+
+
+@pytest.fixture(scope="module")
+def config(config: Config) -> Config:
+    return impatient(config)
 
 
 def answer_to(gateway: Gateway, request: str) -> tuple[int, dict[str, str], bytes]:
@@ -62,6 +68,10 @@ def test_a_body_that_does_not_come_is_a_408_with_a_row(gateway: Gateway) -> None
     row = gateway.new_row(began, "refused")
     assert (row["request_id"], row["http_status"]) == (headers["x-gateway-request-id"], 408)
     assert (row["team_id"], row["error_code"]) == ("team-a", "request_timeout")
+
+
+def test_a_stream_that_falls_silent_is_torn_for_the_client(gateway: Gateway) -> None:
+    torn(gateway, "gpt", {"hang": "mid_stream"})
 
 
 def test_a_body_that_is_no_http_is_refused_in_its_row(gateway: Gateway) -> None:

@@ -1,14 +1,24 @@
 """Answers that pass by Envoy alone, for the worker ended its part at the request: what that changes, and what not."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 
-from tests.envoy.harness import Config, Gateway, Simulator, ask, at_once, bearer, marker, raw_post, wait_until
+from tests.envoy.harness import (
+    Config,
+    Gateway,
+    Simulator,
+    ask,
+    at_once,
+    bearer,
+    impatient,
+    marker,
+    raw_post,
+    wait_until,
+)
 from tests.envoy.scripted import Scripted, event, stream, whole
 
 TOLD = ("x-gateway-request-id", "x-gateway-model", "x-gateway-provider", "x-gateway-routing", "x-gateway-attempts")
@@ -22,7 +32,7 @@ def config(passing_config: Config) -> Config:
     passing_config["response_metadata"] = "body"
     passing_config["models"].append({"name": "spare", "provider": "openai-b"})
     passing_config["equivalents"].append({"models": ["odd", "spare", "claude-b"]})
-    return passing_config
+    return impatient(passing_config)
 
 
 def said(gateway: Gateway, text: str, model: str, streamed: bool, **more: Any) -> tuple[str, dict[str, str], Any]:
@@ -106,12 +116,12 @@ def test_the_clients_own_mistake_is_told_in_the_providers_words(
     assert (row["status"], row["http_status"], row["output_tokens"]) == ("failed", 400, 0)
 
 
-def test_an_answer_goes_on_when_its_worker_is_killed(gateway: Gateway, streamed: bool) -> None:
+def test_an_answer_goes_on_when_its_worker_is_killed(gateway: Gateway, primary: Simulator, streamed: bool) -> None:
     text = f"A story {marker(first_byte_ms=1500, chunks=20, chunk_interval_ms=50)}"
     workers = [one for index in (0, 1) for one in gateway.processes(f"gateway worker {index}")]
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(said, gateway, text, "gpt", streamed)
-        time.sleep(0.7)
+        wait_until(lambda: primary.stats()["open"] == 1, 10, "the provider to be asked")
         for worker in workers:
             worker.kill()
         answered, headers, _ = running.result()
@@ -128,7 +138,7 @@ def test_an_error_is_an_error_when_the_worker_is_killed_before_it(
     workers = [one for index in (0, 1) for one in gateway.processes(f"gateway worker {index}")]
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(said, gateway, "hi", "gpt", streamed)
-        time.sleep(0.7)
+        wait_until(lambda: primary.stats()["open"] == 1, 10, "the provider to be asked")
         for worker in workers:
             worker.kill()
         with pytest.raises(openai.APIStatusError) as caught:

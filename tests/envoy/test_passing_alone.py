@@ -23,7 +23,6 @@ STREAMED = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "wh
 @pytest.fixture(scope="module")
 def config(passing_config: Config) -> Config:
     """Who waits for a worker that hangs is not given up on meanwhile."""
-    passing_config["timeouts"]["idle"] = "60s"
     passing_config["routing"]["first_byte_timeout"] = "60s"
     return passing_config
 

@@ -26,7 +26,6 @@ UNTIL_CLOSED = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def config(passing_config: Config) -> Config:
-    passing_config["timeouts"]["idle"] = "60s"  # 60 MiB through a worker, on a busy machine
     return passing_config
 
 

@@ -45,8 +45,6 @@ def config(config: Config, collector: Collector) -> Config:
     ]
     config["teams"] = [{"id": team, "keys": [f"sk-{team}"]} for team in TEAMS]
     config["teams"][2]["budget"] = {"daily_tokens": 1}
-    # Nobody is given up on before a client that waits in vain leaves, however late that is on a busy machine.
-    config["routing"]["first_byte_timeout"] = "30s"
     return config | {"cache": {"exact": True, "coalesce_wait": "3s"}, "telemetry": {"otlp_endpoint": collector.url}}
 
 

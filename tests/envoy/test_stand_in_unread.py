@@ -25,7 +25,6 @@ TEAM = "team-a"
 @pytest.fixture(scope="module")
 def config(passing_config: Config, scripted: Scripted) -> Config:
     """A third one is not up."""
-    passing_config["timeouts"]["idle"] = "60s"
     passing_config["routing"]["first_byte_timeout"] = "60s"
     return with_stand_in(passing_config, scripted, "dead-ha")
 

@@ -10,14 +10,14 @@ from typing import Any
 import openai
 import pytest
 
-from tests.envoy.harness import Config, Gateway, Simulator, ask, at_once, marker, raw_post, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, at_once, impatient, marker, raw_post, wait_until
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module", params=["lean", "grpcio"])
 def config(new_config: Callable[[], Config], request: pytest.FixtureRequest) -> Config:
-    return new_config() | {"transport": request.param}
+    return impatient(new_config()) | {"transport": request.param}
 
 
 @pytest.mark.parametrize("model", ["gpt", "claude", "gpt-ha", "dead-ha"])

@@ -30,8 +30,13 @@ from tests.envoy.harness import (
 
 
 @pytest.fixture
-def config(simulators: tuple[Simulator, Simulator], tmp_path: Path) -> Config:
-    return base_config(tmp_path / "data", *simulators) | {"workers": 1, "timeouts": {"drain": "2s"}}
+def drain() -> str:
+    return "2s"
+
+
+@pytest.fixture
+def config(simulators: tuple[Simulator, Simulator], tmp_path: Path, drain: str) -> Config:
+    return base_config(tmp_path / "data", *simulators) | {"workers": 1, "timeouts": {"drain": drain}}
 
 
 def left_behind(folder: Path) -> list[list[str]]:
@@ -68,12 +73,14 @@ def listens(gateway: Gateway) -> bool:
         return probe.connect_ex(("127.0.0.1", gateway.port)) == 0
 
 
+@pytest.mark.parametrize("drain", ["60s"])
 def test_a_second_signal_ends_it_at_once(streaming: tuple[Gateway, Any]) -> None:
     gateway, _ = streaming
     gateway.process.send_signal(signal.SIGTERM)
-    time.sleep(1.2)  # sooner, and it is taken for the same signal come twice
+    wait_until(lambda: not listens(gateway), 10, "the first to be heard")
+    time.sleep(1)  # sooner, and it is taken for the same signal come twice
     gateway.process.send_signal(signal.SIGTERM)
-    assert gateway.process.wait(10) == 1
+    assert gateway.process.wait(20) == 1
     assert not left_behind(gateway.data_dir)
 
 

@@ -54,9 +54,9 @@ def one(gateway: Gateway, model: str = "gpt-ha", **more: Any) -> Answer:
 class Traffic:
     """Requests at a steady rate, until told to stop."""
 
-    def __init__(self, gateway: Gateway, rps: float = RPS) -> None:
+    def __init__(self, gateway: Gateway, model: str = "gpt-ha", rps: float = RPS) -> None:
         self.answers: list[Answer] = []
-        self._gateway, self._rps = gateway, rps
+        self._gateway, self._model, self._rps = gateway, model, rps
         self._stop = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -76,7 +76,7 @@ class Traffic:
 
     async def _one(self, session: aiohttp.ClientSession) -> None:
         url = f"{self._gateway.url}/v1/chat/completions"
-        async with session.post(url, json=ask("hi", "gpt-ha")) as answer:
+        async with session.post(url, json=ask("hi", self._model)) as answer:
             await answer.read()
             self.answers.append(Answer(answer.status, answer.headers))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.envoy.harness import PROVIDER_KEY, Config
+from tests.envoy.harness import PROVIDER_KEY, Config, impatient
 from tests.envoy.scripted import Call, Scripted, event
 
 PRICE = {"input": 1.0, "cached_input": 0.5, "cache_write": 1.25, "output": 4.0}
@@ -25,7 +25,7 @@ def config(config: Config, scripted: Scripted) -> Config:
     config["models"].append(
         {"name": "gemini-3", "provider": "google", "upstream_name": "gemini-3-flash", "price": PRICE}
     )
-    return config
+    return impatient(config)
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
