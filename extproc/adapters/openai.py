@@ -137,8 +137,8 @@ def _changes(chat: ChatRequest, upstream_name: str) -> dict[str, Any]:
         metadata = client_metadata(chat)
         wanted["metadata"] = DROP if metadata is None else metadata
     if chat.max_tokens is not None:  # where the client wrote it, for the gateway may have lowered or set it
-        short = body.get("max_tokens") and not body.get("max_completion_tokens")
-        wanted["max_tokens" if short else "max_completion_tokens"] = chat.max_tokens
+        named = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name)]  # both: either may be read
+        wanted |= dict.fromkeys(named or ("max_completion_tokens",), chat.max_tokens)
     if chat.stream:  # without it endpoints refuse stream_options
         wanted["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return {name: value for name, value in wanted.items() if not _same(body.get(name), value)}
