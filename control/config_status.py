@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from extproc import runtime
+from extproc.process.files import replace_file
 from extproc.settings import Settings
 
 Result = Literal["applied", "unchanged", "refused"]
@@ -56,7 +57,7 @@ def version_of(settings: Settings) -> str:
 
 def write(status: ConfigStatus, path: Path) -> None:
     """Replace the file."""
-    runtime.replace_file(path, msgspec.json.encode(status))
+    replace_file(path, msgspec.json.encode(status))
 
 
 def read(path: Path) -> ConfigStatus:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from extproc import runtime
+from extproc.process.files import replace_file
 from extproc.settings import variables
 
 
 def write(config: Path, env: Mapping[str, str], path: Path) -> None:
     """Keep what `config` asks for and `env` has."""
-    runtime.replace_file(path, encoded(config, env))
+    replace_file(path, encoded(config, env))
 
 
 def encoded(config: Path, env: Mapping[str, str]) -> bytes:

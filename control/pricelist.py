@@ -11,7 +11,7 @@ import msgspec
 
 from control.prices import import_litellm
 from extproc.pricing import PriceTable, PriceTables, default_table, dump_table
-from extproc.runtime import replace_file
+from extproc.process.files import replace_file
 from extproc.settings import Settings
 
 _PARTS = ("input", "cached_input", "cache_write", "output")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from extproc import runtime
+from extproc.process.files import beside
 
 
 class Staged:
@@ -24,7 +24,7 @@ class Staged:
         """Write all of them beside their places. Raises OSError, with nothing left behind."""
         try:
             for path, data in self._contents.items():
-                self._new[path] = runtime.beside(path, data)
+                self._new[path] = beside(path, data)
         except BaseException:
             self._clear()
             raise

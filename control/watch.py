@@ -18,6 +18,7 @@ from control.config_status import Attempt
 from extproc import runtime
 from extproc.paths import Paths
 from extproc.process.beat import beat
+from extproc.process.files import Stamp, stamp_of
 from extproc.process.logs import Trouble
 from extproc.settings import Settings
 
@@ -25,8 +26,6 @@ _log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
 _AGAIN_S = 5.0  # a change that could not be taken over, for the disk is full
-
-_Stamp = tuple[int, int] | None
 
 
 class Watch:
@@ -43,7 +42,7 @@ class Watch:
         self._files = (config, *_named_files(runtime.read(paths.runtime)))
         self._known = self._before = self._stamps()
         self._runtime = RuntimeFile(paths.runtime)
-        self._status = _stamp(paths.config_status)
+        self._status = stamp_of(paths.config_status)
         self._last = config_status.read(paths.config_status).last
         self._trouble = Trouble(
             _log, "configuration cannot be taken over; tried again", "configuration can be taken over", logging.ERROR
@@ -98,7 +97,7 @@ class Watch:
             raise OSError(last.removeprefix("error: ") or f"exit code {process.returncode}")
 
     def _tell(self) -> None:
-        if (stamp := _stamp(self._paths.config_status)) == self._status:
+        if (stamp := stamp_of(self._paths.config_status)) == self._status:
             return
         try:
             status = config_status.read(self._paths.config_status)
@@ -110,8 +109,8 @@ class Watch:
         self._last = status.last
         _log.log(*_line(status.last), extra={"file": status.file, "version": status.version, **_why(status.last)})
 
-    def _stamps(self) -> dict[Path, _Stamp]:
-        return {file: _stamp(file) for file in self._files}
+    def _stamps(self) -> dict[Path, Stamp]:
+        return {file: stamp_of(file) for file in self._files}
 
 
 class RuntimeFile:
@@ -119,11 +118,11 @@ class RuntimeFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = _stamp(path)
+        self._known = stamp_of(path)
 
     def changed(self) -> Settings | None:
         """The settings, if they are others than when last asked. Raises OSError."""
-        if (stamp := _stamp(self._path)) == self._known:
+        if (stamp := stamp_of(self._path)) == self._known:
             return None
         self._known = stamp
         return runtime.read(self._path)
@@ -155,11 +154,3 @@ def _named_files(settings: Settings) -> tuple[Path, ...]:
         *(file for issuer in settings.auth.jwt for file in (issuer.jwks_file, issuer.ca_file)),
     ]
     return tuple(file for file in files if file is not None)
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns

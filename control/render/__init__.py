@@ -13,7 +13,7 @@ from typing import Any
 
 from control.render import bootstrap, clusters, listeners, routes, secrets, tls
 from extproc.paths import Paths
-from extproc.runtime import replace_file
+from extproc.process.files import replace_file
 from extproc.settings import Settings
 
 Document = dict[str, Any]

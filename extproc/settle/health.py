@@ -20,6 +20,7 @@ import msgspec
 from extproc.paths import Paths
 from extproc.process import doorbell
 from extproc.process.beat import beat
+from extproc.process.files import replace_file
 from extproc.process.logs import Trouble
 from extproc.routing import shared
 from extproc.routing.breaker import CLOSED, Circuit
@@ -36,7 +37,6 @@ from extproc.routing.health import (
     key_of,
     together,
 )
-from extproc.runtime import replace_file
 from extproc.settings import Settings
 from extproc.settle.rows import AttemptRow
 from extproc.state import AWAY, State

@@ -19,6 +19,7 @@ from extproc import runtime
 from extproc.paths import Paths
 from extproc.process.beat import beat
 from extproc.process.doorbell import Bell
+from extproc.process.files import replace_file, stamp_of
 from extproc.process.logs import Trouble
 from extproc.settings import Settings
 from extproc.snapshot import shared
@@ -29,8 +30,6 @@ from extproc.state import State
 log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
-
-_Stamp = tuple[int, int] | None
 
 
 class Refresher:
@@ -50,7 +49,7 @@ class Refresher:
         self._paths = paths
         self._keep = keep
         self._wall_s = wall_s
-        self._stamp = _stamp(paths.runtime)
+        self._stamp = stamp_of(paths.runtime)
         self._away = Trouble(
             log, "run-time changes cannot be read; the last ones stay", "run-time changes are read again"
         )
@@ -79,7 +78,7 @@ class Refresher:
             await self._look_at_clock()
 
     async def _look_at_file(self) -> None:
-        stamp = _stamp(self._paths.runtime)
+        stamp = stamp_of(self._paths.runtime)
         if stamp is None or stamp == self._stamp:
             return
         self._stamp = stamp
@@ -119,7 +118,7 @@ class Refresher:
             return
         data = msgspec.json.encode(self._current.snapshot.overrides)
         try:
-            await asyncio.to_thread(runtime.replace_file, self._paths.overrides, data)
+            await asyncio.to_thread(replace_file, self._paths.overrides, data)
         except OSError as error:
             self._unwritten.seen(error)
         else:
@@ -135,11 +134,3 @@ def kept(path: Path) -> Overrides:
     except (OSError, msgspec.DecodeError) as error:
         log.error("kept run-time changes cannot be read", extra={"reason": str(error)})
         return NONE
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns

@@ -17,7 +17,7 @@ import pytest
 
 from control.render import encoded
 from extproc.paths import Paths
-from extproc.runtime import replace_file
+from extproc.process.files import replace_file
 from tests.envoy.harness import (
     ADMIN_KEY,
     GATEWAY,
