@@ -11,6 +11,7 @@ from typing import Any
 
 from control.render.names import any_of
 from extproc.paths import Paths
+from extproc.process.files import stamp_of
 from extproc.settings import Listen, Tls
 
 Document = dict[str, Any]
@@ -62,7 +63,7 @@ def files(listen: Listen, paths: Paths) -> dict[str, Document]:
     if tls.client_ca_file is not None:
         context = {"trusted_ca": _file(tls.client_ca_file), **watched}
         result[CLIENT_CA] = _secret(CLIENT_CA, "validation_context", context)
-    return {**result, CHANGED: {str(file): _stamp(file) for file in tls.files}}
+    return {**result, CHANGED: {str(file): stamp_of(file) for file in tls.files}}
 
 
 def inlined(context: Document, found: dict[str, Document]) -> Document:
@@ -90,11 +91,3 @@ def _secret(name: str, kind: str, content: Document) -> Document:
 
 def _file(path: Path) -> Document:
     return {"filename": str(path.absolute())}
-
-
-def _stamp(file: Path) -> list[int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return [found.st_ino, found.st_mtime_ns]
