@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from extproc.body.members import parted, scanned
 from extproc.body.surrogates import repaired
-from extproc.errors import InvalidRequest, in_json_words
+from extproc.body.values import MOST, too_many
+from extproc.errors import InvalidRequest, RequestTooLarge, in_json_words
 from extproc.records import ChatRequest, Feature, Large, Priority, Wish
 
 _CHOICES = {"priority": get_args(Priority), "routing": get_args(Wish)}
@@ -118,13 +119,16 @@ _NO_WISHES = GatewayMetadata()
 
 
 async def read_chat(body: bytes) -> ChatRequest:
-    """The request in `body`, of any size. Raises InvalidRequest, naming the parameter where one is wrong.
+    """The request in `body`, of any size. Raises InvalidRequest, naming the parameter where one is wrong, and
+    RequestTooLarge where its values are too many.
 
     Of a large one the conversation is hashed in a thread, which needs no GIL; in between others have their turn. 10 MiB
     hold up the event loop for 1 and 5 ms (13 of Japanese).
     """
     if len(body) <= LARGE_BYTES:
         return parse_chat(body)
+    if too_many(body):
+        raise RequestTooLarge(f"The request body has more than {MOST:,} JSON values.")
     for part in (parted, scanned):
         try:
             found = part(body)

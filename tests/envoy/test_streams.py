@@ -238,6 +238,18 @@ def test_thirty_two_mebibytes(gateway: Gateway, primary: Simulator) -> None:
     assert answer.status_code == 200, answer.text
 
 
+def test_half_a_million_values(gateway: Gateway, primary: Simulator) -> None:
+    """What would hold up all others of its worker is refused before it is read; they go on."""
+    parts = b'{"type":"text","text":"a"},' * 700_000
+    content = b'{"model":"gpt","messages":[{"role":"user","content":[' + parts + b'{"type":"text","text":"b"}]}]}'
+    answer = gateway.http.post("/v1/chat/completions", content=content, headers=bearer())
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+    assert answer.json()["error"]["message"] == "The request body has more than 500,000 JSON values."
+    assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "refused"
+    assert gateway.client().chat.completions.create(**ask("hi")).choices[0].message.content
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_gzipped_429_is_read(gateway: Gateway, primary: Simulator, model: str) -> None:
     """The last of this file: a provider that limits us is left alone for a while."""
