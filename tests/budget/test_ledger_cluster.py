@@ -1,6 +1,5 @@
 """The ledger on a Valkey cluster of three nodes: each team's keys lie in one slot, and every script stays in it."""
 
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -13,22 +12,13 @@ from extproc.budget.windows import windows_at
 from extproc.snapshot import shared
 from extproc.snapshot.overrides import TeamOverride
 from extproc.state.redis_py import connect
+from tests.envoy.harness import free_port
 
 from .builders import HOUR_MS, NOON_MS, reservation, settlement
 from .conftest import Valkey, wait_for_ping
 
 WINDOWS = windows_at(NOON_MS)
 TEAMS = [f"team-{name}" for name in ("search", "support", "billing", "a", "b", "c", "x:y", "über.graph/1", "z@z")]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def cluster_node(port: int, bus_port: int) -> Valkey:
@@ -40,7 +30,7 @@ def cluster_node(port: int, bus_port: int) -> Valkey:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[int]]:
     """Ports of three nodes that share the slots; skips where a cluster cannot be formed."""
-    ports = free_ports(6)
+    ports = [free_port() for _ in range(6)]
     nodes = [cluster_node(port, bus) for port, bus in zip(ports[:3], ports[3:], strict=True)]
     try:
         for node in nodes:

@@ -14,10 +14,10 @@ from extproc.budget.ledger import Admitted, LedgerUnavailable
 from extproc.budget.windows import windows_at
 from extproc.settings import SettingsError, parse
 from extproc.state.address import Address, of_sentinels
+from tests.envoy.harness import free_port
 
 from .builders import NOON_MS, reservation
 from .conftest import OpenLedger, wait_for_ping
-from .test_ledger_cluster import free_ports
 
 WINDOWS = windows_at(NOON_MS)
 PASSWORD = "p:w/d"
@@ -44,7 +44,7 @@ class Server:
 @pytest.fixture
 def servers() -> Iterator[tuple[Server, Server, Server]]:
     """Primary, replica, Sentinel; the Sentinel knows both when this returns."""
-    first, second, third = free_ports(3)
+    first, second, third = (free_port() for _ in range(3))
     login = (f'requirepass "{PASSWORD}"', f'primaryauth "{PASSWORD}"', 'save ""', "repl-diskless-sync-delay 0")
     primary = Server(first, *login)
     replica = Server(second, *login, f"replicaof 127.0.0.1 {first}")

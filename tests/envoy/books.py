@@ -11,7 +11,7 @@ import openai
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
 from extproc.state.redis_py import connect
-from tests.envoy.harness import Gateway, Simulator, ask, wait_until
+from tests.envoy.harness import ZONE, Gateway, Simulator, ask, wait_until
 
 LEASE_S = 4.0
 
@@ -28,7 +28,7 @@ class Books:
         async def look() -> tuple[int, int]:
             client = connect(f"unix://{self.gateway.data_dir}/valkey.sock", timeout_s=5)
             now_ms = round(time.time() * 1000)
-            usage = await RedisLedger(client).usage(self.team, now_ms, windows_at(now_ms))
+            usage = await RedisLedger(client).usage(self.team, now_ms, windows_at(now_ms, ZONE))
             await client.aclose()
             return usage.standing.daily.used_tokens, usage.standing.daily.held_tokens
 

@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from extproc.budget.redis import RedisLedger
 from extproc.budget.windows import windows_at
 from extproc.state.redis_py import connect
-from tests.envoy.harness import ADMIN_KEY, Gateway, Simulator, bearer
+from tests.envoy.harness import ADMIN_KEY, ZONE, Gateway, Simulator, bearer
 from tests.telemetry.collector import Collector, plain
 
 _SAMPLE = re.compile(r"(?m)^([a-z_]+)(?:{(.*)})? ([^ ]+)$")
@@ -71,7 +71,7 @@ def ledger(gateway: Gateway, teams: Iterable[str]) -> dict[str, tuple[int, int, 
         now_ms = round(time.time() * 1000)
         found = {}
         for team in teams:
-            month = (await RedisLedger(client).usage(team, now_ms, windows_at(now_ms))).standing.monthly
+            month = (await RedisLedger(client).usage(team, now_ms, windows_at(now_ms, ZONE))).standing.monthly
             found[team] = (month.used_tokens, month.used_nano_usd, month.held_tokens)
         await client.aclose()
         return found

@@ -13,7 +13,7 @@ from extproc.state import ErrorReply, State, StateTimeout, StateUnreachable
 from extproc.state.address import of_server
 from extproc.state.pipe import Pipe, open_state
 from tests.budget.conftest import Valkey
-from tests.budget.test_ledger_cluster import free_ports
+from tests.envoy.harness import free_port
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ async def test_a_server_that_became_a_replica_is_left(server: Valkey, pipe: Stat
 
 
 async def test_password_and_database_over_tcp() -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     server = Valkey("--port", str(port), "--bind", "127.0.0.1").start()
     await Redis(unix_socket_path=str(server.socket)).execute_command("CONFIG", "SET", "requirepass", "open sesame")
     try:
