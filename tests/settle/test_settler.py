@@ -28,6 +28,7 @@ SETTINGS = """
 providers: {openai: {format: openai, base_url: "http://127.0.0.1:9"}}
 models: [{name: gpt, provider: openai}]
 teams: [{id: team-search, keys: [sk-search]}]
+retention: 36500d  # the builders' rows are of one day, from which we go away
 """
 
 
