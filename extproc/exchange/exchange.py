@@ -83,6 +83,7 @@ class Exchange:
         self._pieces: list[Body | memoryview] = []  # of the body that is coming
         self._size = 0  # of the pieces
         self._due = -1  # of the body, where its length was told
+        self._room = 0  # taken for it, where it is large
         self._looks = _LOOKS_BYTES  # left
         self._wanted = Wanted(options, options.metadata_in_body)
         self._answering: Answering | None = None
@@ -110,6 +111,7 @@ class Exchange:
         """
         undecided = self._admission if self.state is State.READING else None
         self.state = State.DONE
+        self._drop_pieces()
         if self._plan is not None:
             self._live.remove(self._plan)
             self._plan.tape.give_up()
@@ -149,6 +151,7 @@ class Exchange:
         self._size += len(event.body)
         if self._size > MAX_REQUEST_BYTES:
             raise too_large()
+        self._take_room(self._size)
         if event.end or self._due >= 0:
             return event.end or self._size == self._due
         last = parts_of(event.body)[-1:]
@@ -158,6 +161,16 @@ class Exchange:
         whole = joined(self._pieces)
         self._pieces = [whole]
         return _is_json(whole)
+
+    def _take_room(self, size: int) -> None:
+        """For a body of so many bytes, or so many so far. Raises Overloaded."""
+        if size > max(LARGE_BYTES, self._room):
+            self._room += self._live.room.take(size - self._room)
+
+    def _drop_pieces(self) -> None:
+        self._pieces, self._size = [], 0
+        self._live.room.back(self._room)
+        self._room = 0
 
     # --- the request ---------------------------------------------------------------------------------------------
 
@@ -179,6 +192,7 @@ class Exchange:
             raise InvalidRequest("The request has no body; send a JSON object.")
         length = headers.get("content-length", "")
         self._due = int(length) if length.isdigit() else -1
+        self._take_room(self._due)
         self.state = State.READING
         return None
 
@@ -192,12 +206,13 @@ class Exchange:
 
     async def _decide(self, body: bytes) -> Body:
         began_ns = self._pipeline.clock.mono_ns()
-        self._pieces, self._size = [], 0
+        self._pieces = []
         try:
             return await self._on_request_body(body)
         except Exception as error:
             return await self._refuse(error)
         finally:
+            self._drop_pieces()
             self._own_ns += self._pipeline.clock.mono_ns() - began_ns
 
     async def _on_request_body(self, body: bytes) -> Body:

@@ -6,7 +6,7 @@ alone (`passing`) nobody tells us when it begins: such a plan is kept until its 
 would be more than PASSING_BYTES of them, an answer does not pass, for none may be forgotten before.
 Kept are the client's own bytes (a large body is read again for the next attempt): of bodies up to `chat.LARGE_BYTES` as
 many as there are exchanges, of larger ones KEPT_BYTES in all. Beyond that the oldest lose theirs: they are still
-answered, but not tried elsewhere.
+answered, but not tried elsewhere. Those that are still coming in have a `room` of their own.
 """
 
 import heapq
@@ -14,6 +14,7 @@ import logging
 import secrets
 
 from extproc.errors import NoProviderAvailable
+from extproc.exchange.room import Room
 from extproc.plan import Plan
 from extproc.process.logs import Trouble
 
@@ -28,6 +29,7 @@ class Live:
     """The exchanges of this worker whose answer has not begun, by request id."""
 
     def __init__(self) -> None:
+        self.room = Room()
         self.token = secrets.token_hex(16)  # a secret of this worker and Envoy: see `wire.P_SIGN`
         self._plans: dict[str, Plan] = {}
         self._large: dict[str, int] = {}  # bytes of large bodies, the oldest first

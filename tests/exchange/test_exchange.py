@@ -216,6 +216,47 @@ def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
     assert reply.immediate_response.status.code == 413
 
 
+LARGE = {"content-length": str(30 * 1024 * 1024)}
+
+
+def test_large_bodies_on_their_way_have_so_much_room() -> None:
+    live = Live()
+    held = [exchange(live) for _ in range(4)]
+    assert [say(each, request_headers=headers(HEADERS | LARGE)) for each in held] == [[]] * 4
+    (reply,) = say(exchange(live), request_headers=headers(HEADERS | LARGE))
+    assert reply.immediate_response.status.code == 503
+    assert json.loads(reply.immediate_response.body)["error"]["code"] == "overloaded"
+    assert not asked(exchange(live)).HasField("immediate_response")  # a small one needs none
+    left = held[0].close()
+    assert left is not None
+    asyncio.run(left)
+    assert held[0].close() is None  # once is enough
+    assert say(exchange(live), request_headers=headers(HEADERS | LARGE)) == []
+    (reply,) = say(exchange(live), request_headers=headers(HEADERS | LARGE))
+    assert reply.immediate_response.status.code == 503
+
+
+def test_a_large_body_of_untold_length_takes_room_as_it_comes() -> None:
+    live = Live()
+    for _ in range(4):
+        say(exchange(live), request_headers=headers(HEADERS | LARGE))
+    to = exchange(live)
+    say(to, request_headers=headers(HEADERS))
+    assert say(to, request_body=pb.HttpBody(body=bytes(8 * 1024 * 1024))) == []
+    (reply,) = say(to, request_body=pb.HttpBody(body=b"x"))
+    assert reply.immediate_response.status.code == 503
+
+
+def test_room_is_free_once_a_body_is_decided() -> None:
+    live = Live()
+    body = json.dumps({**json.loads(ASKED), "user": "x" * 30 * 1024 * 1024}).encode()
+    for _ in range(6):
+        to = exchange(live)
+        say(to, request_headers=headers(HEADERS | {"content-length": str(len(body))}))
+        (reply,) = say(to, request_body=pb.HttpBody(body=body, end_of_stream=True))
+        assert not reply.HasField("immediate_response")
+
+
 @pytest.mark.parametrize("body", [b"", b"data: {}\n\n"])
 def test_a_native_stream_of_a_stand_in_ends_the_exchange_at_its_headers(body: bytes) -> None:
     to = exchange(options=OPTIONS)
