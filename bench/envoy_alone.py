@@ -21,7 +21,7 @@ _OURS = ("access_log", "local_reply_config", "rds", "http_filters")
 
 def render(settings: Settings, paths: Paths, port: int) -> Document:
     """The bootstrap document of an Envoy that listens on `port` of the loopback."""
-    document = render_bootstrap(paths)
+    document = render_bootstrap(settings.listen, paths)
     del document["dynamic_resources"]
     names = {provider_cluster(name) for name in settings.providers}
     found = [_plain(cluster) for cluster in clusters.render(settings, paths) if cluster["name"] in names]

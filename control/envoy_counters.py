@@ -18,7 +18,7 @@ from extproc.wire import WORKERS
 class _Counted(msgspec.Struct, frozen=True):
     name: str
     text: str
-    results: dict[str, str]  # Envoy's statistic -> what it is the result of
+    labels: dict[str, dict[str, str]]  # of each of Envoy's statistics that it is the sum of
 
 
 _COUNTED: Final = (
@@ -27,12 +27,17 @@ _COUNTED: Final = (
         "Requests whose worker was away, died or hung before it had decided: another did (decided), or none was there"
         " in time (given_up).",
         {
-            f"cluster.{WORKERS}.upstream_rq_retry_success": "decided",
-            f"cluster.{WORKERS}.upstream_rq_retry_limit_exceeded": "given_up",
+            f"cluster.{WORKERS}.upstream_rq_retry_success": {"result": "decided"},
+            f"cluster.{WORKERS}.upstream_rq_retry_limit_exceeded": {"result": "given_up"},
         },
     ),
+    _Counted(
+        "gateway.overload_refusals",
+        "Requests that Envoy refused because it was near listen.max_memory.",
+        {"http.ingress.downstream_rq_overload_close": {}},
+    ),
 )
-_WANTED: Final = "|".join(re.escape(statistic) for one in _COUNTED for statistic in one.results)
+_WANTED: Final = "|".join(re.escape(statistic) for one in _COUNTED for statistic in one.labels)
 
 
 async def families(admin: Path) -> list[Family]:
@@ -48,9 +53,7 @@ async def families(admin: Path) -> list[Family]:
             kind="counter",
             text=one.text,
             samples=[
-                Sample({"result": result}, found[statistic])
-                for statistic, result in one.results.items()
-                if statistic in found
+                Sample(labels, found[statistic]) for statistic, labels in one.labels.items() if statistic in found
             ],
         )
         for one in _COUNTED

@@ -33,7 +33,7 @@ _TAKE_S = 10.0
 _ROTATE_S = 2.0
 # What was decided when the processes were started.
 _SOCKETS = ("listen.host", "listen.port", "listen.unix_socket", "listen.unix_socket_mode", "listen.ops")
-FIXED = (*_SOCKETS, "data_dir", "workers", "state", "streams", "transport")
+FIXED = (*_SOCKETS, "listen.max_memory", "data_dir", "workers", "state", "streams", "transport")
 
 Document = dict[str, Any]
 

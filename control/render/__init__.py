@@ -22,7 +22,7 @@ Document = dict[str, Any]
 def render(settings: Settings, paths: Paths) -> dict[str, Document]:
     """File name below `paths.envoy` -> its content."""
     return {
-        "bootstrap.json": bootstrap.render(paths),
+        "bootstrap.json": bootstrap.render(settings.listen, paths),
         "cds.json": discovery(clusters.render(settings, paths)),
         "lds.json": discovery(listeners.render(settings, paths)),
         "rds-ingress.json": discovery([routes.ingress(settings)]),

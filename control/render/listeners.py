@@ -150,6 +150,7 @@ def _fallback(worker: int, settings: Settings, paths: Paths) -> Document:
     return {
         "name": fallback_cluster(worker),
         "internal_listener": {},
+        "bypass_overload_manager": True,  # these requests are in already
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [{"filters": [manager]}],
     }

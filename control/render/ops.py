@@ -31,6 +31,7 @@ def listener(where: Ops) -> Document:
     return {
         "name": "ops",
         "address": {"socket_address": {"address": where.host, "port_value": where.port}},
+        "bypass_overload_manager": True,  # a probe that fails would end what is only busy
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],

@@ -1,6 +1,7 @@
-"""What the types of gateway.yaml are made of: a section, and durations, keys, addresses and amounts.
+"""What the types of gateway.yaml are made of: a section, and durations, memory, keys, addresses and amounts.
 
-In: what pydantic hands over. Out: seconds, key digests, URLs without a last slash; ValueError names what is wrong.
+In: what pydantic hands over. Out: seconds, bytes, key digests, URLs without a last slash; ValueError says what is
+wrong.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]|[KMGT]i)?")
+_UNIT_BYTES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
 
 
@@ -29,6 +32,16 @@ def _duration_s(value: object) -> object:
         if not match:
             raise ValueError("not a duration: write 2s, 1500ms, 24h or a number of seconds")
         return float(match[1]) * _UNIT_S[match[2]]
+    return value
+
+
+def _memory_bytes(value: object) -> object:
+    """`1Gi`, `1.5Gi`, `800M`, as Kubernetes has them, or a number of bytes -> bytes."""
+    if isinstance(value, str):
+        match = _MEMORY.fullmatch(value.strip())
+        if not match:
+            raise ValueError("not an amount of memory: write 1Gi, 800Mi, 800M or a number of bytes")
+        return int(float(match[1]) * _UNIT_BYTES.get(match[2], 1))
     return value
 
 
@@ -88,10 +101,17 @@ def _without_last_slash(value: str) -> str:
 
 _DURATION_TEXT = {"type": "string", "pattern": rf"^\s*{_DURATION.pattern}\s*$|\$\{{"}
 _POSITIVE = WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _DURATION_TEXT]})
+_MEMORY_TEXT = {"type": "string", "pattern": rf"^\s*{_MEMORY.pattern}\s*$|\$\{{"}
 _NOT_NEGATIVE = WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, _DURATION_TEXT]})
 
 Duration = Annotated[float, BeforeValidator(_duration_s), Field(gt=0), _POSITIVE]
 Wait = Annotated[float, BeforeValidator(_duration_s), Field(ge=0), _NOT_NEGATIVE]
+Memory = Annotated[
+    int,
+    BeforeValidator(_memory_bytes),
+    Field(ge=64 * 2**20),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 64 * 2**20}, _MEMORY_TEXT]}),
+]
 KeyDigest = Annotated[str, BeforeValidator(_key_digest)]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_last_slash)]
 Network = Annotated[str, AfterValidator(_network)]

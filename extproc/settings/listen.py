@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from extproc.settings.fields import Address, Duration, Network, Section
+from extproc.settings.fields import Address, Duration, Memory, Network, Section
 
 _UNIX_PATH_MAX = 107  # of the 108 bytes of a unix socket's address
 
@@ -77,6 +77,10 @@ class Listen(Section):
     )
     trusted_hops: int = Field(
         default=0, ge=0, le=10, description="proxies before this one whose x-forwarded-for is believed"
+    )
+
+    max_memory: Memory | None = Field(
+        default=None, description="of Envoy, such as 1Gi: near it new requests are a 503, before the system kills it"
     )
 
     @model_validator(mode="after")

@@ -9,6 +9,10 @@ gateway.yaml, from `config`: the keys that are the pod's to decide are put in wh
 {{- $listen := deepCopy (default dict $config.listen) -}}
 {{- $host := ternary "127.0.0.1" "0.0.0.0" (eq .Values.mode "sidecar") -}}
 {{- $config = set $config "listen" (mergeOverwrite (dict "host" $host "port" 8080 "ops" (dict "port" 8081)) $listen) -}}
+{{- $memory := dig "limits" "memory" "" .Values.envoy.resources -}}
+{{- if and $memory (not (hasKey $listen "max_memory")) -}}
+{{- $_ := set $config.listen "max_memory" $memory -}}
+{{- end -}}
 {{- $config = set $config "data_dir" "/var/lib/gateway" -}}
 {{- $timeouts := default dict $config.timeouts -}}
 {{- $config = set $config "timeouts" (merge (dict) $timeouts (dict "drain" (default 600 $timeouts.request))) -}}
@@ -41,7 +45,7 @@ gateway.yaml, from `config`: the keys that are the pod's to decide are put in wh
 {{/* What a change of needs new pods for; all else of gateway.yaml is taken over by those that run. */}}
 {{- define "llm-gateway.fixed" -}}
 {{- $config := fromJson (include "llm-gateway.config" .) -}}
-{{- $listen := pick $config.listen "host" "port" "unix_socket" "unix_socket_mode" "ops" -}}
+{{- $listen := pick $config.listen "host" "port" "unix_socket" "unix_socket_mode" "ops" "max_memory" -}}
 {{- pick $config "data_dir" "workers" "state" "streams" "transport" | merge (dict "listen" $listen) | toJson | sha256sum -}}
 {{- end }}
 

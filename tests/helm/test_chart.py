@@ -194,6 +194,7 @@ def test_new_pods_for_what_cannot_be_changed_while_they_run_and_for_nothing_else
         "listen.unix_socket": "/var/lib/gateway/run/gateway.sock",
         "listen.unix_socket_mode": "0660",
         "listen.ops": {"port": 9001},
+        "listen.max_memory": "2Gi",
         "workers": 3,
         "state": {"url": "redis://other"},
         "streams": {"same_format": "extproc"},
