@@ -128,7 +128,7 @@ class Health:
     def observe(self, seen: Seen, now_s: float) -> list[str]:
         """Take in one attempt that ended about now. Returns the keys whose circuit changed."""
         observation = self.count(seen, now_s)
-        if seen.ending == "rate_limited":
+        if seen.ending == "rate_limited" and seen.ended_s >= self._enabled_s(seen.provider):
             wait_s = UNSAID_RETRY_AFTER_S if seen.retry_after_s is None else seen.retry_after_s
             until_s = seen.ended_s + min(wait_s, self._settings.max_retry_after)  # it was told of since
             self.limited_until_s[seen.provider] = max(until_s, self.limited_until_s.get(seen.provider, 0.0))
@@ -183,6 +183,11 @@ class Health:
             drained=self.drained,
             latencies={key: latency for key, latency in latencies.items() if latency != Latency()},
         )
+
+    def _enabled_s(self, provider: str) -> float:
+        """Since when it is in use again: what it asked before, and is told of only now, counts no more."""
+        circuit = self._of(provider).breaker.circuit
+        return circuit.since_s if circuit.state == "closed" else 0.0
 
     def _of(self, key: str) -> _Kept:
         kept = self._kept.get(key)
