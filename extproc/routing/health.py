@@ -117,6 +117,7 @@ class Health:
         self._settings = settings
         self._kept: dict[str, _Kept] = {}
         self.limited_until_s: dict[str, float] = {}
+        self._asked_s: dict[str, float] = {}  # when we were: others say only until when
         self.drained: frozenset[str] = frozenset()
 
     def use(self, settings: Breaker) -> None:
@@ -132,6 +133,7 @@ class Health:
             wait_s = UNSAID_RETRY_AFTER_S if seen.retry_after_s is None else seen.retry_after_s
             until_s = seen.ended_s + min(wait_s, self._settings.max_retry_after)  # it was told of since
             self.limited_until_s[seen.provider] = max(until_s, self.limited_until_s.get(seen.provider, 0.0))
+            self._asked_s[seen.provider] = seen.ended_s
         refused = seen.status in REFUSED
         return [
             key
@@ -156,7 +158,7 @@ class Health:
         """Take over circuits of other replicas that are later than ours. Returns the keys that changed."""
         changed = [key for key, circuit in circuits.items() if self._of(key).breaker.adopt(circuit)]
         for key in changed:
-            if circuits[key].state == "closed":
+            if circuits[key].state == "closed" and self._asked_s.get(key, 0.0) < circuits[key].since_s:
                 self.limited_until_s.pop(key, None)  # it was put back into use by hand
         return changed
 
