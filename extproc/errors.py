@@ -20,7 +20,7 @@
     │   ├── AnswerUnread              502     answer_unread           it had to be read, and no worker was there
     │   └── NoUsableAnswer            502     no_usable_answer        the model's doing: no failure of its provider
     ├── NoProviderAvailable           503     no_provider_available
-    ├── Overloaded                    503     overloaded              too many large requests at once; has retry_after_s
+    ├── Overloaded                    503     overloaded              too much in hand at once; has retry_after_s
     ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
     ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed
     ├── ControlUnavailable            503     control_unavailable     the process that serves all but chat is away

@@ -15,6 +15,7 @@ from extproc.errors import (
     InvalidRequest,
     NoProviderAvailable,
     NotFound,
+    Overloaded,
     PermissionDenied,
     ProviderError,
     ProviderTimeout,
@@ -39,11 +40,13 @@ Document = dict[str, Any]
 
 # Envoy's word for it that a token's issuer could not be asked: jwt_authn_access_denied{Jwks_remote_fetch_is_failed}.
 _NO_KEYS = "Jwks_remote_fetch_is_failed"
+_OVERLOAD = "overload"  # ... that it is near `listen.max_memory`
 
 
 def local_replies() -> Document:
     """Errors that Envoy answers itself, in OpenAI's shape. Only those that never reached the worker's mapping."""
     away = ControlUnavailable("The control process, which serves this path, does not answer now; chat requests go on.")
+    full = Overloaded("The gateway has too many requests in hand now; try again.", retry_after_s=1)
     not_http = InvalidRequest("The request is not HTTP as this gateway takes it.")
     mappers = [
         *(_local_reply(status, away, where=f"xds.cluster_name == '{CONTROL}'") for status in (502, 503, 504)),
@@ -59,6 +62,7 @@ def local_replies() -> Document:
         _local_reply(404, NotFound("There is no such path."), where=f"!('{H_CLUSTER}' in request.headers)"),
         _local_reply(404, ProviderError("The model was taken away while this request was decided.")),
         _local_reply(502, ProviderError("The provider could not be reached, or broke off its answer.")),
+        _local_reply(503, full, where=f"response.code_details == '{_OVERLOAD}'"),
         _local_reply(503, NoProviderAvailable("The gateway cannot serve this request now.")),
         _local_reply(504, ProviderTimeout("The provider did not answer in time.")),
         _local_reply(501, not_http),
@@ -100,7 +104,10 @@ def _local_reply(status: int, error: GatewayError, details: str = "", *, where: 
         **({"status_code": error.status} if error.status != status else {}),
         "filter": _where(expression),
         "body_format_override": {"json_format": error.payload(), "content_type": "application/json"},
-        "headers_to_add": [_header("x-gateway-request-id", f"%REQ({H_REQUEST_ID})%")],
+        "headers_to_add": [
+            _header("x-gateway-request-id", f"%REQ({H_REQUEST_ID})%"),
+            *([] if error.retry_after_s is None else [_header("retry-after", f"{error.retry_after_s:.0f}")]),
+        ],
     }
 
 

@@ -77,6 +77,7 @@ class Exchange:
         self._live = live
         self._options = options
         self._request_id = ""
+        self._team_id = ""
         self._admission: Admission | None = None
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request
@@ -165,12 +166,13 @@ class Exchange:
     def _take_room(self, size: int) -> None:
         """For a body of so many bytes, or so many so far. Raises Overloaded."""
         if size > max(LARGE_BYTES, self._room):
-            self._room += self._live.room.take(size - self._room)
+            self._room += self._live.room.take(self._team_id, size - self._room)
 
     def _drop_pieces(self) -> None:
         self._pieces, self._size = [], 0
-        self._live.room.back(self._room)
-        self._room = 0
+        if self._room:
+            self._live.room.back(self._team_id, self._room)
+            self._room = 0
 
     # --- the request ---------------------------------------------------------------------------------------------
 
@@ -183,6 +185,7 @@ class Exchange:
             self._wanted = msgspec.structs.replace(self._wanted, fields=headers[H_METADATA] == "body")
         self._request_id = headers.get(H_REQUEST_ID, "")
         self._admission = admission = self._pipeline.authenticate(headers)
+        self._team_id = admission.team.id
         if admission.team.networks:
             check_address(admission.team.networks, headers)
         check_request(headers)

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 import openai
 import pytest
 
-from tests.envoy.harness import TEAM_KEY, Gateway, Simulator, ask, wait_until
+from tests.envoy.harness import OTHER_KEY, TEAM_KEY, Gateway, Simulator, ask, wait_until
 
 MIB = 1024 * 1024
-MORE = 12  # of 30 MiB, than both workers have room for: four each
+MORE = 16  # of 30 MiB, than one team has room for: two in each of both workers
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def uploads(gateway: Gateway, count: int) -> Iterator[list[socket.socket]]:
 
 def test_more_large_requests_than_there_is_room_for(gateway: Gateway, primary: Simulator) -> None:
     large, client = ask("x" * (10 * MIB)), gateway.client().with_options(max_retries=0)
-    with uploads(gateway, 8 + MORE) as begun:
+    with uploads(gateway, 4 + MORE) as begun:
         refused: dict[int, bytes] = {}
         for one in begun:
             one.setblocking(False)
@@ -56,6 +56,8 @@ def test_more_large_requests_than_there_is_room_for(gateway: Gateway, primary: S
         row = gateway.row(told.value.response.headers["x-gateway-request-id"])
         assert (row["status"], row["error_code"], row["cost_usd"]) == ("refused", "overloaded", 0)
         assert client.chat.completions.create(**ask("hi")).choices[0].message.content
+        other = gateway.client(OTHER_KEY).with_options(max_retries=0)
+        assert other.chat.completions.create(**large, max_tokens=5).choices, "one team takes all room"
 
     def passes() -> bool:
         try:

@@ -48,8 +48,8 @@ def test_new_requests_are_refused_before_memory_ends(gateway: Gateway, primary: 
                 wait_until(full, 0.4, "a refusal")
                 break
         assert refused, "all were taken"
-        assert refused[0].status_code == 503
-        assert refused[0].code == "no_provider_available"
+        assert (refused[0].status_code, refused[0].code) == (503, "overloaded")
+        assert refused[0].response.headers["retry-after"] == "1"
         assert httpx.get(f"{ops}/livez").status_code == 200
         assert httpx.get(f"{ops}/readyz").status_code == 200
         assert all(thread.is_alive() for _, thread in waiting[:3]), "what was open is so no more"

@@ -34,7 +34,7 @@ providers:
   anthropic: {format: anthropic, base_url: "http://127.0.0.1:9", credential: x}
 models: [{name: gpt, provider: openai}, {name: claude, provider: anthropic}, {name: gpt-ha, provider: openai}]
 equivalents: [{models: [claude, gpt]}, {models: [gpt-ha, claude]}]
-teams: [{id: search, keys: [sk-search]}]
+teams: [{id: search, keys: [sk-search]}, {id: other, keys: [sk-others]}]
 """,
     {},
 )
@@ -203,7 +203,7 @@ def test_what_it_held_is_given_back_at_its_end() -> None:
 
 
 def test_a_stranger_is_refused_before_the_body() -> None:
-    (reply,) = say(exchange(), request_headers=headers(HEADERS | {"authorization": "Bearer sk-other"}))
+    (reply,) = say(exchange(), request_headers=headers(HEADERS | {"authorization": "Bearer sk-stranger"}))
     assert reply.immediate_response.status.code == 401
 
 
@@ -217,34 +217,60 @@ def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
 
 
 LARGE = {"content-length": str(30 * 1024 * 1024)}
+OTHER = {"authorization": "Bearer sk-others"}
+
+
+def overloaded(*replies: pb.ProcessingResponse) -> bool:
+    (reply,) = replies
+    said = reply.immediate_response
+    return said.status.code == 503 and json.loads(said.body)["error"]["code"] == "overloaded"
+
+
+def begins(live: Live, **more: str) -> Exchange:
+    """A large request that has room."""
+    to = exchange(live)
+    assert say(to, request_headers=headers(HEADERS | LARGE | more)) == []
+    return to
+
+
+def leaves(*clients: Exchange) -> None:
+    for each in clients:
+        last = each.close()
+        assert last is not None
+        asyncio.run(last)
 
 
 def test_large_bodies_on_their_way_have_so_much_room() -> None:
     live = Live()
-    held = [exchange(live) for _ in range(4)]
-    assert [say(each, request_headers=headers(HEADERS | LARGE)) for each in held] == [[]] * 4
-    (reply,) = say(exchange(live), request_headers=headers(HEADERS | LARGE))
-    assert reply.immediate_response.status.code == 503
-    assert json.loads(reply.immediate_response.body)["error"]["code"] == "overloaded"
+    held = [begins(live) for _ in range(2)]
+    assert overloaded(*say(exchange(live), request_headers=headers(HEADERS | LARGE)))
     assert not asked(exchange(live)).HasField("immediate_response")  # a small one needs none
-    left = held[0].close()
-    assert left is not None
-    asyncio.run(left)
+    leaves(held[0])
     assert held[0].close() is None  # once is enough
-    assert say(exchange(live), request_headers=headers(HEADERS | LARGE)) == []
-    (reply,) = say(exchange(live), request_headers=headers(HEADERS | LARGE))
-    assert reply.immediate_response.status.code == 503
+    begins(live)
+    assert overloaded(*say(exchange(live), request_headers=headers(HEADERS | LARGE)))
+
+
+def test_no_team_takes_the_room_of_the_others() -> None:
+    live = Live()
+    held = [begins(live), begins(live), begins(live, **OTHER)]
+    assert overloaded(*say(exchange(live), request_headers=headers(HEADERS | LARGE | OTHER)))
+    leaves(*held[:2])
+    begins(live, **OTHER)
+    begins(live)
+    assert overloaded(*say(exchange(live), request_headers=headers(HEADERS | LARGE)))
 
 
 def test_a_large_body_of_untold_length_takes_room_as_it_comes() -> None:
     live = Live()
-    for _ in range(4):
-        say(exchange(live), request_headers=headers(HEADERS | LARGE))
+    begins(live)
     to = exchange(live)
     say(to, request_headers=headers(HEADERS))
-    assert say(to, request_body=pb.HttpBody(body=bytes(8 * 1024 * 1024))) == []
-    (reply,) = say(to, request_body=pb.HttpBody(body=b"x"))
-    assert reply.immediate_response.status.code == 503
+    assert say(to, request_body=pb.HttpBody(body=bytes(30 * 1024 * 1024))) == []
+    another = exchange(live)
+    say(another, request_headers=headers(HEADERS))
+    assert say(another, request_body=pb.HttpBody(body=bytes(4 * 1024 * 1024))) == []
+    assert overloaded(*say(another, request_body=pb.HttpBody(body=b"x")))
 
 
 def test_room_is_free_once_a_body_is_decided() -> None:
