@@ -30,7 +30,7 @@ class Attempt(msgspec.Struct):
     target: Target
     adapter: Adapter
     request: ProviderRequest
-    began_ns: int = 0
+    began_ns: int = 0  # no later than Envoy's time for it began, where that is known
     outrun: bool = False  # its deadline passed, the next one began, and it was not cut off
     answered: bool = False  # with 200; what was in it is not known yet, and it may be cut off before it is
 
@@ -73,13 +73,16 @@ class Plan(msgspec.Struct):
         """
         last = self.attempts[-1]
         waited_ns = now_ns - last.began_ns
-        last.outrun = self.deadline.race and waited_ns >= _NEARLY * self.deadline.ms * 1_000_000
+        deadline_ns = self.deadline.ms * 1_000_000
+        last.outrun = self.deadline.race and waited_ns >= _NEARLY * deadline_ns
         if self.alone:
             return self._again(now_ns, waited_ns)
+        # An attempt that is started by a deadline is decided here a little after that: its own time runs already.
+        began_ns = min(now_ns, last.began_ns + deadline_ns) if last.outrun else now_ns
         if not larger:
-            return self._next(now_ns)
+            return self._next(began_ns)
         try:
-            return self._next(now_ns, window=self._window(last.target))
+            return self._next(began_ns, window=self._window(last.target))
         except NoProviderAvailable:
             self.refused = ProviderRejected(
                 400,
@@ -152,7 +155,7 @@ class Plan(msgspec.Struct):
                 return attempt
         return self.attempts[0]
 
-    def _next(self, now_ns: int, window: int | None = None) -> Attempt:
+    def _next(self, began_ns: int, window: int | None = None) -> Attempt:
         tried = self.attempts[-1].index if self.attempts else 0
         refusal: InvalidRequest | None = None
         for position in range(tried, len(self.decision.targets)):
@@ -160,7 +163,7 @@ class Plan(msgspec.Struct):
             if window is not None and (target.context_tokens or 0) <= window:
                 continue
             try:
-                attempt = self._attempt(position + 1, target, now_ns)
+                attempt = self._attempt(position + 1, target, began_ns)
             except InvalidRequest as error:
                 if not self.attempts and target.model == self.chat.model:
                     raise  # whoever names a model is not given another one for what it cannot do
@@ -170,10 +173,10 @@ class Plan(msgspec.Struct):
             return attempt
         raise NoProviderAvailable("No provider could answer this request.") from refusal
 
-    def _attempt(self, index: int, target: Target, now_ns: int) -> Attempt:
+    def _attempt(self, index: int, target: Target, began_ns: int) -> Attempt:
         adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
         chat = self.chat
         if not chat.body:
             chat = msgspec.structs.replace(chat, body=msgspec.json.decode(chat.text))
         request = adapter.request(rewritten(chat, self.rewrites.get(target.model, "")))
-        return Attempt(index, target, adapter, request, now_ns)
+        return Attempt(index, target, adapter, request, began_ns)
