@@ -23,7 +23,7 @@ class Standing(msgspec.Struct, frozen=True):
     """How a target may be used. `probe`: its circuit is half-open. `admit`: this request is one of the probes."""
 
     way: Way = "up"
-    wait_s: float | None = None  # of `limited` and `down`: how much longer; None: nobody knows
+    wait_s: float | None = None  # of all but `up`: until a request is let through for sure; None: nobody knows
     admit: bool = False
 
 
@@ -67,8 +67,10 @@ class View:
             if state == "open":
                 return Standing("down", circuit.until_s - now_s)
             if state == "half-open":
-                lucky = draw < self._share or now_s - self._probed_s.get(key, 0.0) >= PROBE_EVERY_S
-                result = Standing("probe", admit=lucky and (result is UP or result.admit))
+                due_s = max(0.0, self._probed_s.get(key, 0.0) + PROBE_EVERY_S - now_s)
+                lucky = draw < self._share or not due_s
+                wait_s = max(due_s, result.wait_s or 0.0)
+                result = Standing("probe", wait_s, admit=lucky and (result is UP or result.admit))
         return result
 
     def asked(self, target: Target, now_s: float) -> None:

@@ -142,6 +142,9 @@ def test_a_refusal_says_when_to_come_back() -> None:
     with pytest.raises(NoProviderAvailable) as down:
         ask(Case("mini", "", "", providers=ALL_DOWN | {"b": Standing("down", wait_s=3.0)}))
     assert down.value.retry_after_s == 3.0
+    with pytest.raises(NoProviderAvailable) as probed:
+        ask(Case("mini", "", "", providers=ALL_DOWN | {"b": Standing("probe", wait_s=1.5)}))
+    assert probed.value.retry_after_s == 1.5
     with pytest.raises(RateLimitExceeded) as limited:
         ask(Case("mini", "", "", providers=ALL_DOWN | {"b": LIMITED}))
     assert limited.value.retry_after_s == 5.0

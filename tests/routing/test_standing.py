@@ -55,4 +55,5 @@ def test_little_traffic_is_probed_too() -> None:
     assert one.of(GPT, NOW + 10, 0.99).admit
     one.asked(GPT, NOW + 10)
     assert not one.of(GPT, NOW + 11, 0.99).admit
+    assert one.of(GPT, NOW + 11, 0.99).wait_s == PROBE_EVERY_S - 1
     assert one.of(GPT, NOW + 10 + PROBE_EVERY_S, 0.99).admit
