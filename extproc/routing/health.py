@@ -117,6 +117,7 @@ class Health:
         self._settings = settings
         self._kept: dict[str, _Kept] = {}
         self.limited_until_s: dict[str, float] = {}
+        self._asked_s: dict[str, float] = {}  # when we were: others say only until when
         self.drained: frozenset[str] = frozenset()
 
     def use(self, settings: Breaker) -> None:
@@ -128,10 +129,11 @@ class Health:
     def observe(self, seen: Seen, now_s: float) -> list[str]:
         """Take in one attempt that ended about now. Returns the keys whose circuit changed."""
         observation = self.count(seen, now_s)
-        if seen.ending == "rate_limited":
+        if seen.ending == "rate_limited" and seen.ended_s >= self._enabled_s(seen.provider):
             wait_s = UNSAID_RETRY_AFTER_S if seen.retry_after_s is None else seen.retry_after_s
             until_s = seen.ended_s + min(wait_s, self._settings.max_retry_after)  # it was told of since
             self.limited_until_s[seen.provider] = max(until_s, self.limited_until_s.get(seen.provider, 0.0))
+            self._asked_s[seen.provider] = seen.ended_s
         refused = seen.status in REFUSED
         return [
             key
@@ -156,7 +158,7 @@ class Health:
         """Take over circuits of other replicas that are later than ours. Returns the keys that changed."""
         changed = [key for key, circuit in circuits.items() if self._of(key).breaker.adopt(circuit)]
         for key in changed:
-            if circuits[key].state == "closed":
+            if circuits[key].state == "closed" and self._asked_s.get(key, 0.0) < circuits[key].since_s:
                 self.limited_until_s.pop(key, None)  # it was put back into use by hand
         return changed
 
@@ -183,6 +185,11 @@ class Health:
             drained=self.drained,
             latencies={key: latency for key, latency in latencies.items() if latency != Latency()},
         )
+
+    def _enabled_s(self, provider: str) -> float:
+        """Since when it is in use again: what it asked before, and is told of only now, counts no more."""
+        circuit = self._of(provider).breaker.circuit
+        return circuit.since_s if circuit.state == "closed" else 0.0
 
     def _of(self, key: str) -> _Kept:
         kept = self._kept.get(key)

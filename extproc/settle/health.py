@@ -175,22 +175,24 @@ class Keeper:
 
     async def _share(self, *, records: bool) -> None:
         try:
-            if self._untold:
-                untold, self._untold = self._untold, set()
-                circuits = {key: circuit for key, circuit in self._health.circuits().items() if key in untold}
-                limited = {key: at for key, at in self._health.limited_until_s.items() if key in untold}
-                await shared.write(self._client, circuits, limited)
             if records:
                 found, others = await asyncio.gather(shared.read(self._client), shared.records(self._client))
                 self._others = {name: each for name, each in others.items() if name != self._replica}
                 await self._leave(self._health.records(now_s := time.time()), now_s)
             else:
                 found = await shared.read(self._client)
+            self._adopt(found)  # before ours is told: a wait that somebody ended by hand must not come back
+            if self._untold:
+                untold, self._untold = self._untold, set()
+                circuits = {key: circuit for key, circuit in self._health.circuits().items() if key in untold}
+                limited = {key: at for key, at in self._health.limited_until_s.items() if key in untold}
+                await shared.write(self._client, circuits, limited)
         except (*AWAY, msgspec.DecodeError) as error:
             self._away.seen(error)
             self._others = {}
-            self._untold.update(self._health.circuits())
-            return
+            self._untold.update(self._health.circuits(), self._health.limited_until_s)
+
+    def _adopt(self, found: shared.Shared) -> None:
         for key in self._health.adopt(found.circuits):
             log.info("circuit changed elsewhere", extra={"provider": key, "circuit": found.circuits[key].state})
             self._news.set()

@@ -175,6 +175,32 @@ async def test_what_was_not_told_yet_is_closed_by_hand_too(tmp_path: Path, valke
     assert not one.standings.circuits
 
 
+async def test_a_wait_that_was_not_told_yet_is_ended_by_hand_too(tmp_path: Path, valkey: Valkey) -> None:
+    one, two = Replica(tmp_path, valkey.url, "one"), Replica(tmp_path, valkey.url, "two")
+    asked = now(verdict="rate_limited", status=429, retry_after_s=60.0)
+    two.keeper.take(asked)
+    assert "openai" in two.standings.limited_until_s
+    await shared.reset(one.client, "openai", ["gpt"], time.time())
+    async with running(one, two):
+        await until(lambda: not two.standings.limited_until_s)
+        two.keeper.take(asked)  # Envoy's other thread tells of one more, of the same time
+        await asyncio.sleep(0.3)
+        assert not one.standings.limited_until_s
+        assert not two.standings.limited_until_s
+        assert not (await shared.read(one.client)).limited_until_s
+        two.keeper.take(now(verdict="rate_limited", status=429, retry_after_s=60.0))
+        await until(lambda: "openai" in one.standings.limited_until_s)
+
+
+async def test_a_wait_that_was_asked_for_since_then_stays(tmp_path: Path, valkey: Valkey) -> None:
+    one, two = Replica(tmp_path, valkey.url, "one"), Replica(tmp_path, valkey.url, "two")
+    await shared.reset(one.client, "openai", ["gpt"], time.time() - 0.1)
+    two.keeper.take(now(verdict="rate_limited", status=429, retry_after_s=60.0))  # before it has read of that
+    async with running(one, two):
+        await until(lambda: "openai" in one.standings.limited_until_s)
+        assert "openai" in two.standings.limited_until_s
+
+
 async def test_without_the_shared_state_a_replica_goes_by_itself(tmp_path: Path) -> None:
     one = Replica(tmp_path, "unix:///nonexistent/v.sock", "one")
     async with running(one):
