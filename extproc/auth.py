@@ -29,8 +29,8 @@ def authenticate(catalog: Catalog, headers: Mapping[str, str]) -> TeamView:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise MissingApiKey(_MISSING)
-    # Looking up a digest tells a guesser nothing by its timing.
-    team = catalog.teams.get("sha256:" + hashlib.sha256(key.strip().encode()).hexdigest())
+    # Looking up a digest tells a guesser nothing by its timing. Bytes of a header that are no UTF-8 come escaped.
+    team = catalog.teams.get("sha256:" + hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest())
     if team is None:
         raise InvalidApiKey(_WRONG)
     return team

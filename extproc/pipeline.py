@@ -31,8 +31,8 @@ from extproc.routing.choose import Choice, Needs, StandingOf, check_allowed, cho
 from extproc.routing.classify import Complexity, classify
 from extproc.routing.deadline import Asked, Deadline, deadline
 from extproc.routing.standing import View
+from extproc.telemetry import trace_context
 from extproc.telemetry.steps import Steps
-from extproc.telemetry.trace_context import LONGEST
 from extproc.wire import H_REQUEST_ID, MAX_REQUEST_BYTES
 from extproc.wrong_keys import WrongKeys
 
@@ -91,7 +91,7 @@ class Pipeline:
             path=headers.get(":path", "").partition("?")[0],
             received_at=self.clock.wall_s(),
             began_ns=began_ns,
-            traceparent=headers.get("traceparent", "")[:LONGEST] or None,
+            traceparent=trace_context.kept(headers.get("traceparent", "")),
             cache_control=headers.get("cache-control", ""),
         )
 

@@ -14,7 +14,7 @@ import msgspec
 # Version 00; a higher one may go on after the flags. `ff` is forbidden.
 _FORM: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _SAMPLED: Final = 0x01
-LONGEST: Final = 256  # of a header that is looked at
+_LONGEST: Final = 256  # of a header that is looked at
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -23,6 +23,12 @@ class Context(msgspec.Struct, frozen=True):
     trace_id: str  # 32 hex digits
     parent_span_id: str | None  # 16 hex digits; None: the request begins the trace
     sampled: bool = True
+
+
+def kept(header: str) -> str | None:
+    """What a request keeps of its client's `traceparent`, which is written down with it; None: nothing."""
+    # Bytes that are no UTF-8 come escaped, and could not be written. The standard knows ASCII alone.
+    return header[:_LONGEST] or None if header.isascii() else None
 
 
 def context(request_id: str, traceparent: str | None) -> Context:

@@ -236,6 +236,17 @@ def test_bad_input_is_a_400_that_names_the_parameter(gateway: Gateway, body: byt
     assert gateway.row(answer.headers["x-gateway-request-id"])["status"] == "refused"
 
 
+def test_headers_that_are_no_utf_8(gateway: Gateway) -> None:
+    """A key of such bytes is a wrong key; a `traceparent` of them is none, even where a later version may go on."""
+    wrong = gateway.http.get("/v1/models", headers={"authorization": b"Bearer caf\xe9"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
+    trace = b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-caf\xe9"
+    answer = gateway.http.post("/v1/chat/completions", json=ask("hi"), headers=bearer() | {"traceparent": trace})
+    assert answer.status_code == 200, answer.text
+    request_id = answer.headers["x-gateway-request-id"]
+    assert gateway.row(request_id)["trace_id"] == request_id.replace("-", "")
+
+
 def test_a_compressed_request_is_refused_not_guessed(gateway: Gateway) -> None:
     body = gzip.compress(json.dumps(ask("hi")).encode())
     answer = gateway.http.post("/v1/chat/completions", content=body, headers=bearer() | {"content-encoding": "gzip"})
