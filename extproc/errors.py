@@ -41,6 +41,8 @@ import msgspec
 from extproc.records import Usage
 
 MAX_PROVIDER_TEXT_CHARS = 2_000
+# A provider that limits our rate and does not say for how long.
+UNSAID_RETRY_AFTER_S = 1.0
 _LONGEST_NAME_CHARS = 200  # of what a client named, told back
 
 _TYPES = re.compile(r"`([a-z]+(?: \| [a-z]+)*)`")

@@ -13,7 +13,14 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from extproc.errors import GatewayError, ProviderError, ProviderRejected, ProviderTimeout, RateLimitExceeded
+from extproc.errors import (
+    UNSAID_RETRY_AFTER_S,
+    GatewayError,
+    ProviderError,
+    ProviderRejected,
+    ProviderTimeout,
+    RateLimitExceeded,
+)
 
 MAX_RETRY_AFTER_S = 3600.0
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
@@ -69,8 +76,9 @@ def classify(provider: str, status: int, problem: Problem, retry_after: float | 
     if status in (400, 404, 413, 422) and not _about_our_account(problem):
         return _rejected(provider, status, problem)
     if status == 429:
-        wait = retry_after if retry_after is not None else problem.retry_after_s
-        return RateLimitExceeded(f"{provider} is limiting the rate of requests; try again later.", retry_after_s=wait)
+        said = (wait for wait in (retry_after, problem.retry_after_s) if wait is not None)
+        text = f"{provider} is limiting the rate of requests; try again later."
+        return RateLimitExceeded(text, retry_after_s=next(said, UNSAID_RETRY_AFTER_S))
     if status == 408:
         return ProviderTimeout(f"{provider} did not answer in time.")
     if status < 500 and status != 424:  # by which Bedrock says that the model failed

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from extproc.errors import UNSAID_RETRY_AFTER_S
 from extproc.routing.breaker import CLOSED, Circuit, CircuitBreaker
 from extproc.routing.windows import Ending, Observation, Tally, Window, quantile_ms
 from extproc.settings import Breaker
@@ -18,8 +19,6 @@ MINUTE_S: Final = 60.0
 LATELY_S: Final = 300.0
 FORBIDDEN: Final = 403
 REFUSED: Final = (401, FORBIDDEN)
-# A provider that limits our rate and does not say for how long.
-UNSAID_RETRY_AFTER_S: Final = 1.0
 FEWEST_FOR_LATENCY: Final = 10
 
 

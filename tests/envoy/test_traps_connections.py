@@ -139,8 +139,9 @@ def test_trap_29_an_encoding_nobody_knows_is_an_error_at_once(
         ({"retry_after": lambda: formatdate(time.time() + 90, usegmt=True)}, (80, 91)),
         ({"retry_after_ms": "2500", "retry_after": "60"}, (3, 3)),
         ({"retry_after": "86400000"}, (3600, 3600)),
+        ({}, (1, 1)),
     ],
-    ids=["seconds", "date", "milliseconds", "capped"],
+    ids=["seconds", "date", "milliseconds", "capped", "unsaid"],
 )
 @MODELS
 def test_trap_26_how_long_to_wait_is_told(

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from extproc.routing.health import FEWEST_FOR_LATENCY, UNSAID_RETRY_AFTER_S, Health, Seen, figures, together
+from extproc.errors import UNSAID_RETRY_AFTER_S
+from extproc.routing.health import FEWEST_FOR_LATENCY, Health, Seen, figures, together
 from extproc.settings import Breaker
 
 NOW = 1_000_000.0
