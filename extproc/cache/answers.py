@@ -75,7 +75,8 @@ class Answers:
             if doubted:  # what was under way with the first that failed says no more than that one
                 self._leave_alone(question.now_ms, error)
             self._doubted = True
-            return Miss("bypass", "unavailable")
+            # If it was only slow, others wait for this one now.
+            return Miss("bypass", "unavailable", _ticket(question, question.request_id) if terms.write else None)
         self._doubted = False
         return found
 

@@ -93,5 +93,7 @@ class _Poll:
             if isinstance(answer, Entry):
                 return answer
             self._lead = answer is Flight.LEAD
+            if self._lead and not self._waiters:
+                await entries.land(key, flight)  # all left while it was taken
             found = answer if flight else Flight.LEAD
         return None

@@ -14,6 +14,7 @@ from extproc.cache.hit import Hit, Question
 from extproc.cache.key import key_of, partition_of
 from extproc.cache.policy import terms
 from extproc.cache.tape import Taker, Tape
+from extproc.cache.ticket import Ticket
 from extproc.catalog import TeamView
 from extproc.chat import GatewayMetadata
 from extproc.records import CacheStatus, ChatRequest
@@ -79,7 +80,11 @@ class CacheStep:
             models=team.models,
             now_ms=now_ms,
         )
-        found = await self._answers.look_up(question, rider)
+        try:
+            found = await self._answers.look_up(question, rider)
+        except BaseException:  # its client left: others may wait for it already
+            self._taker.give_up(Ticket(key, team.id, now_ms, flight=request_id))
+            raise
         headers = ((STATUS, found.status), (KEY, key.digest))
         if isinstance(found, Hit):
             named = ((STATUS, found.status), (KEY, found.entry.key.digest), (AGE, str(found.age_s)))

@@ -26,6 +26,9 @@ class Store:
     def __init__(self, store: RedisStore) -> None:
         self.real = store
         self.fails: list[bool] = []
+        self.led, self.landed = asyncio.Event(), asyncio.Event()
+        self.says = asyncio.Event()  # what it found
+        self.says.set()
         self.asked = 0
         self._asked = asyncio.Event()
 
@@ -34,7 +37,15 @@ class Store:
         self._asked.set()
         if self.fails and self.fails.pop(0):
             raise StoreUnavailable("slow")
-        return await self.real.look_up(*asked)
+        found = await self.real.look_up(*asked)
+        if found is Flight.LEAD:
+            self.led.set()
+        await self.says.wait()
+        return found
+
+    async def land(self, known: Key, flight: str) -> None:
+        await self.real.land(known, flight)
+        self.landed.set()
 
     async def keep(self, known: Key) -> None:
         await self.real.store(entry(known), Ticket(known, known.partition, NOW_MS, "leader"), 10**6, 10**9)
@@ -110,3 +121,17 @@ async def test_what_was_found_when_all_had_left_is_nobodys(store: Any, known: Ke
     assert not later.done()
     await store.real.land(known, "leader")
     assert await later, "it has the lead now"
+
+
+async def test_a_lead_that_was_taken_as_the_last_left_is_given_back(store: Any, known: Key) -> None:
+    (left,) = waits(Flights(store), known)
+    store.says.clear()
+    await store.real.land(known, "leader")
+    async with asyncio.timeout(20):
+        await store.led.wait()
+    left.cancel()
+    await asyncio.wait({left})
+    store.says.set()
+    async with asyncio.timeout(20):
+        await store.landed.wait()
+    assert await store.real.look_up(known, NOW_MS, "another", 60_000) is Flight.LEAD
