@@ -1,6 +1,8 @@
 """Budgets through a real Envoy when it is tight: cut streams, texts that count high, many at once, no ledger."""
 
 import concurrent.futures
+import contextlib
+import re
 import socket
 from typing import Any
 
@@ -9,7 +11,7 @@ import openai
 import pytest
 
 from tests.envoy.books import LEASE_S, Books, create, quietly, served
-from tests.envoy.harness import Config, Gateway, Simulator, ask, marker, raw_post, wait_until
+from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, marker, raw_post, wait_until
 
 TEAMS: dict[str, dict[str, Any]] = {
     "free": {},
@@ -27,6 +29,7 @@ def config(config: Config) -> Config:
 
 
 EVENTS = 60
+CONTENT, CHARS_PER_TOKEN = re.compile(rb'"content":"([^"]*)"'), 4  # of the simulators
 FAULTS = {
     "reset": {"reset": "mid_stream"},
     "close": {"close_mid_stream": "true"},
@@ -53,26 +56,43 @@ def long_story(events: int = EVENTS, **faults: Any) -> str:
 
 @pytest.mark.parametrize("cut", ["first", "early", "late", *FAULTS])
 def test_a_cut_stream_is_charged_what_was_produced(gateway: Gateway, primary: Simulator, learnt: str, cut: str) -> None:
-    """By the client (before the first byte, early, late), by the provider, or by an error inside the stream."""
+    """By the client (before the first byte, early, late), by the provider, or by an error inside the stream.
+
+    At least what the client got: on a machine that is busy enough a provider may have sent more before it tears it.
+    """
     primary.reset()
     books, rows = Books(gateway, "free"), len(gateway.rows(team_id="free"))
     if cut in FAULTS:
-        quietly(lambda: create(gateway, "free", long_story(**FAULTS[cut], chunk_interval_ms=5), learnt, stream=True))
+        got = all_that_comes(gateway, ask(long_story(**FAULTS[cut], chunk_interval_ms=5), learnt, stream=True))
     else:
         wait_ms = {"first_byte_ms": 3000} if cut == "first" else {"chunk_interval_ms": 10}
         with raw_post(gateway, ask(long_story(**wait_ms), learnt, stream=True), "sk-free") as connection:
-            received, wanted = b"", {"first": 0, "early": 8, "late": EVENTS - 12}[cut]
+            got, wanted = b"", {"first": 0, "early": 8, "late": EVENTS - 12}[cut]
             wait_until(lambda: primary.stats()["recent"], 5, "the provider to be asked")
-            while received.count(b"data:") < wanted:
-                received += connection.recv(65536)
+            while got.count(b"data:") < wanted:
+                got += connection.recv(65536)
             connection.shutdown(socket.SHUT_RDWR)
     books.close(1, rows)
     wait_until(lambda: primary.recent()[-1]["outcome"] != "open", 5, "the provider to notice")
     row, produced = gateway.rows(team_id="free")[0], primary.recent()[-1]["completion_tokens"]
     assert row["status"] == ("failed" if cut in FAULTS else "cancelled")
     assert row["estimated"]
-    assert row["output_tokens"] == (0 if cut == "first" else pytest.approx(produced, rel=0.15))
+    if cut == "first":
+        assert row["output_tokens"] == 0
+    else:
+        received = sum(map(len, CONTENT.findall(got))) / CHARS_PER_TOKEN
+        assert 0 < 0.85 * received <= row["output_tokens"] <= 1.15 * produced
     assert row["input_tokens"] == row["estimated_input_tokens"]
+
+
+def all_that_comes(gateway: Gateway, body: dict[str, Any]) -> bytes:
+    got = b""
+    with contextlib.suppress(httpx.RemoteProtocolError):
+        url, headers = "/v1/chat/completions", bearer("sk-free")
+        with gateway.http.stream("POST", url, json=body, headers=headers) as answer:
+            for piece in answer.iter_raw():
+                got += piece
+    return got
 
 
 # One token per byte is the most that a byte-level vocabulary makes of a text; NFKC makes 33 bytes of 3 (U+FDFA).

@@ -20,7 +20,7 @@ from extproc.settle.recent import Recent
 from extproc.settle.settle import settle_request
 from extproc.state.redis_py import connect
 from protos.gen import accesslog_pb2 as pb
-from tests.budget.builders import reservation
+from tests.budget.builders import NOON_MS, reservation
 from tests.budget.conftest import Valkey
 from tests.settle.builders import TEAM, audit, decision, outcome
 from tests.settle.test_settler import Settler, until
@@ -45,12 +45,13 @@ def state() -> Iterator[Valkey]:
 
 
 async def test_only_holds_of_requests_that_never_ended_are_unreconciled(state: Valkey, tmp_path: Path) -> None:
-    """Of both kinds, all with a lease that is over; the log has so many lines that reading them takes a while."""
+    """Of both kinds, all with a lease that is over; the log has so many lines that reading them takes a while. What
+    they hold is held of a day that cannot end meanwhile."""
     client = connect(state.url)
-    ledger, now_ms = RedisLedger(client), round(time.time() * 1000)
+    ledger, now_ms, day = RedisLedger(client), round(time.time() * 1000), windows_at(NOON_MS)
     ended, lost = [f"ended-{number}" for number in range(40)], [f"lost-{number}" for number in range(3)]
     for hold in ended + lost:
-        await ledger.reserve(reservation(TEAM, hold, now_ms=now_ms - 60_000, lease_ms=1))
+        await ledger.reserve(reservation(TEAM, hold, now_ms=now_ms - 60_000, lease_ms=1, windows=day))
     settler = Settler(tmp_path / "data", state.url)
     settler.paths.request_log.write_text("".join(map(line, [*(f"other-{n}" for n in range(LINES)), *ended])))
     settler.start()
@@ -69,7 +70,7 @@ async def test_only_holds_of_requests_that_never_ended_are_unreconciled(state: V
     assert [row[0] for row in unreconciled] == lost
     told = [json.loads(each) for each in settler.log.splitlines()]
     assert sum(each["holds"] for each in told if each["event"] == "unreconciled holds charged as held") == len(lost)
-    daily = (await ledger.usage(TEAM, now_ms, windows_at(now_ms))).standing.daily
+    daily = (await ledger.usage(TEAM, now_ms, day)).standing.daily
     assert (daily.held_tokens, daily.used_tokens) == (
         0,
         150 * len(ended) + 100 * len(lost),
