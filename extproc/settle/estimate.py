@@ -11,8 +11,8 @@ as soon as visible output has begun.
 
 Nor do they tell of what of a translated stream was on its way through a worker when it was torn, which Envoy drops. At
 12,000 chunks a second on two cores that was none (1 % missing, as at one stream); at 24,000, more than two cores
-translate, a tenth of the streams missed over a sixth. Envoy's count of the provider's bytes knows it, in another size for
-each format and for stand-ins in two: a second thing to learn, for machines on which nothing goes well.
+translate, a tenth of the streams missed over a sixth. Envoy's count of the provider's bytes knows it, in another size
+for each format and for stand-ins in two: a second thing to learn, for machines on which nothing goes well.
 """
 
 from collections import OrderedDict
