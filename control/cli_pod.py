@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import click
 
-from control.arguments import DATA_DIR, HANG_TIMEOUT, PATH, READY_TIMEOUT, go_on, refuse, say
+from control.arguments import HANG_TIMEOUT, PATH, READY_TIMEOUT, go_on, refuse, say
+from control.cli_processes import DATA_DIR
 from extproc.paths import Paths
 from extproc.settings import SettingsError
 

@@ -90,6 +90,16 @@ def test_sqlalchemy_is_loaded_where_it_is_used() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_who_asks_a_running_gateway_reads_no_configuration() -> None:
+    """Half of the command's time, and of the simulator's start."""
+    code = (
+        "import sys; from control.cli import main; main(['usage', '--help'], standalone_mode=False);"
+        "import control.cli_processes, control.demo.server; sys.exit('pydantic' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    assert ended.returncode == 0
+
+
 def test_envoys_types_are_loaded_where_they_are_asked() -> None:
     """A second of CPU: no start waits for them, nor does the supervisor or the control API carry them."""
     code = (
