@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 
 from extproc import answer, model_list
-from extproc.admission import CHAT_PATH, Admission, check_request, too_large
+from extproc.admission import CHAT_PATH, Admission, check_request
 from extproc.auth import check_address
-from extproc.body.pieces import Body, joined, parts_of
+from extproc.body.pieces import Body
 from extproc.cache.served import ROUTING, Served
-from extproc.chat import LARGE_BYTES
 from extproc.errors import GatewayError, InvalidRequest
 from extproc.exchange import frames, passing
 from extproc.exchange.answering import Answering, Options, Wanted, told
@@ -36,6 +35,7 @@ from extproc.exchange.replies import (
     routing_headers,
 )
 from extproc.exchange.states import TRANSITIONS, State
+from extproc.exchange.upload import Upload
 from extproc.pipeline import Pipeline
 from extproc.plan import Attempt, Plan
 from extproc.records import ChatRequest
@@ -57,15 +57,10 @@ from extproc.wire import (
     M_TARGET,
     M_TEAM,
     M_TOLD,
-    MAX_REQUEST_BYTES,
 )
 
 log = logging.getLogger(__name__)
 Later = Coroutine[Any, Any, Body]
-
-# Read at most to see whether a body has ended: 10 ms. One in pieces of 2 KiB has its 256 KiB looked at after each of
-# them; of pieces of 3 bytes that all end like an object, 24 KB took 4 s.
-_LOOKS_BYTES = 16 * 1024 * 1024
 
 
 class Exchange:
@@ -77,15 +72,10 @@ class Exchange:
         self._live = live
         self._options = options
         self._request_id = ""
-        self._team_id = ""
         self._admission: Admission | None = None
         self._plan: Plan | None = None
         self._headers: dict[str, str] = {}  # of the request
-        self._pieces: list[Body | memoryview] = []  # of the body that is coming
-        self._size = 0  # of the pieces
-        self._due = -1  # of the body, where its length was told
-        self._room = 0  # taken for it, where it is large
-        self._looks = _LOOKS_BYTES  # left
+        self._upload: Upload | None = None
         self._wanted = Wanted(options, options.metadata_in_body)
         self._answering: Answering | None = None
         self._relay: Relay | None = None
@@ -112,7 +102,8 @@ class Exchange:
         """
         undecided = self._admission if self.state is State.READING else None
         self.state = State.DONE
-        self._drop_pieces()
+        if self._upload is not None:
+            self._upload.end()
         if self._plan is not None:
             self._live.remove(self._plan)
             self._plan.tape.give_up()
@@ -127,7 +118,8 @@ class Exchange:
         if self.state is State.WAITING and event.kind is Kind.REQUEST_BODY:
             return None  # the end of a body that was whole before it
         if event.kind is Kind.REQUEST_BODY:
-            return self._decide(joined(self._pieces)) if self._gather(event) else None
+            assert self._upload is not None  # noqa: S101 - the table leads here only from READING
+            return self._decide(self._upload) if self._upload.add(event.body, end=event.end) else None
         if self._plan is None:
             return self._on_own_answer()
         if self._answering is None:
@@ -144,36 +136,6 @@ class Exchange:
         finally:
             self.state = half.state
 
-    def _gather(self, event: Event) -> bool:
-        """Keep a piece of the request's body. Returns whether it is whole: behind one with trailers (HTTP/2) Envoy says
-        nothing of its end before it has our reply, but mostly its length was told, else what came may be an object that
-        has ended. Raises RequestTooLarge."""
-        self._pieces.append(event.body)
-        self._size += len(event.body)
-        if self._size > MAX_REQUEST_BYTES:
-            raise too_large()
-        self._take_room(self._size)
-        if event.end or self._due >= 0:
-            return event.end or self._size == self._due
-        last = parts_of(event.body)[-1:]
-        if not last or last[0][-1:] != b"}" or self._size > min(LARGE_BYTES, self._looks):
-            return False
-        self._looks -= self._size
-        whole = joined(self._pieces)
-        self._pieces = [whole]
-        return _is_json(whole)
-
-    def _take_room(self, size: int) -> None:
-        """For a body of so many bytes, or so many so far. Raises Overloaded."""
-        if size > max(LARGE_BYTES, self._room):
-            self._room += self._live.room.take(self._team_id, size - self._room)
-
-    def _drop_pieces(self) -> None:
-        self._pieces, self._size = [], 0
-        if self._room:
-            self._live.room.back(self._team_id, self._room)
-            self._room = 0
-
     # --- the request ---------------------------------------------------------------------------------------------
 
     def _on_request_headers(self, event: Event) -> Reply | Later:
@@ -185,7 +147,6 @@ class Exchange:
             self._wanted = msgspec.structs.replace(self._wanted, fields=headers[H_METADATA] == "body")
         self._request_id = headers.get(H_REQUEST_ID, "")
         self._admission = admission = self._pipeline.authenticate(headers)
-        self._team_id = admission.team.id
         if admission.team.networks:
             check_address(admission.team.networks, headers)
         check_request(headers)
@@ -194,8 +155,7 @@ class Exchange:
         if event.end:
             raise InvalidRequest("The request has no body; send a JSON object.")
         length = headers.get("content-length", "")
-        self._due = int(length) if length.isdigit() else -1
-        self._take_room(self._due)
+        self._upload = Upload(self._live.room, admission.team.id, int(length) if length.isdigit() else -1)
         self.state = State.READING
         return None
 
@@ -207,15 +167,14 @@ class Exchange:
             return await self._refuse(error)
         return immediate(200, body, [JSON, *self._told(), *await self._limits()], {}, "models")
 
-    async def _decide(self, body: bytes) -> Body:
+    async def _decide(self, upload: Upload) -> Body:
         began_ns = self._pipeline.clock.mono_ns()
-        self._pieces = []
         try:
-            return await self._on_request_body(body)
+            return await self._on_request_body(upload.whole())
         except Exception as error:
             return await self._refuse(error)
         finally:
-            self._drop_pieces()
+            upload.end()
             self._own_ns += self._pipeline.clock.mono_ns() - began_ns
 
     async def _on_request_body(self, body: bytes) -> Body:
@@ -345,11 +304,3 @@ class Exchange:
         assert self._admission is not None  # noqa: S101
         total_ns = self._pipeline.clock.mono_ns() - self._admission.began_ns
         return answer.Timing(gateway_us=self._own_ns // 1000, total_us=total_ns // 1000)
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return False
-    return True

@@ -131,7 +131,7 @@ def test_a_request_is_answered_once_however_it_is_cut(cuts: list[int]) -> None:
 def test_pieces_that_all_end_like_an_object_are_not_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """With each the object might have ended; in small ones a client could have a worker read for minutes."""
     read: list[int] = []
-    monkeypatch.setattr("extproc.exchange.exchange._is_json", lambda text: bool(read.append(len(text))))
+    monkeypatch.setattr("extproc.exchange.upload._is_json", lambda text: bool(read.append(len(text))))
     to = exchange()
     say(to, request_headers=headers(HEADERS))
     for _ in range(30_000):
