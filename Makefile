@@ -1,4 +1,4 @@
-# Everything starts here: `make help`. Needs python3 (3.11 or newer) with its venv module, and nothing else.
+# Everything starts here: `make help`. Needs python3 (3.11 to 3.14) with its venv module, and nothing else.
 #
 # Packages come from the lock files, each checked against its hash, into .venv. A stamp file in .venv says which lock
 # was installed; it is done again when the lock or pyproject.toml changes.
@@ -108,6 +108,6 @@ define install
 endef
 
 .venv/bin/pip:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; \
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 15) or sys.exit("Python 3.11 to 3.14 is needed; \
 	this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@$(PYTHON) -m venv .venv
