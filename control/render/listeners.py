@@ -98,6 +98,7 @@ def _ingress_manager(settings: Settings, paths: Paths, *, by_address: bool) -> D
         preserve_external_request_id=False,
         stream_idle_timeout=seconds(settings.timeouts.idle),
         request_headers_timeout="30s",
+        request_timeout=seconds(settings.timeouts.request),  # one that comes drop by drop is never idle
         common_http_protocol_options={"idle_timeout": "3600s", "headers_with_underscores_action": "DROP_HEADER"},
         # What nginx and HAProxy speak to a server unless told otherwise; refused, they see a connection that closes.
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "gateway"},

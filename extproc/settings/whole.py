@@ -53,7 +53,7 @@ class Streams(Section):
 class Timeouts(Section):
     """Upper bounds; every wait has one."""
 
-    request: Duration = Field(default=600.0, description="of a whole request, all attempts")
+    request: Duration = Field(default=600.0, description="until it has come, then of all its attempts")
     idle: Duration = Field(
         default=300.0, description="of a connection on which nothing moves: a model may think for minutes"
     )

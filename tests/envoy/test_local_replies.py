@@ -1,8 +1,10 @@
 """What Envoy refuses or gives up on by itself is told as any other error, not by a connection that closes."""
 
+import contextlib
 import json
 import socket
 import time
+from collections.abc import Callable
 
 import httpx
 import openai
@@ -11,6 +13,7 @@ import pytest
 from tests.envoy.harness import Config, Gateway, ask, bearer, impatient
 from tests.envoy.test_streams import torn
 
+Rest = Callable[[socket.socket], None]  # sends what is left of a request
 CHAT = "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer sk-team\r\n"
 REFUSED = {
     "headers of 70 kB": (f"{CHAT}x: {'a' * 70_000}\r\ncontent-length: 2\r\n\r\n{{}}", 431, "headers_too_large"),
@@ -34,12 +37,14 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
+    config["timeouts"]["request"] = "10s"
     return impatient(config)
 
 
-def answer_to(gateway: Gateway, request: str) -> tuple[int, dict[str, str], bytes]:
+def answer_to(gateway: Gateway, request: str, rest: Rest = lambda client: None) -> tuple[int, dict[str, str], bytes]:
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as client:
         client.sendall(request.encode())
+        rest(client)
         head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
@@ -61,9 +66,21 @@ def test_the_sdk_raises_what_it_is(gateway: Gateway) -> None:
     assert (caught.value.status_code, caught.value.code) == (431, "headers_too_large")
 
 
-def test_a_body_that_does_not_come_is_a_408_with_a_row(gateway: Gateway) -> None:
+def drop_by_drop(client: socket.socket) -> None:
+    """Something moves, so that it is not idle."""
+    client.settimeout(0.2)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            client.recv(1, socket.MSG_PEEK)
+            break
+        client.sendall(b" ")
+    client.settimeout(30)
+
+
+@pytest.mark.parametrize("rest", [lambda client: None, drop_by_drop], ids=["does not come", "comes drop by drop"])
+def test_a_body_that_does_not_come_is_a_408_with_a_row(gateway: Gateway, rest: Rest) -> None:
     began = time.time()
-    status, headers, body = answer_to(gateway, f"{CHAT}content-length: 20\r\n\r\n{{")
+    status, headers, body = answer_to(gateway, f"{CHAT}content-length: 200000\r\n\r\n{{", rest)
     assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
     row = gateway.new_row(began, "refused")
     assert (row["request_id"], row["http_status"]) == (headers["x-gateway-request-id"], 408)
