@@ -82,5 +82,5 @@ def refusal(param: str, target: Target, detail: str = "") -> InvalidRequest:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = msgspec.json.encode(value).decode()  # as the client wrote it, not as Python would
     return text if len(text) <= 40 else text[:37] + "..."

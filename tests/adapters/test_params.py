@@ -1,6 +1,7 @@
 """No parameter of OpenAI's is lost without a word: translated, on the list of the harmless, or refused."""
 
 import json
+import re
 import typing
 from typing import Any
 
@@ -148,6 +149,15 @@ def test_only_anthropic_is_told_to_leave_paid_capacity_alone(fmt: str, tier: str
 def test_the_tables_do_not_overlap() -> None:
     for table in (ANTHROPIC, GOOGLE):
         assert not COMMON & (HARMLESS.keys() | NEUTRAL.keys() | table.harmless.keys() | table.translated)
+
+
+@pytest.mark.parametrize("fmt", ["anthropic", "google"])
+@pytest.mark.parametrize(
+    ("name", "value", "told"), [("logprobs", True, "true"), ("modalities", ["audio"], '["audio"]')]
+)
+def test_a_refusal_tells_the_value_as_it_was_written(fmt: str, name: str, value: Any, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"with the value {re.escape(told)}"):
+        body(fmt, **{name: value})
 
 
 @pytest.mark.parametrize("fmt", ["anthropic", "google"])
