@@ -1,7 +1,7 @@
 """A request's body on its way to a worker.
 
-In: its pieces, and how long it will be, where that was told. Out: the whole. A large one takes room from when its
-length is known until it is decided.
+In: its pieces, and how long it will be, where that was told. Out: the whole. It takes room from when its length is
+known until it is decided.
 """
 
 import msgspec
@@ -62,8 +62,9 @@ class Upload:
 
     def _take(self, size: int) -> None:
         """For a body of so many bytes, or so many so far."""
-        if size > max(LARGE_BYTES, self._taken):
-            self._taken += self._room.take(self._team_id, size - self._taken)
+        if size > self._taken:
+            self._room.take(self._team_id, self._taken, size)
+            self._taken = size
 
 
 def _is_json(text: bytes) -> bool:

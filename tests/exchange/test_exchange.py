@@ -261,6 +261,16 @@ def test_no_team_takes_the_room_of_the_others() -> None:
     assert overloaded(*say(exchange(live), request_headers=headers(HEADERS | LARGE)))
 
 
+def test_small_ones_have_room_of_their_own_and_no_team_takes_all_of_it() -> None:
+    live, small = Live(), {"content-length": str(250 * 1024)}
+    held = [begins(live, **small) for _ in range(262)]
+    assert overloaded(*say(exchange(live), request_headers=headers(HEADERS | small)))
+    held.append(begins(live, **OTHER, **small))
+    leaves(*held)
+    held = [begins(live), begins(live), begins(live, **OTHER)]
+    begins(live, **small)
+
+
 def test_a_large_body_of_untold_length_takes_room_as_it_comes() -> None:
     live = Live()
     begins(live)
@@ -269,7 +279,7 @@ def test_a_large_body_of_untold_length_takes_room_as_it_comes() -> None:
     assert say(to, request_body=pb.HttpBody(body=bytes(30 * 1024 * 1024))) == []
     another = exchange(live)
     say(another, request_headers=headers(HEADERS))
-    assert say(another, request_body=pb.HttpBody(body=bytes(4 * 1024 * 1024))) == []
+    assert say(another, request_body=pb.HttpBody(body=bytes(19 * 256 * 1024))) == []
     assert overloaded(*say(another, request_body=pb.HttpBody(body=b"x")))
 
 
