@@ -87,7 +87,8 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         decoded = msgspec.json.decode(body, type=dict[str, Any])
         json.loads(body, object_pairs_hook=_once)  # msgspec takes the last of two
     except (msgspec.DecodeError, ValueError) as error:
-        raise InvalidRequest(f"The body must be a JSON object: {str(error).partition(' - at ')[0]}.") from None
+        finding = in_json_words(str(error).partition(" - at ")[0])
+        raise InvalidRequest(f"The body must be a JSON object: {finding}.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     return decoded

@@ -15,6 +15,7 @@ import msgspec
 
 _TIMEOUT_S = 65.0  # Envoy's for the control API, and a little
 _MOST_OF_A_PAGE = 1000
+_OURS = "x-gateway-request-id"  # on every answer of a gateway
 
 
 class CommandError(Exception):
@@ -55,6 +56,8 @@ class Client:
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 - options checks it
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                if _OURS not in answer.headers:
+                    raise Unreachable(f"what answers at {self.url} is no gateway")
                 return msgspec.json.decode(answer.read())
         except urllib.error.HTTPError as error:
             raise _refused(error) from None

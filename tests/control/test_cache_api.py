@@ -157,6 +157,11 @@ async def test_what_is_on_its_way_is_not_kept(control: Control, body: dict[str, 
     assert asked_after.outcome == "kept"
 
 
+async def test_what_a_body_is_instead_is_told_in_words_of_json(control: Control) -> None:
+    _, answer = await control.ask("DELETE", "/v1/cache", b'"all"')
+    assert answer["error"]["message"] == "The body must be a JSON object: Expected object, got string."
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

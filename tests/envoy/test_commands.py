@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,23 @@ def test_errors_are_one_line_and_an_exit_code(
     got, out, err = run(gateway, *arguments, key=key)
     assert (got, out, err.count("\n")) == (code, "", 1), err
     assert err.startswith(line)
+
+
+class _OtherServer(BaseHTTPRequestHandler):
+    """Answers whatever is asked, with JSON."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"object": "list"}')
+
+
+def test_a_server_that_is_no_gateway(gateway: Gateway) -> None:
+    with HTTPServer(("127.0.0.1", 0), _OtherServer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        got, _, err = run(gateway, "usage", "--url", url)
+    assert (got, err) == (1, f"error: what answers at {url} is no gateway\n")
 
 
 @pytest.fixture
