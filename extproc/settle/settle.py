@@ -154,17 +154,25 @@ def verdict_on_answer(entry: pb.HTTPAccessLogEntry, row: AuditRow) -> Verdict | 
 def _facts(entry: pb.HTTPAccessLogEntry, said: Said, decision: Decision) -> Facts:
     outcome, flags = said.outcome, set_flags(entry.common_properties.response_flags)
     attempts = outcome.attempts if outcome else entry.common_properties.upstream_request_attempt_count
+    client_left = any(flag in CLIENT_LEFT for flag in flags)
     return Facts(
         http_status=entry.response.response_code.value,
         error_code=outcome.error_code if outcome else None,
         attempts=attempts,
         target=outcome.attempt if outcome else max(1, attempts),
         stream=decision.stream,
-        whole=outcome is not None and (outcome.complete or (said.native_usage is not None and not said.cut)),
-        client_left=any(flag in CLIENT_LEFT for flag in flags),
+        whole=outcome is not None and (outcome.complete or _ended(said, client_left)),
+        client_left=client_left,
         broken=_broken(flags, outcome is not None and outcome.native),
         flags=flags,
     )
+
+
+def _ended(said: Said, client_left: bool) -> bool:
+    """Whether a native stream that was not cut came to its end. Not every provider tells usage in a stream; a client
+    that leaves behind the `finish_reason` may have left before the usage."""
+    told = said.native_usage is not None or (said.native_finish_reason is not None and not client_left)
+    return told and not said.cut
 
 
 def _billed(

@@ -58,6 +58,16 @@ class TestBothWays:
             whole.usage.completion_tokens,
         )
 
+    def test_a_stream_that_tells_no_usage_is_whole_all_the_same(self, gateway: Gateway, model: str) -> None:
+        raw = gateway.client().chat.completions.with_raw_response.create(
+            **ask(f"A long story {marker(no_usage=True)}", model), stream=True
+        )
+        chunks: Any = list(raw.parse())
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        row = gateway.row(raw.headers["x-gateway-request-id"])
+        assert (row["status"], row["error_code"], row["estimated"]) == ("success", None, True)
+        assert row["output_tokens"] > 0
+
     @pytest.mark.parametrize(
         "fault", [{"crlf": True}, {"one_byte_chunks": True}, {"split_utf8": True}, {"gzip": True}], ids=str
     )

@@ -9,6 +9,7 @@ from extproc.budget.ledger import MAX_AMOUNT
 from extproc.records import Price, Target, Usage
 from extproc.settle.rows import AuditRow
 from extproc.settle.settle import STATUS_RULES, Facts, settle_request, status_of
+from extproc.wire import M_CUT
 from tests.settle.builders import STARTED_S, TEAM, decision, entry, outcome, parsed, target
 
 NATIVE_USAGE = {
@@ -84,6 +85,25 @@ WAYS: dict[str, tuple[dict[str, Any], tuple[str, str | None, tuple[int, int], bo
     ),
     "native stream that ends without usage": (
         {"outcome": outcome(native=True, usage=None, complete=False)},
+        ("failed", "provider_error", (120, 50), True),
+    ),
+    "native stream whose provider tells no usage": (
+        {"outcome": outcome(native=True, usage=None, complete=False), "usage": {"finish_reason": "stop"}},
+        ("success", None, (120, 50), True),
+    ),
+    "client leaves a native stream behind its finish_reason": (
+        {
+            "outcome": outcome(native=True, usage=None, complete=False),
+            "usage": {"finish_reason": "stop"},
+            "flags": CLIENT_GONE,
+        },
+        ("cancelled", None, (120, 50), True),
+    ),
+    "native stream cut behind its finish_reason": (
+        {
+            "outcome": outcome(native=True, usage=None, complete=False),
+            "usage": {"finish_reason": "stop", M_CUT: True},
+        },
         ("failed", "provider_error", (120, 50), True),
     ),
     "native stream with half of its usage": (
