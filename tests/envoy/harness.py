@@ -36,6 +36,7 @@ T = TypeVar("T")
 # Read once: a client that reads them for itself takes 25 ms of CPU, more than its request does.
 _AUTHORITIES = httpx.create_ssl_context()
 _BUSY = 3
+MIB = 1024 * 1024
 # Where it is noon: no team's day or month ends while the tests run.
 ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 _BASE_PATH = {"openai": "/v1", "anthropic": "/v1", "google": "/v1beta"}
@@ -322,3 +323,20 @@ def raw_post(gateway: Gateway, body: dict[str, Any], key: str = TEAM_KEY) -> Ite
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
         connection.sendall(head.encode() + data)
         yield connection
+
+
+@contextlib.contextmanager
+def uploads(gateway: Gateway, count: int) -> Iterator[list[socket.socket]]:
+    """Requests of 30 MiB that have only begun."""
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {TEAM_KEY}\r\ncontent-length: {30 * MIB}\r\n\r\n{{"
+    )
+    with contextlib.ExitStack() as open_ones:
+        found = []
+        for _ in range(count):
+            one = open_ones.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            one.settimeout(30)
+            one.sendall(head.encode())
+            found.append(one)
+        yield found

@@ -1,33 +1,11 @@
 """More large requests at once than a worker has room for: some are told to try again, nothing else suffers."""
 
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
 import openai
 import pytest
 
-from tests.envoy.harness import OTHER_KEY, TEAM_KEY, Gateway, Simulator, ask, wait_until
+from tests.envoy.harness import MIB, OTHER_KEY, Gateway, Simulator, ask, uploads, wait_until
 
-MIB = 1024 * 1024
 MORE = 16  # of 30 MiB, than one team has room for: two in each of both workers
-
-
-@contextmanager
-def uploads(gateway: Gateway, count: int) -> Iterator[list[socket.socket]]:
-    """Requests of 30 MiB that have only begun."""
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {TEAM_KEY}\r\ncontent-length: {30 * MIB}\r\n\r\n{{"
-    )
-    with ExitStack() as open_ones:
-        found = []
-        for _ in range(count):
-            one = open_ones.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
-            one.settimeout(30)
-            one.sendall(head.encode())
-            found.append(one)
-        yield found
 
 
 def test_more_large_requests_than_there_is_room_for(gateway: Gateway, primary: Simulator) -> None:
