@@ -101,7 +101,8 @@ def error_headers(error: GatewayError) -> list[tuple[str, str]]:
     """Of an answer that is an error of ours."""
     wait = [] if error.retry_after_s is None else [("retry-after", str(max(1, math.ceil(error.retry_after_s))))]
     allow = [("allow", error.allow)] if isinstance(error, MethodNotAllowed) else []
-    return [JSON, *wait, *allow]
+    scheme = [("www-authenticate", "Bearer")] if error.http_status == 401 else []  # RFC 9110, 15.5.2
+    return [JSON, *wait, *allow, *scheme]
 
 
 def refusal(error: GatewayError, plan: Plan | None, attempt: Attempt | None) -> Outcome:

@@ -184,7 +184,8 @@ def test_authentication(gateway: Gateway) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
         gateway.client("sk-nobody").chat.completions.create(**ask("hi"))
     assert caught.value.code == "invalid_api_key"
-    assert gateway.http.post("/v1/chat/completions", json=ask("hi")).status_code == 401
+    missing = gateway.http.post("/v1/chat/completions", json=ask("hi"))
+    assert (missing.status_code, missing.headers["www-authenticate"]) == (401, "Bearer")
 
 
 def test_a_model_that_does_not_exist(gateway: Gateway) -> None:
