@@ -50,7 +50,8 @@ local function expected(handle, stream)
     return false
   end
   if stream then
-    return (headers:get("content-type") or ""):lower():find("application/json", 1, true) ~= 1
+    local kind = (headers:get("content-type") or ""):lower() -- many a server calls its events text/plain, or nothing
+    return kind:find("application/json", 1, true) ~= 1 and kind:find("text/html", 1, true) ~= 1
   end
   local counts = handle:streamInfo():dynamicMetadata():get("$usage_metadata") or {}
   return ($counted) and counts

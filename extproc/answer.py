@@ -20,6 +20,8 @@ from extproc.wire import H_NO_PROVIDERS
 
 # Set by Envoy on what a provider answered, absent on what Envoy says itself.
 _FROM_PROVIDER = "x-envoy-upstream-service-time"
+# Types of what is no stream, though one was asked for. Many a server calls its events text/plain, or nothing.
+NO_STREAM = ("application/json", "text/html")
 
 
 class Timing(msgspec.Struct, frozen=True):

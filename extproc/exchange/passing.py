@@ -111,7 +111,7 @@ class _Session:
     def _answer(self, plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
         """An answer after all. Raises GatewayError."""
         kind = headers.get("content-type", "")
-        if headers.get(":status") == "200" and plan.chat.stream and not kind.lower().startswith(_JSON):
+        if headers.get(":status") == "200" and plan.chat.stream and not kind.lower().startswith(answer.NO_STREAM):
             plain = Plain(headers.get("content-encoding", ""))
             if plain.error is not None:
                 raise plain.error

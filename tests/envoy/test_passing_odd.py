@@ -130,6 +130,18 @@ def test_an_error_of_60_mib_is_told_in_a_few_words(gateway: Gateway, scripted: S
     assert (row["status"], row["http_status"]) == ("failed", 400)
 
 
+@pytest.mark.parametrize("more", [{}, {"stream_options": {"include_usage": True}}], ids=["plain", "asks for usage"])
+def test_a_page_of_html_to_who_asked_for_a_stream_is_an_error(
+    gateway: Gateway, scripted: Scripted, more: dict[str, Any]
+) -> None:
+    """What a proxy before a provider may say with a 200. Nothing of it may reach a client, least of all as a page."""
+    scripted.says(whole(b"<html>\n\n<script>alert(1)</script>\n\n</html>", content_type="text/html; charset=utf-8"))
+    raw = gateway.http.post("/v1/chat/completions", json=ask("hi", "odd", stream=True, **more), headers=bearer())
+    assert (raw.status_code, raw.headers["content-type"]) == (502, "application/json")
+    assert raw.json()["error"]["code"] == "provider_error"
+    assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "failed"
+
+
 @pytest.mark.parametrize("usage", [True, False], ids=["asks for usage", "does not"])
 @pytest.mark.parametrize(
     "pieces",
@@ -151,7 +163,7 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(
     assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "failed"
 
 
-@pytest.mark.parametrize("kind", ["text/event-stream", "text/html"])
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
 def test_a_stream_that_does_not_say_it_is_done_failed_and_costs(
     gateway: Gateway, scripted: Scripted, kind: str
 ) -> None:
