@@ -24,18 +24,30 @@ def dotted(path: tuple[str | int, ...]) -> str:
     return out
 
 
+# In the file's words, where pydantic's are Python's.
+_MAPPING = "should be a mapping of names to values"
+_TOLD = {
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "list_type": "should be a list",
+    "too_short": "needs {min_length} or more",
+}
+
+
 def explain(error: ValidationError, root: type[Section]) -> list[str]:
     """A line for each thing pydantic found wrong with a `root`."""
     lines = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False):
         loc = item["loc"]
         if item["type"] == "extra_forbidden":
             nearest = _nearest_key(loc, root)
             hint = f"; did you mean {nearest}?" if nearest else ""
             lines.append(f"{dotted(loc)}: unknown key{hint}")
         else:
-            text = item["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
-            lines.append(f"{dotted(loc)}: {text[0].lower() + text[1:]}")
+            told = _TOLD.get(item["type"], "").format(**item.get("ctx", {}))
+            text = told or item["msg"].removeprefix("Value error, ")
+            nothing = ", and there is nothing under it" if told and item["input"] is None else ""
+            lines.append(f"{dotted(loc)}: {text[0].lower() + text[1:]}{nothing}")
     return lines
 
 
