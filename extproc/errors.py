@@ -19,7 +19,7 @@
     ├── ProviderError                 502     provider_error          5xx, reset, unreadable answer, our key refused
     │   ├── AnswerUnread              502     answer_unread           it had to be read, and no worker was there
     │   └── NoUsableAnswer            502     no_usable_answer        the model's doing: no failure of its provider
-    ├── NoProviderAvailable           503     no_provider_available
+    ├── NoProviderAvailable           503     no_provider_available   has retry_after_s
     ├── Overloaded                    503     overloaded              too much in hand at once; has retry_after_s
     ├── AuditUnavailable              503     audit_unavailable       the journal cannot be read now, or not in time
     ├── LimitsUnavailable             503     limits_unavailable      the ledger is away and on_outage is fail_closed
@@ -194,7 +194,12 @@ class NoUsableAnswer(ProviderError):
 
 
 class NoProviderAvailable(GatewayError):
+    """Where nobody knows when there will be one, it is worth asking again as soon as after a limited rate."""
+
     status, code, type = 503, "no_provider_available", "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s or UNSAID_RETRY_AFTER_S)
 
 
 class Overloaded(GatewayError):
