@@ -62,7 +62,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_write_long_tokens: int = 0  # part of cache_write_tokens: into the longer-lived cache
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model at one provider, as an attempt needs to know it."""
 
     model: str  # the gateway's name of the model
@@ -73,6 +73,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
     price: Price = Price()
     rewrite: str = ""  # of one that stands in for another: instructions that go before the request's own
+    unsupported: frozenset[str] = frozenset()  # parameters of OpenAI's that its server refuses
 
 
 class Large(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """OpenAI Chat Completions, and Azure's: pass-through. What we do not know survives, both ways.
 
 In: a client's request; a provider's chunks. Out: the same, with the model's names exchanged, our metadata keys taken
-out, and usage asked for. Made by `adapters.registry`.
+out, and usage asked for, as far as the server takes such (`Target.unsupported`). Made by `adapters.registry`.
 Source: platform.openai.com/docs/api-reference/chat; learn.microsoft.com/azure/ai-services/openai/reference.
 """
 
@@ -13,6 +13,7 @@ import msgspec
 from extproc.adapters import toolids
 from extproc.adapters.base import Chunk
 from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED, Problem, classify, retry_after_s
+from extproc.adapters.params import HARMLESS, NEUTRAL, check_stream_options, refusal
 from extproc.adapters.reader import AnswerReader, decode
 from extproc.adapters.usage import from_openai
 from extproc.body.pieces import Body
@@ -20,7 +21,7 @@ from extproc.body.splice import DROP, spliced
 from extproc.body.sse import Event
 from extproc.chat import client_metadata, encoded
 from extproc.errors import GatewayError
-from extproc.records import ChatRequest, ProviderRequest
+from extproc.records import ChatRequest, ProviderRequest, Target
 
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
@@ -35,6 +36,10 @@ _STATUS_OF = {
     "requests": 429,
     "tokens": 429,
 }
+
+
+# Two names of one limit: a server that refuses one of them takes the other.
+_OTHER_NAME = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
 
 
 class _Message(msgspec.Struct):
@@ -63,7 +68,7 @@ class OpenAIAdapter(AnswerReader):
     def request(self, chat: ChatRequest) -> ProviderRequest:
         """The client's body with the provider's model name, without the gateway's metadata."""
         self._wanted = chat.n
-        changes = _changes(chat, self._target.upstream_name)
+        changes = _changes(chat, self._target)
         known = chat.large.members if chat.large else None
         body: Body | None = spliced(chat.text, changes, known) if chat.text else None
         if body is None:
@@ -123,16 +128,17 @@ class OpenAIAdapter(AnswerReader):
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
         """What the client is told of an error status."""
         try:
-            problem = _problem(decode(_OBJECT, body).get("error"))
+            said = decode(_OBJECT, body)
+            problem = _problem(said if said.get("object") == "error" else said.get("error"))  # Mistral, older vLLM
         except (msgspec.DecodeError, ValueError, RecursionError):
             problem = Problem()
         return classify(self._target.provider, status, problem, retry_after_s(headers, self._created))
 
 
-def _changes(chat: ChatRequest, upstream_name: str) -> dict[str, Any]:
-    """Members of the client's body that the provider gets with another value, or not at all."""
+def _changes(chat: ChatRequest, target: Target) -> dict[str, Any]:
+    """Members of the client's body that the provider gets with another value, or not at all. Raises InvalidRequest."""
     body = chat.body
-    wanted: dict[str, Any] = {"model": upstream_name, "messages": toolids.unsigned(body["messages"])}
+    wanted: dict[str, Any] = {"model": target.upstream_name, "messages": toolids.unsigned(body["messages"])}
     if "metadata" in body:
         metadata = client_metadata(chat)
         wanted["metadata"] = DROP if metadata is None else metadata
@@ -141,7 +147,25 @@ def _changes(chat: ChatRequest, upstream_name: str) -> dict[str, Any]:
         wanted |= dict.fromkeys(named or ("max_completion_tokens",), chat.max_tokens)
     if chat.stream:  # without it endpoints refuse stream_options
         wanted["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    if target.unsupported:
+        _put_otherwise(wanted, body, target)
     return {name: value for name, value in wanted.items() if not _same(body.get(name), value)}
+
+
+def _put_otherwise(wanted: dict[str, Any], body: Mapping[str, Any], target: Target) -> None:
+    """Say what can be said without the parameters that the server refuses. Raises InvalidRequest for the others."""
+    refused = {name: wanted.get(name, body.get(name)) for name in target.unsupported if name in wanted or name in body}
+    for name, value in refused.items():
+        if name in _OTHER_NAME:
+            wanted |= {} if value is None else {_OTHER_NAME[name]: value}
+        elif name == "stream_options":  # usage is told unasked, or estimated
+            check_stream_options(body, target)
+        elif value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ()):
+            raise refusal(name, target)
+        if name in body:
+            wanted[name] = DROP
+        else:
+            wanted.pop(name, None)
 
 
 def _same(old: object, new: object) -> bool:

@@ -4,6 +4,7 @@ In: a request's body and the provider's table. Out: nothing, or InvalidRequest n
 have been lost. Used by the translating request modules. A parameter nobody knows is refused as OpenAI refuses it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -72,6 +73,11 @@ def check(body: dict[str, Any], target: Target, table: Table) -> None:
             continue
         if value not in NEUTRAL.get(name, ()):
             raise refusal(name, target, "" if name not in NEUTRAL else f" with the value {_short(value)}")
+    check_stream_options(body, target)
+
+
+def check_stream_options(body: Mapping[str, Any], target: Target) -> None:
+    """Raises InvalidRequest for what is asked of a stream that `target` does not do. Usage is told to whoever asks."""
     if (body.get("stream_options") or {}).get("include_obfuscation"):
         raise refusal("stream_options.include_obfuscation", target)
 

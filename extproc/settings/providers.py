@@ -13,6 +13,13 @@ from extproc.settings.fields import Duration, Section
 _BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\..+")
 
 
+# Servers that speak OpenAI's format, but refuse a request with one parameter more than they know, by host. Mistral's
+# answers 422 `extra_forbidden` (openai-agents-python#442, eca#231, openclaude#739); it tells usage unasked.
+_UNSUPPORTED = {"api.mistral.ai": frozenset({"stream_options", "max_completion_tokens", "store"})}
+_LIMITS = {"max_tokens", "max_completion_tokens"}
+_NEEDED = {"model", "messages", "stream"}
+
+
 class DemoFaults(Section):
     """How the built-in simulator behaves; see `gateway demo --help`."""
 
@@ -29,6 +36,12 @@ class Provider(Section):
     credential: str | None = Field(default=None, repr=False)
     credential_file: Path | None = Field(
         default=None, description="a file that holds the credential, such as a mounted Secret; its change is noticed"
+    )
+    unsupported: list[str] | None = Field(
+        default=None,
+        description="parameters of OpenAI's that this server refuses, for format: openai or azure. One of max_tokens"
+        " and max_completion_tokens is sent as the other; stream_options, and what nobody misses, not at all; any other"
+        " is a 400 that names it (default: none, but for hosts that are known: api.mistral.ai)",
     )
     speaks: Literal["openai", "anthropic", "google"] = Field(
         default="openai", description="for format: demo, the wire format the simulator speaks"
@@ -48,11 +61,28 @@ class Provider(Section):
                 raise ValueError("base_url: must be http://host[:port][/path] or https://…")
             if self.demo_without_credential and self.format not in ("openai", "anthropic", "google"):
                 raise ValueError("demo_without_credential: the simulator speaks openai, anthropic and google only")
+        self._check_unsupported()
         if self.credential_file is not None and self.demo_without_credential:
             raise ValueError("credential_file: not together with demo_without_credential")
         if self.credential is not None and re.search(r"[\x00-\x1f\x7f]", self.credential):
             raise ValueError("credential: must not contain control characters or line ends")
         return self
+
+    def _check_unsupported(self) -> None:
+        named = set(self.unsupported or ())
+        if named and self.wire_format not in ("openai", "azure"):
+            raise ValueError("unsupported: only with format: openai or azure; of the others the gateway knows it")
+        if needed := named & _NEEDED:
+            raise ValueError(f"unsupported: there is no request without {min(needed)}")
+        if named >= _LIMITS:
+            raise ValueError("unsupported: without max_tokens and max_completion_tokens no answer has a limit")
+
+    @property
+    def refused_parameters(self) -> frozenset[str]:
+        """Parameters of OpenAI's that its server refuses."""
+        if self.unsupported is not None:
+            return frozenset(self.unsupported)
+        return _UNSUPPORTED.get(urlsplit(self.base_url or "").hostname or "", frozenset())
 
     @property
     def is_demo(self) -> bool:

@@ -77,6 +77,18 @@ def test_an_error_that_cannot_be_read_is_told_by_its_status(fmt: str, body: byte
     assert b"secret" not in found.body()
 
 
+def test_an_error_that_is_the_whole_body() -> None:
+    """Mistral's API and vLLM before 0.10 (entrypoints/openai/protocol.py, ErrorResponse) have no `error` around it."""
+    too_long = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."
+    said = {"object": "error", "message": too_long, "type": "BadRequestError", "param": None, "code": 400}
+    found = error("openai", 400, json.dumps(said).encode())
+    assert (found.payload()["error"]["message"], found.payload()["error"]["code"]) == (
+        too_long,
+        "context_length_exceeded",
+    )
+    assert b"secret" not in error("openai", 400, b'{"message": "secret"}').body()
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize(
     ("headers", "expected"),

@@ -11,6 +11,7 @@ from extproc.adapters.fold import fold
 from extproc.adapters.registry import adapter_for
 from extproc.adapters.usage import from_openai, to_openai
 from extproc.chat import parse_chat
+from extproc.errors import InvalidRequest
 from extproc.records import ChatRequest, Usage
 
 from .asking import HELLO, ask, body, target
@@ -77,6 +78,50 @@ def test_trap_9_stream_options_go_only_with_a_stream_and_keep_the_clients() -> N
     asked = {"include_obfuscation": False, "include_usage": False}
     expected = {"include_obfuscation": False, "include_usage": True}
     assert body("openai", stream=True, stream_options=asked)["stream_options"] == expected
+
+
+@pytest.mark.parametrize(
+    ("unsupported", "fields", "expected"),
+    [
+        (["stream_options"], {"stream": True}, {"stream": True}),
+        (["stream_options"], {"stream": True, "stream_options": {"include_usage": True}}, {"stream": True}),
+        (["max_completion_tokens"], {"max_completion_tokens": 9}, {"max_tokens": 9}),
+        (["max_completion_tokens"], {"max_completion_tokens": None, "max_tokens": 9}, {"max_tokens": 9}),
+        (["max_completion_tokens"], {"max_tokens": 9}, {"max_tokens": 9}),
+        (["max_tokens"], {"max_tokens": 9}, {"max_completion_tokens": 9}),
+        (["max_tokens", "seed"], {"max_tokens": 9, "seed": None}, {"max_completion_tokens": 9}),
+        (["store", "user"], {"seed": 1, "store": True}, {"seed": 1}),
+        (["logprobs"], {"logprobs": False}, {}),
+    ],
+)
+def test_trap_9_what_a_server_refuses_is_said_otherwise(unsupported: list[str], fields: Any, expected: Any) -> None:
+    sent = body("openai", to={"unsupported": frozenset(unsupported)}, **fields)
+    assert sent == {"model": "gpt-4o", "messages": HELLO} | expected
+
+
+def test_a_limit_of_the_gateways_has_the_name_that_the_server_takes() -> None:
+    chat = parse_chat(json.dumps({"model": "m", "messages": HELLO}).encode())
+    to = target("openai", unsupported=frozenset({"max_completion_tokens"}))
+    sent = json.loads(adapter_for(to, "id", 1, False).request(msgspec.structs.replace(chat, max_tokens=7)).body)
+    assert sent == {"model": "gpt-4o", "messages": HELLO, "max_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("unsupported", "fields", "named"),
+    [
+        ("seed", {"seed": 1}, "seed"),
+        ("logprobs", {"logprobs": True}, "logprobs"),
+        (
+            "stream_options",
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+        ),
+    ],
+)
+def test_what_a_server_refuses_and_nothing_else_says_is_a_400(unsupported: str, fields: Any, named: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        body("openai", to={"unsupported": frozenset({unsupported})}, **fields)
+    assert refused.value.param == named
 
 
 def test_ids_lose_the_signature_of_another_provider() -> None:

@@ -222,6 +222,21 @@ class TestCheck:
             ),
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
             ({"listen": {"host": "gateway.internal"}}, "listen.host: not an address: write 127.0.0.1, 0.0.0.0, ::1 or"),
+            ({"cache": None}, "cache: should be a mapping of names to values, and there is nothing under it"),
+            ({"models": {"name": "m"}}, "models: should be a list\n"),
+            ({"equivalents": [{"models": ["mock"]}]}, "equivalents[0].models: needs 2 or more"),
+            (
+                {"providers": {"a": {"format": "anthropic", "base_url": "http://a", "unsupported": ["seed"]}}},
+                "providers.a: unsupported: only with format: openai or azure",
+            ),
+            (
+                {"providers": {"o": {"format": "demo", "unsupported": ["max_tokens", "max_completion_tokens"]}}},
+                "providers.o: unsupported: without max_tokens and max_completion_tokens no answer has a limit",
+            ),
+            (
+                {"providers": {"o": {"format": "demo", "unsupported": ["messages"]}}},
+                "providers.o: unsupported: there is no request without messages",
+            ),
             ({"workers": 0}, "workers: input should be greater than or equal to 1"),
             ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),
             ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: at least one is needed"),
