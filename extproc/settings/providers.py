@@ -13,9 +13,13 @@ from extproc.settings.fields import Duration, Section
 _BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\..+")
 
 
-# Servers that speak OpenAI's format, but refuse a request with one parameter more than they know, by host. Mistral's
-# answers 422 `extra_forbidden` (openai-agents-python#442, eca#231, openclaude#739); it tells usage unasked.
-_UNSUPPORTED = {"api.mistral.ai": frozenset({"stream_options", "max_completion_tokens", "store"})}
+# Who knows `max_completion_tokens`: OpenAI, and who runs its models. Of the others many take no notice of it, and an
+# answer has no limit (DeepSeek: pi#8018; Ollama: ollama#7125); all know `max_tokens`.
+_OF_OPENAI = re.compile(r"(?:.*\.)?api\.openai\.com|.*\.azure\.com")
+_OF_OTHERS = frozenset({"max_completion_tokens"})
+# Servers that refuse a request with one parameter more than they know, by host. Mistral's answers 422 `extra_forbidden`
+# (openai-agents-python#442, eca#231, openclaude#739); it tells usage unasked.
+_STRICT = {"api.mistral.ai": _OF_OTHERS | {"stream_options", "store"}}
 _LIMITS = {"max_tokens", "max_completion_tokens"}
 _NEEDED = {"model", "messages", "stream"}
 
@@ -39,9 +43,10 @@ class Provider(Section):
     )
     unsupported: list[str] | None = Field(
         default=None,
-        description="parameters of OpenAI's that this server refuses, for format: openai or azure. One of max_tokens"
-        " and max_completion_tokens is sent as the other; stream_options, and what nobody misses, not at all; any other"
-        " is a 400 that names it (default: none, but for hosts that are known: api.mistral.ai)",
+        description="parameters of OpenAI's that this server refuses or takes no notice of, for format: openai or"
+        " azure. One of max_tokens and max_completion_tokens is sent as the other; stream_options, and what nobody"
+        " misses, not at all; any other is a 400 that names it (default: none of OpenAI's own servers and Azure's,"
+        " max_completion_tokens of others, and of api.mistral.ai what it is known to refuse)",
     )
     speaks: Literal["openai", "anthropic", "google"] = Field(
         default="openai", description="for format: demo, the wire format the simulator speaks"
@@ -82,7 +87,10 @@ class Provider(Section):
         """Parameters of OpenAI's that its server refuses."""
         if self.unsupported is not None:
             return frozenset(self.unsupported)
-        return _UNSUPPORTED.get(urlsplit(self.base_url or "").hostname or "", frozenset())
+        host = urlsplit(self.base_url or "").hostname or ""
+        if self.format != "openai" or _OF_OPENAI.fullmatch(host):
+            return frozenset()
+        return _STRICT.get(host, _OF_OTHERS)
 
     @property
     def is_demo(self) -> bool:

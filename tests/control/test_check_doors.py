@@ -65,7 +65,7 @@ URI = {"issuer": "i", "audiences": ["a"], "jwks_uri": "https://a.example/jwks"}
         ({"cors": {"allow_origins": ["*"], "allow_credentials": True}}, "cors: allow_credentials: not together with"),
         ({"auth": {"jwt": [URI | {"jwks": PUBLIC}]}}, "auth.jwt[0]: needs one of jwks_uri, jwks_file and jwks"),
         ({"auth": {"jwt": [{"issuer": "i", "audiences": ["a"]}]}}, "auth.jwt[0]: needs one of jwks_uri"),
-        ({"auth": {"jwt": [ISSUER | {"audiences": []}]}}, "auth.jwt[0].audiences: list should have at least 1 item"),
+        ({"auth": {"jwt": [ISSUER | {"audiences": []}]}}, "auth.jwt[0].audiences: needs 1 or more"),
         ({"auth": {"jwt": [ISSUER | {"jwks": {}}]}}, "auth.jwt[0].jwks: not a JSON Web Key Set"),
         (
             {"auth": {"jwt": [ISSUER | {"jwks": {"keys": [{"kty": "oct", "k": "x"}]}}]}},
