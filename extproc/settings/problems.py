@@ -46,8 +46,8 @@ def explain(error: ValidationError, root: type[Section]) -> list[str]:
         else:
             told = _TOLD.get(item["type"], "").format(**item.get("ctx", {}))
             text = told or item["msg"].removeprefix("Value error, ")
-            nothing = ", and there is nothing under it" if told and item["input"] is None else ""
-            lines.append(f"{dotted(loc)}: {text[0].lower() + text[1:]}{nothing}")
+            null = ", not null" if told and item["input"] is None else ""
+            lines.append(f"{dotted(loc)}: {text[0].lower() + text[1:]}{null}")
     return lines
 
 

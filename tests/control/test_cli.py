@@ -222,7 +222,7 @@ class TestCheck:
             ),
             ({"equivalents": [{"models": ["mock", "gpt-4"]}]}, "equivalents[0].models[1]: no model is named gpt-4"),
             ({"listen": {"host": "gateway.internal"}}, "listen.host: not an address: write 127.0.0.1, 0.0.0.0, ::1 or"),
-            ({"cache": None}, "cache: should be a mapping of names to values, and there is nothing under it"),
+            ({"cache": None}, "cache: should be a mapping of names to values, not null"),
             ({"models": {"name": "m"}}, "models: should be a list\n"),
             ({"equivalents": [{"models": ["mock"]}]}, "equivalents[0].models: needs 2 or more"),
             (

@@ -61,7 +61,7 @@ def test_a_later_patch_is_laid_over_an_earlier_one() -> None:
     [
         ({"budget": {"daily_tokens": -1}}, "budget.daily_tokens: input should be greater than or equal to 0"),
         ({"budget": {"daly_tokens": 1}}, "budget.daly_tokens: unknown key; did you mean daily_tokens?"),
-        ({"budget": None}, "budget: input should be an object"),
+        ({"budget": None}, "budget: should be a mapping of names to values, not null"),
         ({"auto_downgrade": None}, "auto_downgrade: input should be a valid boolean"),
         ({"budget": {"timezone": "Mars/Base"}}, "budget.timezone: not a time zone"),
     ],
