@@ -38,6 +38,7 @@ _STATUS_OF = {
 }
 
 
+DEVELOPER = "developer"  # among the parameters that a server refuses: this role of messages
 # Two names of one limit: a server that refuses one of them takes the other.
 _OTHER_NAME = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
 
@@ -166,6 +167,15 @@ def _put_otherwise(wanted: dict[str, Any], body: Mapping[str, Any], target: Targ
             wanted[name] = DROP
         else:
             wanted.pop(name, None)
+    if DEVELOPER in target.unsupported:
+        wanted["messages"] = _as_system(wanted["messages"])
+
+
+def _as_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Developer messages under their older name; the very list, if there are none."""
+    if not any(message.get("role") == DEVELOPER for message in messages):
+        return messages
+    return [{**message, "role": "system"} if message.get("role") == DEVELOPER else message for message in messages]
 
 
 def _same(old: object, new: object) -> bool:

@@ -13,10 +13,11 @@ from extproc.settings.fields import Duration, Section
 _BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z]+)+-\d+)\..+")
 
 
-# Who knows `max_completion_tokens`: OpenAI, and who runs its models. Of the others many take no notice of it, and an
-# answer has no limit (DeepSeek: pi#8018; Ollama: ollama#7125); all know `max_tokens`.
+# Who knows `max_completion_tokens` and developer messages: OpenAI, and who runs its models. Of the others many take no
+# notice of the first, and an answer has no limit (DeepSeek: pi#8018; Ollama: ollama#7125), or refuse the second
+# (DeepSeek: pi#1048; DeepInfra: pi#1578); all know `max_tokens` and `system`.
 _OF_OPENAI = re.compile(r"(?:.*\.)?api\.openai\.com|.*\.azure\.com")
-_OF_OTHERS = frozenset({"max_completion_tokens"})
+_OF_OTHERS = frozenset({"max_completion_tokens", "developer"})
 # Servers that refuse a request with one parameter more than they know, by host. Mistral's answers 422 `extra_forbidden`
 # (openai-agents-python#442, eca#231, openclaude#739); it tells usage unasked.
 _STRICT = {"api.mistral.ai": _OF_OTHERS | {"stream_options", "store"}}
@@ -45,8 +46,9 @@ class Provider(Section):
         default=None,
         description="parameters of OpenAI's that this server refuses or takes no notice of, for format: openai or"
         " azure. One of max_tokens and max_completion_tokens is sent as the other; stream_options, and what nobody"
-        " misses, not at all; any other is a 400 that names it (default: none of OpenAI's own servers and Azure's,"
-        " max_completion_tokens of others, and of api.mistral.ai what it is known to refuse)",
+        " misses, not at all; `developer` messages as `system`; any other is a 400 that names it (default: none of"
+        " OpenAI's own servers and Azure's; of others max_completion_tokens and developer, and of api.mistral.ai what"
+        " it is known to refuse)",
     )
     speaks: Literal["openai", "anthropic", "google"] = Field(
         default="openai", description="for format: demo, the wire format the simulator speaks"

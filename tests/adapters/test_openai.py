@@ -99,6 +99,13 @@ def test_trap_9_what_a_server_refuses_is_said_otherwise(unsupported: list[str], 
     assert sent == {"model": "gpt-4o", "messages": HELLO} | expected
 
 
+def test_developer_messages_are_the_systems_where_the_server_knows_no_others() -> None:
+    messages = [{"role": "developer", "content": "Be brief.", "name": "d"}, *HELLO, {"role": "system", "content": "x"}]
+    sent = body("openai", to={"unsupported": frozenset({"developer"})}, messages=messages)["messages"]
+    assert sent == [{"role": "system", "content": "Be brief.", "name": "d"}, *HELLO, {"role": "system", "content": "x"}]
+    assert body("openai", messages=messages)["messages"] == messages
+
+
 def test_a_limit_of_the_gateways_has_the_name_that_the_server_takes() -> None:
     chat = parse_chat(json.dumps({"model": "m", "messages": HELLO}).encode())
     to = target("openai", unsupported=frozenset({"max_completion_tokens"}))

@@ -4,6 +4,8 @@ import pytest
 
 from extproc.settings.providers import Provider
 
+OTHERS = {"max_completion_tokens", "developer"}
+
 
 @pytest.mark.parametrize(
     ("format", "base_url", "expected"),
@@ -12,10 +14,10 @@ from extproc.settings.providers import Provider
         ("openai", "https://eu.api.openai.com/v1", set()),
         ("openai", "https://mine.openai.azure.com/openai/v1", set()),
         ("azure", "https://gateway.internal/openai/deployments/d?api-version=1", set()),
-        ("openai", "https://api.deepseek.com", {"max_completion_tokens"}),
-        ("openai", "http://ollama:11434/v1", {"max_completion_tokens"}),
-        ("openai", "https://api.openai.com.example.com/v1", {"max_completion_tokens"}),
-        ("openai", "https://api.mistral.ai/v1", {"max_completion_tokens", "stream_options", "store"}),
+        ("openai", "https://api.deepseek.com", OTHERS),
+        ("openai", "http://ollama:11434/v1", OTHERS),
+        ("openai", "https://api.openai.com.example.com/v1", OTHERS),
+        ("openai", "https://api.mistral.ai/v1", OTHERS | {"stream_options", "store"}),
         ("anthropic", "https://api.anthropic.com/v1", set()),
     ],
 )

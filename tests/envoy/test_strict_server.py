@@ -22,6 +22,9 @@ def strict(call: Call) -> Iterable[Step]:
         detail = [{"type": "extra_forbidden", "loc": ["body", name], "input": call.body[name]} for name in unknown]
         said = {"object": "error", "message": {"detail": detail}, "type": "invalid_request_error", "code": None}
         return [whole(json.dumps(said).encode(), status=422)]
+    roles = {message["role"] for message in call.body["messages"]}
+    if not roles <= {"system", "user", "assistant", "tool"}:
+        return [whole(b'{"object": "error", "message": "unknown variant"}', status=422)]
     if call.body["messages"][0]["content"] == "refuse":
         said = {"object": "error", "message": "Expected last role User.", "type": "invalid_request_error", "code": None}
         return [whole(json.dumps(said).encode(), status=400)]
@@ -38,7 +41,7 @@ def strict(call: Call) -> Iterable[Step]:
 @pytest.fixture(scope="module", params=["native", "extproc"])
 def config(new_config: Callable[[], Config], scripted: Scripted, request: pytest.FixtureRequest) -> Config:
     config = new_config() | {"streams": {"same_format": request.param}}
-    unsupported = ["stream_options", "max_completion_tokens", "store", "seed"]
+    unsupported = ["stream_options", "max_completion_tokens", "developer", "store", "seed"]
     config["providers"]["strict"] = {"format": "openai", "base_url": f"{scripted.url}/v1", "unsupported": unsupported}
     config["models"].append({"name": "strict", "provider": "strict", "price": {"input": 1.0, "output": 4.0}})
     config["teams"].append({"id": "bounded", "keys": ["sk-bounded"], "budget": {"daily_tokens": 500}})
@@ -68,6 +71,12 @@ def test_a_limit_of_the_budget_has_a_name_that_it_takes(gateway: Gateway, script
     answer = gateway.client("sk-bounded").chat.completions.create(**ask("hi", "strict"))
     assert answer.choices[0].message.content == "Hi"
     assert 16 <= scripted.calls[-1].body["max_tokens"] <= 500
+
+
+def test_developer_messages_are_sent_as_the_systems(gateway: Gateway, scripted: Scripted) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    gateway.client().chat.completions.create(model="strict", messages=messages)  # type: ignore[arg-type]
+    assert [message["role"] for message in scripted.calls[-1].body["messages"]] == ["system", "user"]
 
 
 def test_what_it_cannot_do_is_named_and_it_is_not_asked(gateway: Gateway, scripted: Scripted) -> None:
