@@ -27,6 +27,7 @@ class ProviderLine(msgspec.Struct, frozen=True):
     simulated: bool
     credential: bool
     signed_for: str | None  # an AWS region
+    unsupported: tuple[str, ...]  # of OpenAI's parameters, not sent there
 
 
 class ModelLine(msgspec.Struct, frozen=True):
@@ -112,6 +113,7 @@ def _provider(name: str, provider: Provider) -> ProviderLine:
         simulated=provider.is_demo,
         credential=bool(provider.credential),
         signed_for=provider.signing_region,
+        unsupported=tuple(sorted(provider.refused_parameters)),
     )
 
 
@@ -242,6 +244,10 @@ def _model_warnings(index: int, model: Model, catalog: Catalog) -> Iterator[str]
         yield f"models[{index}].max_output: is more than its context"
 
 
+def _without(provider: ProviderLine) -> str:
+    return f"without {', '.join(provider.unsupported)}" if provider.unsupported else ""
+
+
 def as_text(explanation: Explanation) -> str:
     """For people."""
     say = explanation
@@ -250,7 +256,7 @@ def as_text(explanation: Explanation) -> str:
         f"{say.admin_keys or 'no'} admin key{'' if say.admin_keys == 1 else 's'}",
         "",
         "providers",
-        *_table((p.name, p.format, _where(p), _credential(p)) for p in say.providers),
+        *_table((p.name, p.format, _where(p), _credential(p), _without(p)) for p in say.providers),
         "",
         f"models (USD per 1M tokens in/out; failover: {say.attempts} attempts in all)",
         *_table(

@@ -265,6 +265,12 @@ class TestCheck:
             "xyzzy: unknown key",
         ]
 
+    def test_what_a_server_is_not_sent(self, file: Path) -> None:
+        settings = config()
+        settings["providers"]["strict"] = {"format": "openai", "base_url": "https://api.mistral.ai/v1"}
+        _, out, _ = check(file, settings)
+        assert "  without developer, max_completion_tokens, store, stream_options\n" in out
+
     @pytest.mark.parametrize(
         ("host", "region"),
         [
