@@ -20,8 +20,8 @@ from extproc.wire import H_NO_PROVIDERS
 
 # Set by Envoy on what a provider answered, absent on what Envoy says itself.
 _FROM_PROVIDER = "x-envoy-upstream-service-time"
-# Types of what is no stream, though one was asked for. Many a server calls its events text/plain, or nothing.
-NO_STREAM = ("application/json", "text/html")
+# Types of what is no stream, though one was asked for; see `may_be_stream`.
+_NO_STREAM = ("application/json", "text/html")
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -68,6 +68,11 @@ def whole(
     if fields:
         _add_fields(completion, plan, attempt, final, timing)
     return Answer(msgspec.json.encode(completion), outcome(plan, attempt, final))
+
+
+def may_be_stream(headers: Mapping[str, str]) -> bool:
+    """Whether this may be the stream that was asked for. Many a server calls its events text/plain, or nothing."""
+    return not headers.get("content-type", "").lower().startswith(_NO_STREAM)
 
 
 def outcome(plan: Plan, attempt: Attempt, final: Final) -> Outcome:

@@ -102,13 +102,12 @@ class Answering:
         if attempt.index > 1:
             plan.tape.give_up()  # an answer of a model that stood in for the one asked for
         status = self._headers.get(":status")
-        whole = self._headers.get("content-type", "").lower().startswith(answer.NO_STREAM)
         if status == "200" and self._plain.error is not None:
             raise self._plain.error
         if event.end:
             return self._on_whole()
         native = self.plain and wanted.native(attempt)
-        if status != "200" or whole or not plan.chat.stream:
+        if status != "200" or not (plan.chat.stream and answer.may_be_stream(self._headers)):
             self.state = State.BUFFERING
             return None
         if native:

@@ -110,8 +110,9 @@ class _Session:
 
     def _answer(self, plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
         """An answer after all. Raises GatewayError."""
-        kind = headers.get("content-type", "")
-        if headers.get(":status") == "200" and plan.chat.stream and not kind.lower().startswith(answer.NO_STREAM):
+        kind = _JSON
+        if headers.get(":status") == "200" and plan.chat.stream and answer.may_be_stream(headers):
+            kind = headers.get("content-type", "")
             plain = Plain(headers.get("content-encoding", ""))
             if plain.error is not None:
                 raise plain.error
@@ -123,7 +124,6 @@ class _Session:
             body = out + rest
             outcome = answer.outcome(plan, attempt, final)
         else:
-            kind = _JSON
             read = answer.whole(plan, attempt, headers, body, _timing(plan), fields=plan.fields)
             body, outcome = read.body, read.outcome
         return _message(outcome, [(":status", "200"), ("content-type", kind), *told(plan, attempt)], body)

@@ -49,8 +49,9 @@ class Relay:
     def _on_headers(self, event: Event) -> Reply:
         self._headers = headers = event.headers
         self._attempt.answered = headers.get(":status") == "200"
-        is_json = headers.get("content-type", "").startswith(JSON[1])
-        if headers.get(":status") != "200" or event.end or is_json is self._plan.chat.stream:
+        kind = headers.get("content-type", "").lower()
+        expected = answer.may_be_stream(headers) if self._plan.chat.stream else kind.startswith(JSON[1])
+        if headers.get(":status") != "200" or event.end or not expected:
             self.state = State.DONE  # not what was asked for
             return frames.nothing(event.kind)
         if not self._plan.chat.stream:

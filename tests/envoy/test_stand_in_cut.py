@@ -54,3 +54,14 @@ def test_its_input_is_charged(
     wait_until(lambda: books.held == 0, 10, "the hold to be settled")
     assert (books.used, books.held) == (books.audited + row["outrun_tokens"], 0)
     assert len(gateway.rows(team_id=TEAM)) == rows + 1
+
+
+def test_a_page_of_html_from_a_stand_in_is_no_stream(gateway: Gateway, scripted: Scripted, second: Simulator) -> None:
+    """No more than from who is asked first: an error with its status, and nothing billed."""
+    second.faults({"format": "openai", "status": 503})
+    page = whole(b"<html>\n\n<script>alert(1)</script>\n\n</html>", content_type="text/html")
+    scripted.does(lambda call: [page if call.path.endswith("/messages") else whole(b"{}", status=503)])
+    answer = gateway.http.post("/v1/chat/completions", json=ask("hi there", "odd", stream=True), headers=bearer())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_error")
+    row = gateway.row(answer.headers["x-gateway-request-id"])
+    assert (row["status"], row["http_status"], row["input_tokens"]) == ("failed", 502, 0)

@@ -269,8 +269,11 @@ def test_a_whole_answer_is_relayed_however_it_is_cut(cuts: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "answered",
-    [{":status": "529"}, {":status": "200", "content-type": "application/json"}],
-    ids=["an error", "not what was asked for"],
+    [
+        {":status": "529"},
+        *({":status": "200", "content-type": kind} for kind in ("application/json", "Application/JSON", "text/html")),
+    ],
+    ids=["an error", "not what was asked for", "nor in other letters", "a page"],
 )
 def test_what_is_no_answer_goes_on_as_it_is(answered: dict[str, str]) -> None:
     to = stand_in(asked("gpt-ha")[0])
