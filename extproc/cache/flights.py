@@ -92,8 +92,9 @@ class _Poll:
             failed = False
             if isinstance(answer, Entry):
                 return answer
-            self._lead = answer is Flight.LEAD
-            if self._lead and not self._waiters:
-                await entries.land(key, flight)  # all left while it was taken
             found = answer if flight else Flight.LEAD
+            if answer is Flight.LEAD and not self._waiters:
+                await entries.land(key, flight)  # all left while it was taken; who comes now asks anew
+            else:
+                self._lead = answer is Flight.LEAD
         return None

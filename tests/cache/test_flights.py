@@ -29,6 +29,8 @@ class Store:
         self.led, self.landed = asyncio.Event(), asyncio.Event()
         self.says = asyncio.Event()  # what it found
         self.says.set()
+        self.lands = asyncio.Event()  # that it landed a flight
+        self.lands.set()
         self.asked = 0
         self._asked = asyncio.Event()
 
@@ -46,6 +48,7 @@ class Store:
     async def land(self, known: Key, flight: str) -> None:
         await self.real.land(known, flight)
         self.landed.set()
+        await self.lands.wait()
 
     async def keep(self, known: Key) -> None:
         await self.real.store(entry(known), Ticket(known, known.partition, NOW_MS, "leader"), 10**6, 10**9)
@@ -135,3 +138,23 @@ async def test_a_lead_that_was_taken_as_the_last_left_is_given_back(store: Any, 
     async with asyncio.timeout(20):
         await store.landed.wait()
     assert await store.real.look_up(known, NOW_MS, "another", 60_000) is Flight.LEAD
+
+
+async def test_who_comes_while_it_is_given_back_does_not_lead_without_a_flight(store: Any, known: Key) -> None:
+    flights = Flights(store)
+    (left,) = waits(flights, known)
+    store.says.clear()
+    await store.real.land(known, "leader")
+    async with asyncio.timeout(20):
+        await store.led.wait()
+    left.cancel()
+    await asyncio.wait({left})
+    store.lands.clear()
+    store.says.set()
+    async with asyncio.timeout(20):
+        await store.landed.wait()
+    (came,) = waits(flights, known)
+    await asyncio.sleep(0)
+    store.lands.set()
+    assert await came
+    assert await store.real.look_up(known, NOW_MS, "another", 60_000) is Flight.FOLLOW, "its flight is there"
