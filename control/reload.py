@@ -2,9 +2,9 @@
 
 In: the configuration file, the environment. Out: an `Attempt`, also written to the status file. Runs in a process of
 its own (`gateway reload`), which ends after it: only there are credentials in memory. Envoy gets secrets, clusters,
-listeners and routes first, and each is waited for; then the runtime file, from which workers, settler and control take
-the new snapshot within half a second. Clusters of providers that are gone stay until the next reload, for the requests
-that still know them.
+listeners and routes first, and each is waited for; then the runtime file, from which workers take the new snapshot when
+their bell is rung, settler and control within half a second. Clusters of providers that are gone stay until the next
+reload, for the requests that still know them.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from control.render import tls, whole
 from control.staged import Staged
 from extproc import runtime
 from extproc.paths import Paths
+from extproc.process import doorbell
 from extproc.settings import Settings, SettingsError, load
 from extproc.wire import chain_cluster, provider_cluster
 
@@ -99,6 +100,7 @@ async def _take_over(config: Path, port: int | None, paths: Paths, env: Mapping[
         for path in ours:
             staged.put(path)
     if renewed:
+        doorbell.ring(paths)
         render.remove_secrets(paths, keep={*files, *(f"secrets/{name}.json" for name in old.providers)})
     return bool(changes) or renewed, version
 

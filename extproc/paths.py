@@ -42,7 +42,7 @@ class Paths(msgspec.Struct, frozen=True):
         return self.sockets / f"fallback-{index}.sock"
 
     def bell_socket(self, index: int) -> Path:
-        """Where worker `index` hears that there is news of providers."""
+        """Where worker `index` hears that a file was replaced that it goes by."""
         return self.sockets / f"bell-{index}.sock"
 
     def bell_sockets(self) -> list[Path]:

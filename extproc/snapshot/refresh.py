@@ -2,9 +2,9 @@
 
 In: the runtime file (replaced by rename when gateway.yaml is reloaded) and `shared`. Out: `Current`, swapped. Looks
 twice a second, so that a change, or the end of a key, is in force everywhere within a second, and a worker at the bell
-that control rings after a change; a look is one `stat` and one round trip. While the shared state is away the last
-changes stay in force, and a process that starts meanwhile finds them in `data_dir`/overrides.json, which the settler
-(one beside each Envoy) keeps.
+that a reload rings, and control after a change; a look is one `stat` and one round trip. While the shared state is away
+the last changes stay in force, and a process that starts meanwhile finds them in `data_dir`/overrides.json, which the
+settler (one beside each Envoy) keeps.
 """
 
 import asyncio

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -355,3 +356,15 @@ def test_reloads_under_load_cost_no_request_and_cut_no_stream(gateway: Gateway) 
     wait_until(lambda: len(rows()) == len(done), 20, "every row")
     assert {row["status"] for row in rows()} == {"success"}
     assert applied() == before + 3
+
+
+def test_workers_are_told_at_once(gateway: Gateway, config: Config) -> None:
+    """They look by themselves as well, twice a second: until then who was just let in would be refused."""
+    teams = [*config["teams"], {"id": "late", "keys": ["sk-late"]}]
+    write(gateway, config | {"teams": teams})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+        bell.bind(str(Paths.of(gateway.data_dir).bell_socket(63)))
+        bell.setblocking(False)
+        assert reload(gateway)[:2] == (0, "applied\n")
+        assert bell.recv(1)
+    wait_until(lambda: gateway.http.get("/v1/models", headers=bearer("sk-late")).status_code == 200, 5, "the team")
