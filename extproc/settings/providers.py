@@ -19,8 +19,8 @@ _BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z
 _OF_OPENAI = re.compile(r"(?:.*\.)?api\.openai\.com|.*\.azure\.com")
 _OF_OTHERS = frozenset({"max_completion_tokens", "developer"})
 # Servers that refuse a request with one parameter more than they know, by host. Mistral's answers 422 `extra_forbidden`
-# (openai-agents-python#442, eca#231, openclaude#739); it tells usage unasked.
-_STRICT = {"api.mistral.ai": _OF_OTHERS | {"stream_options", "store"}}
+# (openai-agents-python#442, eca#231, openclaude#739, OpenHands-CLI#83); it tells usage unasked.
+_STRICT = {"api.mistral.ai": _OF_OTHERS | {"stream_options", "store", "metadata", "user", "safety_identifier"}}
 _LIMITS = {"max_tokens", "max_completion_tokens"}
 _NEEDED = {"model", "messages", "stream"}
 

@@ -228,7 +228,7 @@ class TestCheck:
         settings = config()
         settings["providers"]["strict"] = {"format": "openai", "base_url": "https://api.mistral.ai/v1"}
         _, out, _ = check(file, settings)
-        assert "  without developer, max_completion_tokens, store, stream_options\n" in out
+        assert "  without developer, max_completion_tokens, metadata, " in out
 
     @pytest.mark.parametrize(
         ("host", "region"),

@@ -5,6 +5,7 @@ import pytest
 from extproc.settings.providers import Provider
 
 OTHERS = {"max_completion_tokens", "developer"}
+LABELS = {"store", "metadata", "user", "safety_identifier"}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ OTHERS = {"max_completion_tokens", "developer"}
         ("openai", "https://api.deepseek.com", OTHERS),
         ("openai", "http://ollama:11434/v1", OTHERS),
         ("openai", "https://api.openai.com.example.com/v1", OTHERS),
-        ("openai", "https://api.mistral.ai/v1", OTHERS | {"stream_options", "store"}),
+        ("openai", "https://api.mistral.ai/v1", OTHERS | LABELS | {"stream_options"}),
         ("anthropic", "https://api.anthropic.com/v1", set()),
     ],
 )
