@@ -29,6 +29,12 @@ _TABLE = Table(
 _BEDROCK = r"(.*\banthropic\.)?"  # there, a model's name may be eu.anthropic.claude-haiku-4-5-20251001-v1:0, or its ARN
 _NO_THINKING = re.compile(rf"{_BEDROCK}claude-(instant|2|3-(?!7))")
 _BUDGET = re.compile(rf"{_BEDROCK}claude-(3-7-\w+|(opus|sonnet|haiku)-4(-[015])?)([-@]\d{{8}}|-latest)?(-v\d+(:\w+)*)?")
+# From generation 5 on they think unless told not to; older ones only when told to, and some refuse to be told not to.
+_ONLY_IF_ASKED = re.compile(rf"{_BEDROCK}claude-(instant|2|3|[a-z]+-4)")
+# Since Opus 4.1 and Sonnet 4.5 a model takes temperature or top_p, since Opus 4.7 neither, though some stand the default.
+# Source: platform.claude.com/docs/en/about-claude/models/migration-guide; modelparams.dev#238 (probed).
+_ONE_SAMPLING = re.compile(rf"{_BEDROCK}claude-(opus-4-1|[a-z]+-4-[5-9])")
+_NO_SAMPLING = re.compile(rf"{_BEDROCK}claude-(opus-4-[7-9]|[a-z]+-[5-9])")
 _BUDGET_TOKENS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32000}
 _EFFORT = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 
@@ -56,14 +62,23 @@ def request_body(chat: ChatRequest, target: Target) -> Json:
         body["service_tier"] = "standard_only"
     if user := chat.body.get("safety_identifier") or chat.body.get("user"):
         body["metadata"] = {"user_id": user}
-    return body | _sampling(chat) | _tools(chat, target) | _output(chat, target) | _thinking(chat, target, body)
+    return body | _sampling(chat, target) | _tools(chat, target) | _output(chat, target) | _thinking(chat, target, body)
 
 
-def _sampling(chat: ChatRequest) -> Json:
-    temperature = chat.body.get("temperature")
-    if temperature is not None and temperature > 1:
+def _sampling(chat: ChatRequest, target: Target) -> Json:
+    """What was asked for; of models that do not take all of it, without what is so anyway."""
+    asked = {name: chat.body[name] for name in ("temperature", "top_p") if chat.body.get(name) is not None}
+    if asked.get("temperature", 0) > 1:
         raise InvalidRequest("temperature: must be at most 1 for this model.", param="temperature")
-    return {name: chat.body[name] for name in ("temperature", "top_p") if chat.body.get(name) is not None}
+    none = _NO_SAMPLING.match(target.upstream_name)
+    if not none and (len(asked) < 2 or not _ONE_SAMPLING.match(target.upstream_name)):
+        return asked
+    asked = {name: value for name, value in asked.items() if value != 1}
+    if none and asked:
+        raise refusal(min(asked), target, ", but for 1")
+    if len(asked) == 2:
+        raise refusal("top_p", target, " together with temperature")
+    return asked
 
 
 def _conversation(conversation: list[Message], target: Target) -> tuple[list[Json], list[Json]]:
@@ -121,7 +136,16 @@ def _content(message: Message, at: str, target: Target, *, texts_only: bool = Fa
         if "cache_control" in part:  # Anthropic's own mark, which its users send through OpenAI's format too
             block["cache_control"] = part["cache_control"]
         found.append(block)
-    return found
+    return _telling(found)
+
+
+def _telling(blocks: list[Json]) -> list[Json]:
+    """Without texts of white space where there is no other text: Anthropic refuses such a message (LibreChat-AI/agents#124),
+    and many a model says a line feed before it calls a tool."""
+    texts = [block["text"] for block in blocks if block["type"] == "text"]
+    if not texts or any(text and not text.isspace() for text in texts):
+        return blocks
+    return [block for block in blocks if block["type"] != "text"]
 
 
 def _text_block(part: Json, at: str) -> Json | None:
@@ -208,12 +232,10 @@ def _thinking(chat: ChatRequest, target: Target, body: Json) -> Json:
     if effort not in (*_EFFORT, "none"):
         raise InvalidRequest("reasoning_effort: not a level this model knows.", param="reasoning_effort")
     model = target.upstream_name
-    if _NO_THINKING.match(model):
-        if effort == "none":
-            return {}
-        raise refusal("reasoning_effort", target)
     if effort == "none":
-        return {"thinking": {"type": "disabled"}}
+        return {} if _ONLY_IF_ASKED.match(model) else {"thinking": {"type": "disabled"}}
+    if _NO_THINKING.match(model):
+        raise refusal("reasoning_effort", target)
     if not _BUDGET.fullmatch(model):
         config = _output(chat, target).get("output_config", {})
         return {"thinking": {"type": "adaptive"}, "output_config": {**config, "effort": _EFFORT[effort]}}

@@ -73,6 +73,47 @@ def test_a_temperature_both_know_is_sent(temperature: float) -> None:
     assert body("anthropic", temperature=temperature)["temperature"] == temperature
 
 
+OLD, ONE, NEITHER = "claude-sonnet-4-20250514", "claude-sonnet-4-5-20250929", "claude-opus-4-8"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "expected"),
+    [
+        (OLD, {"temperature": 0.2, "top_p": 0.5}, {"temperature": 0.2, "top_p": 0.5}),
+        (ONE, {"temperature": 0, "top_p": 1}, {"temperature": 0}),
+        (ONE, {"temperature": 1, "top_p": 0.5}, {"top_p": 0.5}),
+        (ONE, {"temperature": 1, "top_p": 1}, {}),
+        (ONE, {"temperature": 1}, {"temperature": 1}),
+        ("claude-opus-4-1", {"temperature": 0.2, "top_p": 1}, {"temperature": 0.2}),
+        ("eu.anthropic.claude-haiku-4-5-20251001-v1:0", {"temperature": 0.2, "top_p": 1}, {"temperature": 0.2}),
+        (NEITHER, {"temperature": 1, "top_p": 1}, {}),
+        (NEITHER, {"temperature": None, "top_p": 1}, {}),
+        ("claude-sonnet-5", {"temperature": 1}, {}),
+    ],
+)
+def test_of_sampling_what_is_so_anyway_is_left_out_where_it_would_be_refused(
+    model: str, fields: Any, expected: Any
+) -> None:
+    sent = body("anthropic", to={"upstream_name": model}, **fields)
+    assert {name: sent[name] for name in ("temperature", "top_p") if name in sent} == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "param"),
+    [
+        (ONE, {"temperature": 0.2, "top_p": 0.5}, "top_p"),
+        (NEITHER, {"temperature": 0}, "temperature"),
+        (NEITHER, {"temperature": 1, "top_p": 0.5}, "top_p"),
+        ("us.anthropic.claude-opus-4-7-v1:0", {"temperature": 0.7}, "temperature"),
+    ],
+)
+def test_sampling_that_the_model_does_not_take_is_refused(model: str, fields: Any, param: str) -> None:
+    """Here, so that a stand-in that takes it is asked."""
+    with pytest.raises(InvalidRequest) as caught:
+        body("anthropic", to={"upstream_name": model}, **fields)
+    assert caught.value.param == param
+
+
 def test_instructions_are_gathered_in_front() -> None:
     sent = body(
         "anthropic",
@@ -105,7 +146,26 @@ def test_trap_31_turns_alternate_and_results_share_a_turn_with_what_is_said_next
     ]
 
 
-@pytest.mark.parametrize("messages", [[{"role": "system", "content": "x"}], [{"role": "user", "content": ""}]])
+def test_trap_31_texts_of_white_space_alone_are_not_sent() -> None:
+    """Anthropic refuses a message that says nothing else; beside another text they stay."""
+    assert turns(
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": " "}]},
+        {"role": "assistant", "content": "\n\n", "tool_calls": [call("1")]},
+        {"role": "tool", "tool_call_id": "1", "content": " "},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": ""}, {"type": "text", "text": "\t"}]},
+        {"role": "user", "content": [{"type": "text", "text": " "}, {"type": "image_url", "image_url": "https://x/y"}]},
+    ) == [("user", ["a", " "]), ("assistant", ["tool_use"]), ("user", ["tool_result", "image"])]
+    assert "system" not in body("anthropic", messages=[{"role": "system", "content": " \n"}, USER])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "system", "content": "x"}],
+        [{"role": "user", "content": ""}],
+        [{"role": "user", "content": "\n"}],
+    ],
+)
 def test_nothing_to_answer_is_refused(messages: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         body("anthropic", messages=messages)
@@ -247,6 +307,8 @@ def test_images_and_files() -> None:
         ("claude-opus-4-7", "high", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
         ("claude-sonnet-4-6", "minimal", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}),
         ("claude-opus-5", "none", {"thinking": {"type": "disabled"}}),
+        ("claude-opus-4-8", "none", {}),
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", "none", {}),
         ("claude-haiku-4-5-20251001", "low", {"thinking": {"type": "enabled", "budget_tokens": 2048}}),
         ("claude-opus-4-1", "high", {"thinking": {"type": "enabled", "budget_tokens": 4095}}),
         ("claude-3-7-sonnet-latest", "medium", {"thinking": {"type": "enabled", "budget_tokens": 4095}}),
