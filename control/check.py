@@ -42,6 +42,7 @@ class ModelLine(msgspec.Struct, frozen=True):
     context: int | None
     max_output: int | None
     failover: tuple[str, ...]
+    unsupported: tuple[str, ...]  # of OpenAI's parameters, not sent for it, though its provider takes them
 
 
 class TeamLine(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ def explain(settings: Settings) -> Explanation:
         attempts=settings.routing.attempts,
         admin_keys=len(settings.admin.keys),
         providers=tuple(_provider(name, provider) for name, provider in settings.providers.items()),
-        models=tuple(_model(model, catalog) for model in settings.models),
+        models=tuple(_model(model, settings, catalog) for model in settings.models),
         auto={tier: tuple(names) for tier, names in settings.auto.items()},
         cache=_cache(settings),
         tokens=tuple(map(doors.tokens, settings.auth.jwt)),
@@ -113,11 +114,11 @@ def _provider(name: str, provider: Provider) -> ProviderLine:
         simulated=provider.is_demo,
         credential=bool(provider.credential),
         signed_for=provider.signing_region,
-        unsupported=tuple(sorted(provider.refused_parameters)),
+        unsupported=tuple(sorted(provider.refused_parameters())),
     )
 
 
-def _model(model: Model, catalog: Catalog) -> ModelLine:
+def _model(model: Model, settings: Settings, catalog: Catalog) -> ModelLine:
     target = catalog.targets[model.name]
     return ModelLine(
         name=model.name,
@@ -132,6 +133,7 @@ def _model(model: Model, catalog: Catalog) -> ModelLine:
             f"{other.model} (prompt rewritten)" if other.rewrite else other.model
             for other in catalog.stand_ins[model.name][: catalog.routing.attempts - 1]
         ),
+        unsupported=tuple(sorted(target.unsupported - settings.providers[model.provider].refused_parameters())),
     )
 
 
@@ -244,8 +246,8 @@ def _model_warnings(index: int, model: Model, catalog: Catalog) -> Iterator[str]
         yield f"models[{index}].max_output: is more than its context"
 
 
-def _without(provider: ProviderLine) -> str:
-    return f"without {', '.join(provider.unsupported)}" if provider.unsupported else ""
+def _without(names: tuple[str, ...]) -> str:
+    return f"without {', '.join(names)}" if names else ""
 
 
 def as_text(explanation: Explanation) -> str:
@@ -256,7 +258,7 @@ def as_text(explanation: Explanation) -> str:
         f"{say.admin_keys or 'no'} admin key{'' if say.admin_keys == 1 else 's'}",
         "",
         "providers",
-        *_table((p.name, p.format, _where(p), _credential(p), _without(p)) for p in say.providers),
+        *_table((p.name, p.format, _where(p), _credential(p), _without(p.unsupported)) for p in say.providers),
         "",
         f"models (USD per 1M tokens in/out; failover: {say.attempts} attempts in all)",
         *_table(
@@ -267,6 +269,7 @@ def as_text(explanation: Explanation) -> str:
                 f"{_number(m.input_usd)}/{_number(m.output_usd)}",
                 f"context {_number(m.context)}",
                 f"then {', '.join(m.failover)}" if m.failover else "no failover",
+                _without(m.unsupported),
             )
             for m in say.models
         ),

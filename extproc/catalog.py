@@ -112,7 +112,7 @@ def _target(model: Model, provider: Provider) -> Target:
         max_output_tokens=model.max_output,
         context_tokens=model.context,
         price=price_from_usd(model.price.model_dump()),
-        unsupported=provider.refused_parameters,
+        unsupported=provider.refused_parameters(model.upstream_name or model.name),
     )
 
 

@@ -31,7 +31,7 @@ _NO_THINKING = re.compile(rf"{_BEDROCK}claude-(instant|2|3-(?!7))")
 _BUDGET = re.compile(rf"{_BEDROCK}claude-(3-7-\w+|(opus|sonnet|haiku)-4(-[015])?)([-@]\d{{8}}|-latest)?(-v\d+(:\w+)*)?")
 # From generation 5 on they think unless told not to; older ones only when told to, and some refuse to be told not to.
 _ONLY_IF_ASKED = re.compile(rf"{_BEDROCK}claude-(instant|2|3|[a-z]+-4)")
-# Since Opus 4.1 and Sonnet 4.5 a model takes temperature or top_p, since Opus 4.7 neither, though some stand the default.
+# Since Opus 4.1 and Sonnet 4.5 a model takes temperature or top_p, since Opus 4.7 neither, or its default alone.
 # Source: platform.claude.com/docs/en/about-claude/models/migration-guide; modelparams.dev#238 (probed).
 _ONE_SAMPLING = re.compile(rf"{_BEDROCK}claude-(opus-4-1|[a-z]+-4-[5-9])")
 _NO_SAMPLING = re.compile(rf"{_BEDROCK}claude-(opus-4-[7-9]|[a-z]+-[5-9])")
@@ -140,8 +140,8 @@ def _content(message: Message, at: str, target: Target, *, texts_only: bool = Fa
 
 
 def _telling(blocks: list[Json]) -> list[Json]:
-    """Without texts of white space where there is no other text: Anthropic refuses such a message (LibreChat-AI/agents#124),
-    and many a model says a line feed before it calls a tool."""
+    """Without texts of white space where there is no other text: Anthropic refuses such a message
+    (LibreChat-AI/agents#124), and many a model says a line feed before it calls a tool."""
     texts = [block["text"] for block in blocks if block["type"] == "text"]
     if not texts or any(text and not text.isspace() for text in texts):
         return blocks

@@ -158,7 +158,7 @@ class GoogleAdapter(AnswerReader):
         call = part.function_call
         if call is not None:
             own_id = f"call_{self._response_id}_{choice}_{self._tools.get(choice, 0)}"  # Gemini 2 gives none
-            call_id = toolids.sign(call.id or own_id, part.thought_signature)
+            call_id = toolids.sign(call.id or toolids.short(own_id), part.thought_signature)
             return self._tool_start(choice, call_id, call.name, msgspec.json.encode(call.args or {}).decode())
         if part.text and not part.thought:  # thoughts have no place in a chat completion
             return self._chunk(choice, {"content": part.text})

@@ -38,7 +38,12 @@ _STATUS_OF = {
 }
 
 
-DEVELOPER = "developer"  # among the parameters that a server refuses: this role of messages
+# Among the parameters that a server refuses: this role of messages; ids of tool calls unlike Mistral's; members of
+# messages, of their parts and of tools that other providers' models or users have put there, for those alone.
+DEVELOPER = "developer"
+TOOL_CALL_ID = "tool_call_id"
+_MEMBERS = frozenset({"reasoning", "reasoning_content", "reasoning_details", "cache_control"})
+_NEUTRAL = {**NEUTRAL, "temperature": (1,), "top_p": (1,)}  # which all who translate have words for
 # Two names of one limit: a server that refuses one of them takes the other.
 _OTHER_NAME = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
 
@@ -129,8 +134,7 @@ class OpenAIAdapter(AnswerReader):
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
         """What the client is told of an error status."""
         try:
-            said = decode(_OBJECT, body)
-            problem = _problem(said if said.get("object") == "error" else said.get("error"))  # Mistral, older vLLM
+            problem = _problem(_said(decode(_OBJECT, body)))
         except (msgspec.DecodeError, ValueError, RecursionError):
             problem = Problem()
         return classify(self._target.provider, status, problem, retry_after_s(headers, self._created))
@@ -139,7 +143,8 @@ class OpenAIAdapter(AnswerReader):
 def _changes(chat: ChatRequest, target: Target) -> dict[str, Any]:
     """Members of the client's body that the provider gets with another value, or not at all. Raises InvalidRequest."""
     body = chat.body
-    wanted: dict[str, Any] = {"model": target.upstream_name, "messages": toolids.unsigned(body["messages"])}
+    fit = toolids.nine if TOOL_CALL_ID in target.unsupported else toolids.short
+    wanted: dict[str, Any] = {"model": target.upstream_name, "messages": toolids.fitted(body["messages"], fit)}
     if "metadata" in body:
         metadata = client_metadata(chat)
         wanted["metadata"] = DROP if metadata is None else metadata
@@ -161,7 +166,7 @@ def _put_otherwise(wanted: dict[str, Any], body: Mapping[str, Any], target: Targ
             wanted |= {} if value is None else {_OTHER_NAME[name]: value}
         elif name == "stream_options":  # usage is told unasked, or estimated
             check_stream_options(body, target)
-        elif value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ()):
+        elif value is not None and name not in HARMLESS and value not in _NEUTRAL.get(name, ()):
             raise refusal(name, target)
         if name in body:
             wanted[name] = DROP
@@ -169,6 +174,10 @@ def _put_otherwise(wanted: dict[str, Any], body: Mapping[str, Any], target: Targ
             wanted.pop(name, None)
     if DEVELOPER in target.unsupported:
         wanted["messages"] = _as_system(wanted["messages"])
+    if members := _MEMBERS & target.unsupported:
+        wanted["messages"] = _without(wanted["messages"], members)
+        if body.get("tools"):
+            wanted["tools"] = _without(body["tools"], members)
 
 
 def _as_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -176,6 +185,21 @@ def _as_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not any(message.get("role") == DEVELOPER for message in messages):
         return messages
     return [{**message, "role": "system"} if message.get("role") == DEVELOPER else message for message in messages]
+
+
+def _without(found: list[dict[str, Any]], members: frozenset[str]) -> list[dict[str, Any]]:
+    """Messages, parts or tools without `members`; the very list, if there are none."""
+    bare = [_bare(each, members) for each in found]
+    return found if all(old is new for old, new in zip(found, bare, strict=True)) else bare
+
+
+def _bare(found: dict[str, Any], members: frozenset[str]) -> dict[str, Any]:
+    content = found.get("content")
+    parts = _without(content, members) if isinstance(content, list) else content
+    if parts is content and members.isdisjoint(found):
+        return found
+    kept = {name: value for name, value in found.items() if name not in members}
+    return kept if parts is content else {**kept, "content": parts}
 
 
 def _same(old: object, new: object) -> bool:
@@ -192,8 +216,17 @@ def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
     return {**choice, "delta": delta}
 
 
+def _said(body: dict[str, Any]) -> object:
+    """The error in a body that is one. It is the whole body at Mistral and older vLLM, and xAI's text stands beside its
+    code (vercel/ai#15338); a text alone is not known to be meant for clients."""
+    error = body.get("error")
+    if body.get("object") == "error":
+        return body
+    return {"message": error, "code": body["code"]} if isinstance(error, str) and "code" in body else error
+
+
 def _problem(error: object) -> Problem:
-    """OpenAI's error object. A bare text, as some followers send, is not known to be meant for clients."""
+    """OpenAI's error object."""
     if not isinstance(error, dict):
         return Problem()
     code = error.get("code")

@@ -19,8 +19,22 @@ _BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z
 _OF_OPENAI = re.compile(r"(?:.*\.)?api\.openai\.com|.*\.azure\.com")
 _OF_OTHERS = frozenset({"max_completion_tokens", "developer"})
 # Servers that refuse a request with one parameter more than they know, by host. Mistral's answers 422 `extra_forbidden`
-# (openai-agents-python#442, eca#231, openclaude#739, OpenHands-CLI#83); it tells usage unasked.
-_STRICT = {"api.mistral.ai": _OF_OTHERS | {"stream_options", "store", "metadata", "user", "safety_identifier"}}
+# (openai-agents-python#442, eca#231, openclaude#739, OpenHands-CLI#83), for what a model that reasons has left in a
+# message too (litellm#30835, crush#1590), and 400 for a tool call's id that is not nine letters and digits
+# (langchain#24668); it tells usage unasked. Groq's answers 400 `property … is unsupported` for what was left, and for
+# Anthropic's marks (freellmapi#1070, hermes-agent#100819).
+_LEFT_BEHIND = frozenset({"reasoning_content", "reasoning_details", "cache_control"})
+_STRICT = {
+    "api.mistral.ai": _OF_OTHERS
+    | _LEFT_BEHIND
+    | {"reasoning", "stream_options", "store", "metadata", "user", "safety_identifier", "tool_call_id"},
+    "api.groq.com": _OF_OTHERS | _LEFT_BEHIND,
+}
+# OpenAI's models that reason take no `max_tokens` (aiproxy#337, dify#24307), and those before GPT-5.1 sample as they
+# like (vercel/ai#10932). Source: platform.openai.com/docs/guides/reasoning.
+_REASONING = re.compile(r"o\d.*|gpt-[5-9].*")
+_NO_SAMPLING = re.compile(r"o\d.*|gpt-5(-mini|-nano|-pro|-codex)?(-\d{4}-\d\d-\d\d)?")
+_SAMPLING = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "logit_bias"}
 _LIMITS = {"max_tokens", "max_completion_tokens"}
 _NEEDED = {"model", "messages", "stream"}
 
@@ -46,9 +60,11 @@ class Provider(Section):
         default=None,
         description="parameters of OpenAI's that this server refuses or takes no notice of, for format: openai or"
         " azure. One of max_tokens and max_completion_tokens is sent as the other; stream_options, and what nobody"
-        " misses, not at all; `developer` messages as `system`; any other is a 400 that names it (default: none of"
-        " OpenAI's own servers and Azure's; of others max_completion_tokens and developer, and of api.mistral.ai what"
-        " it is known to refuse)",
+        " misses, not at all; `developer` messages as `system`; of a message reasoning, reasoning_content,"
+        " reasoning_details and cache_control are left out; with tool_call_id, ids of tool calls are made of nine"
+        " letters and digits; any other is a 400 that names it (default: of OpenAI's own servers and Azure's what a"
+        " model that reasons refuses; of others max_completion_tokens and developer, and of api.mistral.ai and"
+        " api.groq.com what they are known to refuse)",
     )
     speaks: Literal["openai", "anthropic", "google"] = Field(
         default="openai", description="for format: demo, the wire format the simulator speaks"
@@ -84,15 +100,17 @@ class Provider(Section):
         if named >= _LIMITS:
             raise ValueError("unsupported: without max_tokens and max_completion_tokens no answer has a limit")
 
-    @property
-    def refused_parameters(self) -> frozenset[str]:
-        """Parameters of OpenAI's that its server refuses."""
+    def refused_parameters(self, model: str = "") -> frozenset[str]:
+        """Parameters of OpenAI's that its server refuses for its model of this name, or for any."""
         if self.unsupported is not None:
             return frozenset(self.unsupported)
-        host = urlsplit(self.base_url or "").hostname or ""
-        if self.format != "openai" or _OF_OPENAI.fullmatch(host):
+        if self.wire_format not in ("openai", "azure"):
             return frozenset()
-        return _STRICT.get(host, _OF_OTHERS)
+        host = urlsplit(self.base_url or "").hostname or ""
+        if self.format == "openai" and not _OF_OPENAI.fullmatch(host):
+            return _STRICT.get(host, _OF_OTHERS)
+        refused = {"max_tokens"} if _REASONING.fullmatch(model) else set()
+        return frozenset(refused | (_SAMPLING if _NO_SAMPLING.fullmatch(model) else set()))
 
     @property
     def is_demo(self) -> bool:

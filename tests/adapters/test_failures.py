@@ -89,6 +89,13 @@ def test_an_error_that_is_the_whole_body() -> None:
     assert b"secret" not in error("openai", 400, b'{"message": "secret"}').body()
 
 
+def test_trap_30_an_error_that_is_a_text_beside_its_code() -> None:
+    """xAI's, as vercel/ai#15338 found it live."""
+    text = "This model's maximum prompt length is 131072 but the request contains 537812 tokens."
+    found = error("openai", 400, json.dumps({"code": "Client specified an invalid argument", "error": text}).encode())
+    assert (found.payload()["error"]["message"], found.payload()["error"]["code"]) == (text, "context_length_exceeded")
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize(
     ("headers", "expected"),

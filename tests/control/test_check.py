@@ -228,7 +228,15 @@ class TestCheck:
         settings = config()
         settings["providers"]["strict"] = {"format": "openai", "base_url": "https://api.mistral.ai/v1"}
         _, out, _ = check(file, settings)
-        assert "  without developer, max_completion_tokens, metadata, " in out
+        names = "cache_control, developer, max_completion_tokens, metadata, reasoning, reasoning_content"
+        assert f"  without {names}, " in out
+
+    def test_what_a_model_is_not_sent(self, file: Path) -> None:
+        settings = config()
+        settings["providers"]["azure"] = {"format": "azure", "base_url": "https://mine.openai.azure.com/openai/v1"}
+        settings["models"].append({"name": "new", "provider": "azure", "upstream_name": "gpt-5.1"})
+        _, out, _ = check(file, settings)
+        assert next(line for line in out.splitlines() if line.endswith("  without max_tokens")).startswith("  new ")
 
     @pytest.mark.parametrize(
         ("host", "region"),
