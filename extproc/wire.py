@@ -4,7 +4,7 @@ In: nothing. Out: constants that control/render writes into Envoy's configuratio
 """
 
 METADATA = "gw"  # dynamic metadata namespace the worker writes
-ATTEMPT_METADATA = "gw.attempt"  # what envoy/context_length.lua knows of the last attempt
+ATTEMPT_METADATA = "gw.attempt"  # what envoy/refusals.lua knows of the last attempt
 USAGE_METADATA = "gw.usage"  # where Envoy leaves the usage of a native answer, each count under its dotted path
 M_USAGE = "usage"  # key there: the usage object of a stream as the provider wrote it
 M_CUT = "cut"  # key there: the stream's client was told an error at its end
@@ -31,7 +31,7 @@ M_RECORD = "record"  # cache.ticket.Ticket as JSON: a native answer that is to b
 M_INPUT = "input"  # where telemetry.content is on: the messages that were sent, telemetry.content's JSON
 M_ANSWER = "answer"  # and what the client got: its bytes, of a whole answer or a stream
 M_CONTENT = "content"  # for the same: this answer is to be told, so leave it for the access log
-M_ROOMIER = "roomier"  # for envoy/context_length.lua: another target has a larger context window
+M_ROOMIER = "roomier"  # for envoy/refusals.lua: another target has a larger context window
 M_TARGET = "target"  # of a fallback attempt: which target it went to
 M_TOLD = "told"  # and H_TOLD's value
 M_ANSWERED = "answered"  # and the status that came
@@ -43,6 +43,7 @@ H_CLUSTER = "x-gw-cluster"  # the cluster a decided request is routed to
 H_MODEL = "x-gw-model"  # the model an attempt goes to: chooses the route that is named for it
 H_FALLBACK = "x-gw-fallback"  # set by the fallback listener: an attempt after the first
 H_TOO_LONG = "x-gw-too-long"  # the last attempt was refused for the prompt's length; tried again because of it
+H_OURS = "x-gw-ours"  # on an answer: it was refused for something that is the operator's, not the client's
 H_CLIENT = "x-gw-client"  # the client's address, where a team has allowed_ips; 127.0.0.1 on the unix socket
 H_JWT_ISSUER = "x-gw-jwt-issuer"  # a verified token's claims: iss, and what names the team and an administrator
 H_JWT_TEAM = "x-gw-jwt-team"

@@ -1,6 +1,6 @@
 """Clusters: providers with their credentials and TLS, and the failover chains. `render` has all, `own_clusters` too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from string import Template
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,11 +10,12 @@ from control.render.names import BUFFER_BYTES, UPSTREAM_HTTP, any_of, endpoints,
 from control.render.own_clusters import AT_ONCE, LIMITS, own_clusters
 from control.render.tokens import jwks_clusters
 from control.render.upstream import found_by, upstream_tls
-from extproc.adapters.failures import CONTEXT_LENGTH_SIGNS
+from extproc.adapters.failures import CONTEXT_LENGTH_SIGNS, OUR_SIGNS
 from extproc.paths import Paths
 from extproc.settings import Provider, Settings
 from extproc.wire import (
     ATTEMPT_METADATA,
+    H_OURS,
     H_TOO_LONG,
     H_UNREAD,
     M_ROOMIER,
@@ -70,7 +71,7 @@ def _chain(name: str, provider: Provider, worker: int, settings: Settings, paths
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "circuit_breakers": LIMITS,
-        **_protocol(name, provider, paths, more=[_context_length()] if len(clusters) > 1 else []),
+        **_protocol(name, provider, paths, more=[_refusals()] if len(clusters) > 1 else []),
         "cluster_type": {
             "name": "envoy.clusters.composite",
             "typed_config": any_of("envoy.extensions.clusters.composite.v3.ClusterConfig", clusters=clusters),
@@ -137,10 +138,21 @@ def _protocol(name: str, provider: Provider, paths: Paths, more: Sequence[Docume
     }
 
 
-def _context_length() -> Document:
-    phrases = ", ".join(f'"{phrase}"' for phrase in CONTEXT_LENGTH_SIGNS)
-    names = {"header": H_TOO_LONG, "attempt": ATTEMPT_METADATA, "decided": METADATA, "roomier": M_ROOMIER}
-    return _lua("context_length", Template(asset("context_length.lua")).substitute(phrases=phrases, **names))
+def _refusals() -> Document:
+    names = {
+        "too_long": H_TOO_LONG,
+        "ours": H_OURS,
+        "attempt": ATTEMPT_METADATA,
+        "decided": METADATA,
+        "roomier": M_ROOMIER,
+        "length_signs": _listed(CONTEXT_LENGTH_SIGNS),
+        "our_signs": _listed(OUR_SIGNS),
+    }
+    return _lua("refusals", Template(asset("refusals.lua")).substitute(names))
+
+
+def _listed(signs: Iterable[str]) -> str:
+    return ", ".join(f'"{sign}"' for sign in signs)
 
 
 def _lua(name: str, source: str) -> Document:

@@ -9,6 +9,7 @@ from extproc.settings import Settings
 from extproc.wire import (
     H_CLUSTER,
     H_MODEL,
+    H_OURS,
     H_TARGET,
     H_TOLD,
     H_TOO_LONG,
@@ -24,7 +25,8 @@ Document = dict[str, Any]
 EXT_PROC = "envoy.filters.http.ext_proc"
 ENABLED = any_of("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={})
 DISABLED = any_of("envoy.config.route.v3.FilterConfig", disabled=True)
-RETRIABLE_STATUS = (401, 403, 408, 424, 429)  # about us or the provider, never about the client's input
+# About us or the provider, never about the client's input: 402 is the operator's balance, 404 a model that is no more.
+RETRIABLE_STATUS = (401, 402, 403, 404, 408, 424, 429)
 
 # An answer that nobody here could hold; one that does not say its size is found too late to ask another.
 _TOO_LARGE = {"name": "content-length", "range_match": {"start": str(MAX_ANSWER_BYTES + 1), "end": str(2**63 - 1)}}
@@ -114,7 +116,11 @@ def _decided(settings: Settings) -> Document:
             "idle_timeout": seconds(settings.timeouts.idle),
             "retry_policy": {
                 "retry_on": RETRY_ANYWHERE,  # the worker adds what only another provider helps against
-                "retriable_headers": [{"name": H_TOO_LONG, "present_match": True}, _TOO_LARGE, _OVER_QUOTA],
+                "retriable_headers": [
+                    *({"name": name, "present_match": True} for name in (H_TOO_LONG, H_OURS)),
+                    _TOO_LARGE,
+                    _OVER_QUOTA,
+                ],
                 "retriable_status_codes": list(RETRIABLE_STATUS),
                 "num_retries": settings.routing.attempts - 1,
                 # The next attempt goes elsewhere, so there is nothing to wait for.

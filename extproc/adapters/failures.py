@@ -48,7 +48,10 @@ _CONTEXT_PHRASES = (
 # What a refusal for the prompt's length has in it, in lower case, wherever.
 CONTEXT_LENGTH_SIGNS = (CONTEXT_LENGTH_EXCEEDED, *_CONTEXT_PHRASES)
 # Refusals that are about the operator's account though their status says "your request": not the client's business.
-_ACCOUNT_PHRASES = ("credit balance is too low",)  # Anthropic, status 400
+_ACCOUNT_PHRASES = (
+    "credit balance is too low",  # Anthropic, status 400
+    "your organization must be verified",  # OpenAI, status 400: streams of some models (continue#8209)
+)
 _ACCOUNT_CODES = frozenset(
     {
         "API_KEY_INVALID",
@@ -58,6 +61,11 @@ _ACCOUNT_CODES = frozenset(
         "ServiceQuotaExceededException",
     }
 )
+_GONE = "model_decommissioned"  # Groq, status 400 (openfang#60)
+# Groq, status 413: more tokens than the account may send in a minute, however long one waits (openclaw#147644).
+_TOO_MANY_AT_ONCE = "rate_limit_exceeded"
+# What a 400 or 413 that another provider may not make has in it, in lower case, wherever.
+OUR_SIGNS = (*sorted(code.lower() for code in (*_ACCOUNT_CODES, _GONE, _TOO_MANY_AT_ONCE)), *_ACCOUNT_PHRASES)
 # Codes of OpenAI's that clients act on and that say nothing of the operator.
 _PUBLIC_CODES = frozenset({CONTEXT_LENGTH_EXCEEDED, "content_filter", "content_policy_violation"})
 
@@ -92,6 +100,10 @@ def _about_our_account(problem: Problem) -> bool:
 
 
 def _rejected(provider: str, status: int, problem: Problem) -> ProviderRejected:
+    if status == 413 and problem.code == _TOO_MANY_AT_ONCE:
+        return ProviderRejected(413, f"The request is larger than {provider} takes in one minute.")
+    if problem.code == _GONE:
+        status = 404
     message = problem.message or f"{provider} refused the request ({status})."
     if problem.code == CONTEXT_LENGTH_EXCEEDED or any(phrase in message.lower() for phrase in _CONTEXT_PHRASES):
         return ProviderRejected(400, message, param=problem.param or "messages", code=CONTEXT_LENGTH_EXCEEDED)

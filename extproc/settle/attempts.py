@@ -12,7 +12,7 @@ from extproc.settle.rows import AttemptRow, Verdict
 from extproc.wire import MODEL_ROUTE_PREFIX, provider_cluster
 from protos.gen import accesslog_pb2 as pb
 
-_OUR_CREDENTIAL_REFUSED: Final = (401, 403)
+_OURS_REFUSED: Final = (401, 402, 403)  # the operator's credential or balance
 _STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
 _PROVIDER_PREFIX: Final = provider_cluster("")
 
@@ -60,7 +60,7 @@ def verdict_of(status: int, flags: tuple[str, ...]) -> Verdict:
         return "abandoned"  # the client left before there was an answer
     if status == 429:
         return "rate_limited"
-    return "error" if status >= 500 or status in (408, 424) or status in _OUR_CREDENTIAL_REFUSED else "ok"
+    return "error" if status >= 500 or status in (408, 424) or status in _OURS_REFUSED else "ok"
 
 
 def _since(start_ms: float | None, end_ms: float | None) -> float | None:

@@ -202,12 +202,30 @@ def test_openais_parameter_and_filter_code_are_kept() -> None:
             {"message": "Your credit balance is too low to access the API.", "type": "invalid_request_error"},
         ),
         ("openai", {"message": "Billing hard limit has been reached", "code": "billing_hard_limit_reached"}),
+        (
+            "openai",
+            {"message": "Your organization must be verified to stream this model.", "code": "unsupported_value"},
+        ),
     ],
 )
 def test_a_400_about_our_own_account_is_ours(fmt: str, body: dict[str, Any]) -> None:
     found = error(fmt, 400, json.dumps({"error": body}).encode())
     assert found.http_status == 502
     assert body["message"] not in found.message
+
+
+def test_what_an_account_may_send_in_a_minute_is_no_matter_of_waiting_and_names_no_account() -> None:
+    """Groq's 413 (openclaw#147644)."""
+    text = "Request too large for model `m` in organization `org_01` on tokens per minute (TPM): Limit 8000"
+    found = error("openai", 413, error_body("openai", text, type="tokens", code="rate_limit_exceeded"))
+    assert (found.http_status, found.payload()["error"]["code"]) == (413, "request_too_large")
+    assert "org_01" not in found.message
+
+
+def test_a_model_that_is_no_more_is_not_found() -> None:
+    """Groq's 400 (openfang#60)."""
+    found = error("openai", 400, error_body("openai", "It has been decommissioned.", code="model_decommissioned"))
+    assert (found.http_status, found.payload()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_a_long_text_is_cut() -> None:

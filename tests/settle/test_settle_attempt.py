@@ -42,6 +42,7 @@ VERDICTS: dict[tuple[int, tuple[str, ...]], str] = {
     (404, ()): "ok",
     (422, ()): "ok",
     (401, ()): "error",
+    (402, ()): "error",
     (403, ()): "error",
     (408, ()): "error",
     (424, ()): "error",
