@@ -2,10 +2,12 @@
 --
 -- In: its bytes, split anywhere. Out: the same bytes, but
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
---      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, would surprise a client;
---   2. with an error event at the end, if the provider ended the stream without `[DONE]` or did not end it in time;
--- and, for the audit row, the last finish_reason, the last usage object that passed and whether it was cut, as dynamic
--- metadata.
+--      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, or not there, would surprise
+--      a client;
+--   2. with an error event at the end, if the provider ended the stream before it was whole or did not end it in time;
+--   3. with `[DONE]`, if it is whole by its finish_reason and the provider does not say so (ik_llama.cpp#467);
+-- and, for the audit row, the last finish_reason, the last usage object that passed and whether it was cut, or ended with an
+-- error, as dynamic metadata.
 -- A stream whose answer is to be kept (key `record`) or told in traces (key `content`) is also left, whole and as the
 -- provider sent it, in dynamic metadata for the access log: in base64, for a string there must be UTF-8 and nobody has looked at these bytes.
 -- A chunk that is made of whole events and needs neither is passed untouched, which is the common case. An event that is
@@ -15,15 +17,17 @@ local FINISH = '"finish_reason"'
 local FINISH_VALUE = '^%s*:%s*"([%w_]+)"'
 local SPLIT = 64 -- bytes kept of what passed: a `[DONE]` or a finish_reason may be split over chunks
 local MAX_WAIT = 1048576 -- bytes of one unfinished event; beyond it the stream is passed as it is
-local EMPTY_LIST = '^%s*:%s*%[%s*%]'
+local CHOICES = '^%s*:%s*%[%s*{'
 local OBJECT = '^%s*:%s*{'
 local USAGE = '"usage"%s*:%s*{'
 local MAX_USAGE = 4096 -- bytes of a usage object
-local ERROR = '%f[^\n\r%z]data:%s*{%s*"error"' -- the provider's own last word
+local ERROR = '^%s*:%s*["{]' -- the provider's own last word, whatever else the event says (OmniRoute#8210)
+local FAILED = 'error' -- OpenRouter's finish_reason of an answer that is none
 local DONE = '%f[^\n\r%z]data:%s*%[DONE%]' -- the event, not a model that writes of it
 local MAX_STREAM = 67108864 -- bytes of a stream: what comes behind them is not passed on
 local MAX_KEPT = 4194304 -- bytes of a stream whose answer is to be kept
 local CUT = '$cut_event'
+local DONE_EVENT = "data: [DONE]\n\n"
 
 -- Whether `name` stands in `text` with `pattern`, which begins with ^, behind it. A pattern alone is tried at every byte,
 -- which for each chunk costs more than all the rest; a plain text is found by memchr.
@@ -56,13 +60,21 @@ local function without_usage(text)
   local last = event_end(text, start)
   while last do
     local event = text:sub(start, last)
-    if not (followed(event, '"usage"', OBJECT) and followed(event, '"choices"', EMPTY_LIST)) then
+    if followed(event, '"choices"', CHOICES) or not followed(event, '"usage"', OBJECT) or followed(event, '"error"', ERROR) then
       kept[#kept + 1] = event
     end
     start = last + 1
     last = event_end(text, start)
   end
   return table.concat(kept), text:sub(start)
+end
+
+-- Whether a stream ended behind a whole event. `rest`: what is left of it; where nothing is hidden, the last bytes.
+local function ends_whole(rest, hide)
+  if hide then
+    return not rest:find("%S")
+  end
+  return rest:sub(-2) == "\n\n" or rest:sub(-4) == "\r\n\r\n" or rest:sub(-2) == "\r\r"
 end
 
 -- The last finish_reason in `text` that is not null, or nil.
@@ -108,23 +120,27 @@ end
 -- Passes a stream on. `gw`: what the worker has noted of it.
 local function pass_stream(handle, gw)
   local hide, done, rest, last, size = gw["hide_usage"], false, "", nil, 0
+  local failed, finished = false, false
   local collect = collects(gw) and collector(handle)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""
     local joined = rest .. text
-    done = done or joined:find("[DONE]", 1, true) and joined:find(DONE)
-      or joined:find('"error"', 1, true) and joined:find(ERROR)
+    failed = failed or not done and followed(joined, '"error"', ERROR)
+    done = done or failed or joined:find("[DONE]", 1, true) and joined:find(DONE)
     if collect then
       collect(text, done)
       collect = not done and collect
     end
     local reason = finish_reason(joined)
-    if reason then -- at once: a client may leave before the end
+    if reason == FAILED then
+      failed = true
+    elseif reason then -- at once: a client may leave before the end
+      finished = true
       handle:streamInfo():dynamicMetadata():set("$usage_metadata", "finish_reason", reason)
     end
-    local keep = SPLIT
-    if followed(joined, '"usage"', OBJECT) then
+    local keep, told = SPLIT, followed(joined, '"usage"', OBJECT)
+    if told then
       local object, open = usage(joined)
       if object then
         handle:streamInfo():dynamicMetadata():set("$usage_metadata", "$usage_key", object)
@@ -135,7 +151,7 @@ local function pass_stream(handle, gw)
     end
     if not hide then
       rest = joined:sub(-keep)
-    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or followed(text, '"choices"', EMPTY_LIST) then
+    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or told then
       local kept
       kept, rest = without_usage(joined)
       if #rest > MAX_WAIT then
@@ -152,7 +168,10 @@ local function pass_stream(handle, gw)
   end
   -- Half an event would take the error with it: it is not passed, or ended where it has been.
   local tail = done and (hide and rest or "") or (hide and "" or "\n\n") .. CUT
-  if not done then
+  local whole = finished and not gw["$several"] and size <= MAX_STREAM and ends_whole(rest, hide)
+  if whole and not done and not failed then
+    tail = DONE_EVENT
+  elseif failed or not done then
     handle:streamInfo():dynamicMetadata():set("$usage_metadata", "$cut_key", true)
   end
   if tail == "" then

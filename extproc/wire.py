@@ -7,7 +7,7 @@ METADATA = "gw"  # dynamic metadata namespace the worker writes
 ATTEMPT_METADATA = "gw.attempt"  # what envoy/refusals.lua knows of the last attempt
 USAGE_METADATA = "gw.usage"  # where Envoy leaves the usage of a native answer, each count under its dotted path
 M_USAGE = "usage"  # key there: the usage object of a stream as the provider wrote it
-M_CUT = "cut"  # key there: the stream's client was told an error at its end
+M_CUT = "cut"  # key there: the stream's client was told an error, by the provider or at its end
 
 ANSWER_METADATA = "gw.answer"  # where envoy/native_stream.lua leaves a native answer that is to be kept or told
 M_SSE = "sse"  # key there: its bytes, in base64, whole or a stream's
@@ -17,6 +17,7 @@ M_TEAM = "team"  # set as soon as the sender is known
 M_DECISION = "decision"  # records.Decision as JSON
 M_OUTCOME = "outcome"  # records.Outcome as JSON
 M_NATIVE = "native"  # for envoy/native_stream.lua: this stream passes by Envoy alone
+M_SEVERAL = "several"  # for the same: it has more choices than one
 M_PASSING = "passing"  # for envoy/native_answer.lua: no worker will see the answer; what to do without, by these keys:
 P_ID = "id"  # the request's
 P_WORKER = "worker"  # the cluster that knows it

@@ -25,6 +25,8 @@ from extproc.records import ChatRequest, ProviderRequest, Target
 
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
+FAILED = "error"  # OpenRouter's finish_reason of an answer that is none; envoy/native_stream.lua goes by it too
+
 # The status an error inside a 200 stream would have had. Source: platform.openai.com/docs/guides/error-codes.
 _STATUS_OF = {
     CONTEXT_LENGTH_EXCEEDED: 400,
@@ -55,6 +57,7 @@ class _Message(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: int = 0
     finish_reason: str | None = None
+    error: Any = None  # OpenRouter's, of an answer that is none
     delta: _Message | None = None
     message: _Message | None = None
 
@@ -97,6 +100,8 @@ class OpenAIAdapter(AnswerReader):
                 return []  # not a chunk: nothing a client of this API could read
             chunk["choices"] = []
         self._note(chunk)
+        if self._error is not None:
+            return []
         chunk["model"] = self._target.model
         chunk["object"] = "chat.completion.chunk"  # Azure leaves it empty in its first
         chunk.setdefault("id", self._response_id)
@@ -109,6 +114,8 @@ class OpenAIAdapter(AnswerReader):
             self._fail(_status_inside(completion["error"]), _problem(completion["error"]))
             return []
         self._note(completion)
+        if self._error is not None:
+            return []
         if not completion["choices"]:
             raise ValueError("no choices")
         completion["model"] = self._target.model
@@ -128,7 +135,9 @@ class OpenAIAdapter(AnswerReader):
         if checked.usage:
             self._usage = from_openai(checked.usage)
         for choice in checked.choices:
-            if choice.finish_reason:
+            if choice.finish_reason == FAILED:
+                self._fail(_status_inside(choice.error), _problem(choice.error))
+            elif choice.finish_reason:
                 self._finish_reasons[choice.index] = choice.finish_reason
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:

@@ -23,7 +23,7 @@ from extproc.plan import Attempt, Plan
 from extproc.records import NATIVE_FORMATS, Outcome
 from extproc.telemetry.content import Said
 from extproc.transport.session import Reply
-from extproc.wire import H_TARGET, M_ANSWER, M_CONTENT, M_HIDE_USAGE, M_NATIVE, M_OUTCOME, M_RECORD
+from extproc.wire import H_TARGET, M_ANSWER, M_CONTENT, M_HIDE_USAGE, M_NATIVE, M_OUTCOME, M_RECORD, M_SEVERAL
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
@@ -57,6 +57,7 @@ class Wanted(msgspec.Struct, frozen=True):
         ticket = plan.tape.hand_over()
         return {
             **({M_NATIVE: True, M_HIDE_USAGE: not plan.chat.include_usage} if plan.chat.stream else {}),
+            **({M_SEVERAL: True} if plan.chat.stream and plan.chat.n > 1 else {}),
             **({M_RECORD: as_json(ticket)} if ticket is not None else {}),
             **({M_CONTENT: True} if self.said is not None else {}),
         }

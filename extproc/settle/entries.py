@@ -53,7 +53,7 @@ class Said(msgspec.Struct, frozen=True):
     outcome: Outcome | None
     native_usage: Usage | None  # None: not native, or its usage event never came
     native_finish_reason: str | None
-    cut: bool  # the client of a native stream was told an error at its end
+    cut: bool  # the client of a native stream was told an error, by the provider or at its end
 
     @classmethod
     def of(cls, entry: pb.HTTPAccessLogEntry) -> "Said":

@@ -305,6 +305,15 @@ def test_trap_20_an_error_in_a_200_is_an_error() -> None:
     assert streamed({"error": error})[0]["error"]["code"] == "rate_limit_exceeded"
 
 
+def test_trap_20_a_finish_reason_that_says_error_is_one() -> None:
+    """OpenRouter's, whose choice may have the error in it (hax#15)."""
+    assert whole(
+        {"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"code": 429}}]}
+    ).code == ("rate_limit_exceeded")
+    said = streamed({**CHUNK, "choices": [choice("Hi")]}, {**CHUNK, "choices": [choice("", "error")]})
+    assert [event.get("error", {}).get("code") for event in said] == [None, "provider_error"]
+
+
 def test_fold_joins_a_stream() -> None:
     """Pieces of text, arguments and log probabilities grow; names do not."""
     deltas: list[dict[str, Any]] = [

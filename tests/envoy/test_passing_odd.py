@@ -164,11 +164,12 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
-def test_a_stream_that_does_not_say_it_is_done_failed_and_costs(
+def test_a_stream_that_ends_before_a_finish_reason_failed_and_costs(
     gateway: Gateway, scripted: Scripted, kind: str
 ) -> None:
     """What its client was told, whatever came before."""
-    scripted.says(*stream(*EVENTS[:-1], content_type=kind))
+    begun = event({"choices": [{"index": 0, "delta": {"content": "Hi."}, "finish_reason": None}]})
+    scripted.says(*stream(begun, *EVENTS[1:-1], content_type=kind))
     raw, row = asked(gateway, True)
     assert '"code":"provider_error"' in raw.text
     assert (row["status"], row["error_code"]) == ("failed", "provider_error")
