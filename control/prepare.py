@@ -88,6 +88,8 @@ def require_free(listen: Listen) -> None:
     """Raise StartError unless the gateway can listen where it is to."""
     if listen.port is not None:
         require_free_port(listen.host, listen.port)
+    if listen.ops is not None:
+        require_free_port(listen.ops.host, listen.ops.port)
     if listen.unix_socket is not None:
         require_free_socket(listen.unix_socket)
 

@@ -59,6 +59,17 @@ class TestUpRefuses:
         settings = config(data_dir=str(file.parent / "data"))
         assert self.up(file, settings, "--port", str(port))[0] == 1
 
+    def test_a_taken_port_of_the_probes(self, file: Path, port: int) -> None:
+        """Envoy goes on without a listener that it cannot open: the gateway was ready, and nobody could ask it so."""
+        ops = {"host": "127.0.0.1", "port": port}
+        settings = config(data_dir=str(file.parent / "data"), listen={"ops": ops})
+        assert self.up(file, settings, "--port", "65003") == (1, f"error: port {port} on 127.0.0.1 is taken\n")
+
+    def test_a_provider_without_its_key(self, file: Path) -> None:
+        providers = {"openai": {"format": "openai", "base_url": "http://127.0.0.1:9", "credential": "${KEY_OF_NOBODY}"}}
+        line = f"{file}: providers.openai.credential: the environment variable KEY_OF_NOBODY is not set\n"
+        assert self.up(file, config(providers=providers, models=[{"name": "a", "provider": "openai"}])) == (2, line)
+
     def test_an_address_of_another_machine(self, file: Path) -> None:
         code, err = self.up(file, config(data_dir=str(file.parent / "data"), listen={"host": "192.0.2.1"}))
         assert (code, len(err.splitlines())) == (1, 1)
