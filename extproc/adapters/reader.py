@@ -111,11 +111,13 @@ class AnswerReader(ABC):
         self._error = classify(self._target.provider, status, problem, problem.retry_after_s)
 
     def _chunk(self, choice: int, delta: dict[str, Any], finish_reason: str | None = None) -> Chunk:
-        """A chunk of ours. The first of a choice carries the role."""
-        if choice not in self._begun:
-            self._begun.add(choice)
-            delta = {"role": "assistant", **delta}
-        return self._envelope([{"index": choice, "delta": delta, "finish_reason": finish_reason}])
+        """A chunk of ours. The first of a choice carries the role, and the nulls that OpenAI's whole answers always
+        have: clients read them by name."""
+        if choice in self._begun:
+            return self._envelope([{"index": choice, "delta": delta, "finish_reason": finish_reason}])
+        self._begun.add(choice)
+        delta = {"role": "assistant", "content": None, "refusal": None, **delta}
+        return self._envelope([{"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish_reason}])
 
     def _envelope(self, choices: list[dict[str, Any]]) -> Chunk:
         return {

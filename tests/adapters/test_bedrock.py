@@ -105,7 +105,7 @@ def test_a_picture_must_be_there_itself() -> None:
 
 def test_a_stream_to_its_end() -> None:
     chunks, final = read(START, HI, STOP)
-    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "Hi"}
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "Hi", "refusal": None}
     assert final.complete
     assert final.usage is not None
     assert final.usage.input_tokens == 3
