@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -274,6 +275,7 @@ def running(config: Config, env: dict[str, str] | None = None, **transport: Any)
     finally:
         code = gateway.stop()
     assert code == 0, gateway.log()[-3000:]
+    assert not re.search(r'"child":"envoy","end":"(?!signal SIGKILL)[^"]+"', gateway.log()), "Envoy ended unkilled"
 
 
 @contextlib.contextmanager

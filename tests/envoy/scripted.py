@@ -22,7 +22,7 @@ class Call(NamedTuple):
 
     path: str
     headers: dict[str, str]  # lower case
-    body: Any
+    body: Any  # None: it was not read yet
     nth: int  # on its connection, from 0
 
 
@@ -42,18 +42,20 @@ class Scripted:
 
         self.calls: list[Call] = []
         self._script: Script = lambda call: []
+        self._early = False
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def says(self, *steps: Step) -> None:
-        """The same steps for every request."""
+    def says(self, *steps: Step, early: bool = False) -> None:
+        """The same steps for every request; `early`: before its body is read."""
         self.does(lambda call: steps)
+        self._early = early
 
     def does(self, script: Script) -> None:
         """What to do for each request."""
-        self.calls, self._script = [], script
+        self.calls, self._script, self._early = [], script, False
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -63,12 +65,15 @@ class Scripted:
         nth = 0
         while line := handler.rfile.readline():
             headers = dict(_header_lines(handler.rfile))
-            body = json.loads(handler.rfile.read(int(headers["content-length"])))
+            length, early = int(headers["content-length"]), self._early
+            body = None if early else json.loads(handler.rfile.read(length))
             call = Call(line.split()[1].decode(), headers, body, nth)
             self.calls.append(call)
             for step in self._script(call):
                 if not _play(handler, step):
                     return
+            if early:
+                handler.rfile.read(length)
             nth += 1
 
 

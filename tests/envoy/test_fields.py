@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.envoy.harness import Config, Gateway, Simulator, ask
-from tests.envoy.scripted import Scripted, whole
+from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer
+from tests.envoy.scripted import Scripted, event, whole
+from tests.envoy.scripted import stream as streamed
 
 OWN = {"model", "routed_from", "provider", "usage", "gateway_metadata"}
 USAGE = {
@@ -99,6 +100,23 @@ def test_all_else_is_the_providers(
     assert {name: value for name, value in body.items() if name not in OWN} == {
         name: value for name, value in said.items() if name not in OWN
     }
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_what_the_gateway_does_not_know_reaches_the_provider(
+    gateway: Gateway, scripted: Scripted, stream: bool
+) -> None:
+    """At every depth, as it was written; of a stream usage is asked for beside what the client asked for."""
+    scripted.says(*(streamed(event("[DONE]")) if stream else [whole(json.dumps(ANSWER).encode())]))
+    strange = {"n": 1e5, "m": 12345678901234567890, "o": [None, {"model": "m", "stream": False}]}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hi", "x": strange}], "x": strange}]
+    tools = [{"type": "function", "function": {"name": "f", "x": strange}, "x": strange}]
+    asked = {"model": "odd", "messages": messages, "tools": tools, "x": strange, "reasoning": {"effort": "low"}}
+    if stream:
+        asked |= {"stream": True, "stream_options": {"x": strange}}
+    gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
+    usage = {"stream_options": {"x": strange, "include_usage": True}} if stream else {}
+    assert scripted.calls[-1].body == asked | usage
 
 
 @pytest.mark.parametrize(

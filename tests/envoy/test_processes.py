@@ -297,6 +297,8 @@ def test_provider_keys_are_seen_by_the_provider_alone(gateway: Gateway, primary:
     assert PROVIDER_KEY not in gateway.log()
     processes = [psutil.Process(gateway.process.pid), *gateway.processes("gateway ")]
     assert len(processes) >= 5
+    assert memory_has(os.getpid(), PROVIDER_KEY.encode()), "what is there is found"
+    assert memory_has(one(gateway, "gateway worker 0").pid, b"team-a"), "in other processes too"
     for process in processes:
         assert PROVIDER_KEY not in str(process.environ())
         assert PROVIDER_KEY not in " ".join(process.cmdline())

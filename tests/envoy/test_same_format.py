@@ -90,6 +90,16 @@ class TestBothWays:
         assert "[DONE]" not in raw.text
         assert gateway.row(raw.headers["x-gateway-request-id"])["status"] == "failed"
 
+    def test_what_is_no_event(self, gateway: Gateway, primary: Simulator, native: bool, model: str) -> None:
+        """Read by a worker, it is an error. Envoy alone passes what it does not read, as if there were no gateway."""
+        asked = ask(f"A long story {marker(malformed_sse=True)}", model, stream=True)
+        raw = gateway.http.post("/v1/chat/completions", json=asked, headers=bearer())
+        row = gateway.row(raw.headers["x-gateway-request-id"])
+        assert ("Bad Gateway" in raw.text, raw.text.endswith("data: [DONE]\n\n")) == (native, native)
+        assert ('"code":"provider_error"' in raw.text) is not native
+        assert row["status"] == ("success" if native else "failed")
+        assert row["output_tokens"] > 0
+
     def test_a_client_that_leaves(self, gateway: Gateway, primary: Simulator, model: str) -> None:
         for _ in range(3):  # complete ones teach the bytes of a token
             list(gateway.client().chat.completions.create(**ask("A long story", model), stream=True))

@@ -13,7 +13,7 @@ import brotli
 import openai
 import pytest
 
-from tests.envoy.harness import Gateway, ask, bearer
+from tests.envoy.harness import MIB, Gateway, ask, bearer
 from tests.envoy.scripted import CLOSE, RESET, Script, Scripted, event, stream, whole
 from tests.envoy.traps import BOTH, FORMATS, SAID, as_json, chunk, config, cut, streamed
 
@@ -53,6 +53,17 @@ def test_trap_35_a_provider_that_always_hangs_up_is_asked_twice_and_no_more(
     with pytest.raises(openai.InternalServerError) as caught:
         gateway.client().chat.completions.create(**ask("hi", model))
     assert (caught.value.status_code, caught.value.code, len(scripted.calls)) == (502, "provider_error", 2)
+
+
+@MODELS
+def test_an_answer_before_the_body_was_read_is_one(gateway: Gateway, scripted: Scripted, model: str) -> None:
+    """And what of the body the provider has yet to read does not spoil its connection for the next request."""
+    scripted.says(whole(next(body for name, body, _ in BOTH.values() if name == model)), early=True)
+    for _ in range(3):
+        answer = gateway.client().chat.completions.create(**ask("x" * (4 * MIB), model))
+        assert answer.choices[0].message.content == SAID
+        metadata = (answer.model_extra or {})["gateway_metadata"]
+        assert (metadata["attempts"], gateway.row(metadata["request_id"])["status"]) == (1, "success")
 
 
 @MODELS
