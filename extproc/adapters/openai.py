@@ -45,6 +45,8 @@ _STATUS_OF = {
 DEVELOPER = "developer"
 TOOL_CALL_ID = "tool_call_id"
 _MEMBERS = frozenset({"reasoning", "reasoning_content", "reasoning_details", "cache_control"})
+# What OpenAI's answers have, and so do ours, though it says nothing: whoever refuses _MEMBERS refuses these too.
+_EMPTY = frozenset({"refusal", "annotations", "audio", "function_call"})
 _NEUTRAL = {**NEUTRAL, "temperature": (1,), "top_p": (1,)}  # which all who translate have words for
 # Two names of one limit: a server that refuses one of them takes the other.
 _OTHER_NAME = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
@@ -205,9 +207,9 @@ def _without(found: list[dict[str, Any]], members: frozenset[str]) -> list[dict[
 def _bare(found: dict[str, Any], members: frozenset[str]) -> dict[str, Any]:
     content = found.get("content")
     parts = _without(content, members) if isinstance(content, list) else content
-    if parts is content and members.isdisjoint(found):
+    kept = {name: value for name, value in found.items() if name not in members and (value or name not in _EMPTY)}
+    if parts is content and len(kept) == len(found):
         return found
-    kept = {name: value for name, value in found.items() if name not in members}
     return kept if parts is content else {**kept, "content": parts}
 
 

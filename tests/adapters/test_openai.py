@@ -114,7 +114,8 @@ def test_what_others_have_left_in_messages_is_not_sent_where_it_is_refused() -> 
     mark = {"cache_control": {"type": "ephemeral"}}
     said = [
         {"role": "user", "content": [{"type": "text", "text": "x", **mark}], **mark},
-        {"role": "assistant", "content": "y", "reasoning_content": "hm", "annotations": []},
+        {"role": "assistant", "content": "y", "reasoning_content": "hm", "annotations": [], "refusal": None},
+        {"role": "assistant", "content": "y", "annotations": [{"type": "url_citation"}]},
         {"role": "tool", "tool_call_id": "1", "content": "z", **mark},
     ]
     tools = [{"type": "function", "function": {"name": "f"}}]
@@ -124,7 +125,8 @@ def test_what_others_have_left_in_messages_is_not_sent_where_it_is_refused() -> 
         "model": "gpt-4o",
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "x"}]},
-            {"role": "assistant", "content": "y", "annotations": []},
+            {"role": "assistant", "content": "y"},
+            {"role": "assistant", "content": "y", "annotations": [{"type": "url_citation"}]},
             {"role": "tool", "tool_call_id": "1", "content": "z"},
         ],
         "tools": tools,
