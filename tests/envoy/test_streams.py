@@ -113,7 +113,7 @@ BREAKS_OFF = [
 def test_an_answer_that_breaks_off_ends_with_an_error_event(
     gateway: Gateway, primary: Simulator, model: str, fault: dict[str, Any]
 ) -> None:
-    """An error inside the stream, what is no event, or a clean end too early: an error, no `[DONE]`, no finish_reason."""
+    """An error inside the stream, what is no event, or a clean end too early: an error, no `[DONE]`, no finish."""
     raw = gateway.http.post(
         "/v1/chat/completions", json=ask(f"A long story {marker(**fault)}", model, stream=True), headers=bearer()
     )
