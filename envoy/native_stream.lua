@@ -171,6 +171,9 @@ local function pass_stream(handle, gw)
   local whole = finished and not gw["$several"] and size <= MAX_STREAM and ends_whole(rest, hide)
   if whole and not done and not failed then
     tail = DONE_EVENT
+    if collect then
+      collect("", true)
+    end
   elseif failed or not done then
     handle:streamInfo():dynamicMetadata():set("$usage_metadata", "$cut_key", true)
   end

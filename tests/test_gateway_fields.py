@@ -19,7 +19,7 @@ _EXACT_NANO_USD = 2**53 // 1000  # nine thousand USD, for one answer: beyond, Lu
 NAMES = ("model", "usage", "choices", "provider", "routed_from", "gateway_metadata", "input_tokens", "cost_usd", "id")
 TEXTS = st.text('ab{}[]:,"\\\n é👋') | st.sampled_from(NAMES)
 COUNTS = st.integers(0, 2_000_000)
-ANY_COUNTS = COUNTS | st.just(-3) | st.just(2 * MOST_TOKENS)
+ANY_COUNTS = COUNTS | st.just(-3) | st.just(2 * MOST_TOKENS) | st.floats(-1, 9)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -51,7 +51,7 @@ def counted(usage: dict[str, Any]) -> dict[str, float]:
         value: Any = usage
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             found[".".join(path)] = float(value)
     return found
 

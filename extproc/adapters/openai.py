@@ -93,7 +93,7 @@ class OpenAIAdapter(AnswerReader):
             self._complete = True
             return []
         chunk = decode(_OBJECT, event.data)
-        error = chunk.get("error") or (chunk if event.name == b"error" else None)
+        error = _said(chunk) or (chunk if event.name == b"error" else None)
         if error:
             self._fail(_status_inside(error), _problem(error))
             return []
@@ -112,8 +112,8 @@ class OpenAIAdapter(AnswerReader):
 
     def _on_body(self, body: bytes) -> list[Chunk]:
         completion = decode(_OBJECT, body)
-        if completion.get("error"):
-            self._fail(_status_inside(completion["error"]), _problem(completion["error"]))
+        if error := _said(completion):
+            self._fail(_status_inside(error), _problem(error))
             return []
         self._note(completion)
         if self._error is not None:

@@ -95,10 +95,15 @@ def to_openai(usage: Usage) -> dict[str, Any]:
 
 
 def count(value: object) -> int:
-    """A token count from a provider: anything that is not a natural number is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    """A token count from a provider, as Envoy reads it in an answer that passes: also one written as `2.0`, or as a
+    text. What is no number, or less than 1, is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0
-    return min(value, MOST_TOKENS)
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return 0
+    return int(min(number, MOST_TOKENS)) if 1 <= number < math.inf else 0
 
 
 def _first(*values: object) -> int:

@@ -305,6 +305,9 @@ def test_trap_20_an_error_in_a_200_is_an_error() -> None:
     error = {"message": "Rate limit", "type": "rate_limit_error", "code": "rate_limit_exceeded"}
     assert whole({"error": error}).http_status == 429
     assert streamed({"error": error})[0]["error"]["code"] == "rate_limit_exceeded"
+    bare = {"object": "error", **error}
+    assert whole(bare).http_status == 429
+    assert streamed(bare)[0]["error"]["code"] == "rate_limit_exceeded"
 
 
 def test_trap_20_a_finish_reason_that_says_error_is_one() -> None:
@@ -364,7 +367,8 @@ def test_fold_joins_a_stream() -> None:
             {**USAGE, "total_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 2}},
             Usage(5, 4, reasoning_tokens=2),
         ),
-        ({"prompt_tokens": None, "completion_tokens": "2", "prompt_tokens_details": None}, Usage()),
+        ({"prompt_tokens": 5.0, "completion_tokens": "2", "prompt_tokens_details": None}, Usage(5, 2)),
+        ({"prompt_tokens": None, "completion_tokens": "two", "total_tokens": 10**400}, Usage()),
         ({"prompt_tokens": -5, "completion_tokens": True}, Usage()),
     ],
 )

@@ -51,3 +51,21 @@ def test_a_compressed_answer(
             assert raw.json()["provider"] == ("scripted" if metadata == "body" else "Somebody")
     assert told_of[0] == told_of[1]
     assert told_of[0][0]["parts"][0]["content"] == "Hi."
+
+
+def test_a_stream_that_does_not_say_that_it_is_done(gateway: Gateway, collector: Collector, scripted: Scripted) -> None:
+    """It passes, and Envoy tells the client."""
+    known = {"id": "c1", "created": 1}
+    scripted.says(
+        *stream(event({**known, "choices": [{**CHOICE, "delta": MESSAGE}]}), event({"usage": USAGE, **known}))
+    )
+    body, answers = ask(fresh(), "odd", stream=True), list[httpx.Response]()
+
+    def hit() -> bool:
+        answers.append(gateway.http.post("/v1/chat/completions", json=body, headers=bearer()))
+        return answers[-1].headers["x-gateway-cache"] == "hit"
+
+    wait_until(hit, 10, "the cache to answer")
+    assert all(raw.text.endswith("data: [DONE]\n\n") for raw in answers)
+    messages = told(collector, answers[0].headers["x-gateway-request-id"], "odd")["gen_ai.output.messages"]
+    assert json.loads(messages)[0]["parts"][0]["content"] == "Hi."
