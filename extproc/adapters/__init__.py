@@ -5,7 +5,7 @@ openai     passes through; also Azure
 anthropic  with `anthropic_request`; `bedrock`: the same in AWS's frames (`eventstream`)
 google     with `google_request`
 
-of a request  `parts` (content), `tools`, `params`, `toolids`: read once for all who translate
+of a request  `parts` (content), `tools`, `params`, `toolids`, `schema`: read once for all who translate
 of an answer  `reader` (what all share), `usage`, `failures`; then `emit` (chunks -> the client's stream) or `fold`
               (-> one body)
 """

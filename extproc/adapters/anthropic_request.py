@@ -11,6 +11,7 @@ from typing import Any
 
 from extproc.adapters import parts, toolids, tools
 from extproc.adapters.params import Table, check, refusal
+from extproc.adapters.schema import closed
 from extproc.chat import Message, ToolCall, messages
 from extproc.errors import InvalidRequest
 from extproc.records import ChatRequest, Target
@@ -221,7 +222,7 @@ def _output(chat: ChatRequest, target: Target) -> Json:
         return {}
     if wanted.schema is None:
         raise refusal("response_format", target, " without a schema; use json_schema")
-    return {"output_config": {"format": {"type": "json_schema", "schema": wanted.schema}}}
+    return {"output_config": {"format": {"type": "json_schema", "schema": closed(wanted.schema)}}}
 
 
 def _thinking(chat: ChatRequest, target: Target, body: Json) -> Json:

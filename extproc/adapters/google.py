@@ -113,9 +113,11 @@ class GoogleAdapter(AnswerReader):
 
     _counts: _Usage | None = None  # the latest
     _blocked = False  # Google refused the prompt: there will be no candidate
+    _one_call = False  # the client takes no second one, of which Google has no word
 
     def request(self, chat: ChatRequest) -> ProviderRequest:
         """The generateContent request for `chat`. Raises InvalidRequest."""
+        self._one_call = chat.body.get("parallel_tool_calls") is False
         name = self._target.upstream_name
         model = name if "/" in name else f"models/{name}"
         method = "streamGenerateContent?alt=sse" if chat.stream else "generateContent"
@@ -157,6 +159,8 @@ class GoogleAdapter(AnswerReader):
     def _on_part(self, choice: int, part: _Part) -> Chunk | None:
         call = part.function_call
         if call is not None:
+            if self._one_call and choice in self._tools:
+                return None  # what it still lacks the model asks for again, when it has the first one's result
             own_id = f"call_{self._response_id}_{choice}_{self._tools.get(choice, 0)}"  # Gemini 2 gives none
             call_id = toolids.sign(call.id or toolids.short(own_id), part.thought_signature)
             return self._tool_start(choice, call_id, call.name, msgspec.json.encode(call.args or {}).decode())

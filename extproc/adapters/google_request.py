@@ -176,8 +176,6 @@ def _tools(chat: ChatRequest, target: Target) -> Json:
     functions = [function for function, _ in offer.functions]
     if not functions:
         return {}
-    if chat.body.get("parallel_tool_calls") is False:
-        raise refusal("parallel_tool_calls", target, " with the value false")
     strict = any(function.strict for function in functions)
     mode = {"auto": "VALIDATED" if strict else "AUTO", "none": "NONE"}.get(offer.choice, "ANY")
     config: Json = {"mode": mode} | ({"allowedFunctionNames": [offer.name]} if offer.name else {})

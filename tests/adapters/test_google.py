@@ -10,6 +10,7 @@ import pytest
 from extproc.adapters.emit import ClientStream
 from extproc.adapters.fold import fold
 from extproc.adapters.registry import adapter_for
+from extproc.chat import parse_chat
 from extproc.errors import InvalidRequest
 from extproc.records import Usage
 
@@ -62,7 +63,6 @@ def test_generation_config(fields: dict[str, Any], expected: Any) -> None:
         ({"logprobs": True}, "logprobs"),
         ({"reasoning_effort": "none"}, "reasoning_effort"),
         ({"reasoning_effort": "max"}, "reasoning_effort"),
-        ({"tools": [WEATHER], "parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"messages": [USER, {"role": "tool", "tool_call_id": "9", "content": "x"}]}, "messages[1].tool_call_id"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "messages"),
     ],
@@ -281,6 +281,27 @@ def test_traps_11_13_usage_counts_thoughts_and_tool_prompts() -> None:
     expected = Usage(input_tokens=105, output_tokens=30, cached_tokens=60, reasoning_tokens=20)
     assert adapter.finish().usage == expected
     assert expected.input_tokens + expected.output_tokens == counts["totalTokenCount"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("parallel", "expected"), [(None, ["a", "b"]), (True, ["a", "b"]), (False, ["a"])])
+def test_a_client_that_takes_one_call_gets_the_first(stream: bool, parallel: bool | None, expected: list[str]) -> None:
+    """LangChain's structured output by function calling always asks for that; Google has no word for it."""
+    chat = parse_chat(
+        json.dumps(
+            {"model": "m", "messages": HELLO, "tools": [WEATHER], "stream": stream}
+            | ({} if parallel is None else {"parallel_tool_calls": parallel})
+        ).encode()
+    )
+    adapter = adapter_for(target("google"), "id", 1, stream)
+    adapter.request(chat)
+    calls = [answer(None, {"functionCall": {"name": "a"}}, {"functionCall": {"name": "b"}}), answer("STOP")]
+    chunks = [chunk for each in calls for chunk in adapter.feed(b"data: " + each + b"\n\n")] if stream else []
+    if not stream:
+        adapter.feed(answer("STOP", {"functionCall": {"name": "a"}}, {"functionCall": {"name": "b"}}))
+    choice = fold(chunks, adapter.finish())["choices"][0]
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == expected
+    assert choice["finish_reason"] == "tool_calls"
 
 
 def test_thoughts_are_not_the_answer() -> None:

@@ -1,6 +1,7 @@
 """Parameters through a real Envoy by the official SDK: said to each provider in its words, or refused by name."""
 
 import base64
+import json
 from typing import Any
 
 import openai
@@ -26,6 +27,29 @@ def test_of_several_tools_only_the_allowed_are_called(gateway: Gateway, model: s
     asked = ask("What is the weather?", model, tools=TOOLS)
     assert called(gateway, stream, **asked, tool_choice="required") == ["get_weather"]
     assert called(gateway, stream, **asked, tool_choice=choice) == ["get_time"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_client_that_takes_one_call_at_a_time_gets_one(gateway: Gateway, model: str, stream: bool) -> None:
+    asked = ask("call get_weather and get_time", model, tools=TOOLS)
+    assert called(gateway, stream, **asked) == ["get_weather", "get_time"]
+    assert called(gateway, stream, **asked, parallel_tool_calls=False) == ["get_weather"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_schema_that_is_not_strict_will_do(gateway: Gateway, model: str) -> None:
+    """As Pydantic writes them: objects are not said to be closed."""
+    town = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    schema = {
+        "type": "object",
+        "properties": {"towns": {"type": "array", "items": {"$ref": "#/$defs/Town"}}},
+        "required": ["towns"],
+        "$defs": {"Town": town},
+    }
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "towns", "schema": schema}}
+    answer = gateway.client().chat.completions.create(**ask("Towns", model), response_format=wanted)
+    assert "towns" in json.loads(answer.choices[0].message.content or "")
 
 
 @pytest.mark.parametrize("model", MODELS)
