@@ -155,6 +155,10 @@ class Plan(msgspec.Struct):
                 return attempt
         return self.attempts[0]
 
+    def translated(self, attempt: Attempt) -> None:
+        """Its answer was put into the client's format: whoever reads it again reads that."""
+        attempt.adapter = self._adapter(msgspec.structs.replace(attempt.target, format="openai"))
+
     def _next(self, began_ns: int, window: int | None = None) -> Attempt:
         tried = self.attempts[-1].index if self.attempts else 0
         refusal: InvalidRequest | None = None
@@ -174,9 +178,11 @@ class Plan(msgspec.Struct):
         raise NoProviderAvailable("No provider could answer this request.") from refusal
 
     def _attempt(self, index: int, target: Target, began_ns: int) -> Attempt:
-        adapter = adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)
-        chat = self.chat
+        adapter, chat = self._adapter(target), self.chat
         if not chat.body:
             chat = msgspec.structs.replace(chat, body=msgspec.json.decode(chat.text))
         request = adapter.request(rewritten(chat, self.rewrites.get(target.model, "")))
         return Attempt(index, target, adapter, request, began_ns)
+
+    def _adapter(self, target: Target) -> Adapter:
+        return adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)

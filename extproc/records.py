@@ -142,7 +142,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     complete: bool = False  # the provider's terminal event, or a whole body, was seen
     error_code: str | None = None  # set when the client was given an error
-    unread_bytes: int | None = None  # of an answer that came, as far as it did, and that nobody was there to read
+    unread_bytes: int | None = None  # of an answer, as far as it came: it was torn, or nobody was there to read it
     native: bool = False  # the rest of the answer passes by Envoy alone
     saved_tokens: int = 0  # by an answer from the cache: what it used when it was made
     saved_nano_usd: int | None = None

@@ -29,6 +29,7 @@ from extproc.telemetry.trace_context import ids
 from extproc.transport.session import Service
 from extproc.wire import (
     H_ATTEMPTS,
+    H_NO_PROVIDERS,
     H_TARGET,
     LINE_END,
     P_FIELDS,
@@ -106,7 +107,10 @@ class _Session:
             if not isinstance(error, GatewayError):
                 log.error("answer not read", extra=ids(request_id, plan.decision.traceparent), exc_info=error)
                 error = GatewayError("The gateway failed to handle this request.")
-            return _message(refusal(error, plan, attempt), [*_headers(error), *told(plan, attempt)], error.body())
+            outcome = refusal(error, plan, attempt)
+            if attempt.answered and H_NO_PROVIDERS in headers:  # torn before it was whole: its provider bills it
+                outcome = msgspec.structs.replace(outcome, unread_bytes=0)
+            return _message(outcome, [*_headers(error), *told(plan, attempt)], error.body())
 
     def _answer(self, plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
         """An answer after all. Raises GatewayError."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.envoy.books import Books
-from tests.envoy.harness import Config, Gateway, Simulator, ask, bearer, wait_until
+from tests.envoy.harness import ADMIN_KEY, Config, Gateway, Simulator, ask, bearer, wait_until
 from tests.envoy.scripted import RESET, Scripted, whole
 from tests.envoy.stand_in import StandIn, answer_of, with_stand_in
 
@@ -65,3 +65,41 @@ def test_a_page_of_html_from_a_stand_in_is_no_stream(gateway: Gateway, scripted:
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_error")
     row = gateway.row(answer.headers["x-gateway-request-id"])
     assert (row["status"], row["http_status"], row["input_tokens"]) == ("failed", 502, 0)
+
+
+@pytest.mark.parametrize("length", [10, 1_500_000], ids=["without usage", "too long for Envoy to write fields into"])
+def test_a_whole_answer_that_has_to_be_read_again(gateway: Gateway, scripted: Scripted, length: int) -> None:
+    """By then it is in the client's format."""
+    said = {"type": "message", "stop_reason": "end_turn", "content": [{"type": "text", "text": "x" * length}]}
+    usage = {"usage": {"input_tokens": 9, "output_tokens": 400}} if length > 10 else {}
+    answered = whole(json.dumps(said | usage).encode())
+    scripted.does(lambda call: [answered if call.path.endswith("/messages") else whole(b"{}", status=503)])
+    headers = bearer() | {"x-gateway-metadata": "body"}
+    answer = gateway.http.post("/v1/chat/completions", json=ask("hi there", "odd"), headers=headers)
+    assert (answer.status_code, answer.headers["x-gateway-model"]) == (200, "another")
+    assert answer.json()["choices"][0]["message"]["content"] == "x" * length
+    row = gateway.row(answer.headers["x-gateway-request-id"])
+    assert (row["status"], row["estimated"]) == ("fallback", not usage)
+    assert row["output_tokens"] == 400 or not usage
+
+
+def test_one_that_is_torn_with_nobody_left_is_charged_as_the_first_would_be(
+    gateway: Gateway, scripted: Scripted
+) -> None:
+    admin = bearer(ADMIN_KEY)
+    StandIn(gateway, scripted, [*answer_of(False)[0], RESET], [])
+    assert gateway.http.post("/v1/providers/openai-b/drain", headers=admin).status_code == 200
+    try:
+
+        def drained() -> bool:
+            answers.append(post(gateway))
+            return gateway.row(answers[-1].headers["x-gateway-request-id"])["attempts"] == 2
+
+        answers: list[Any] = []
+        wait_until(drained, 10, "the third to be out of use")
+    finally:
+        gateway.http.post("/v1/providers/openai-b/enable", headers=admin)
+    assert answers[-1].status_code == 502
+    row = gateway.row(answers[-1].headers["x-gateway-request-id"])
+    assert (row["status"], row["estimated"], row["outrun_tokens"]) == ("failed", True, 0)
+    assert row["input_tokens"] > 0
