@@ -314,6 +314,20 @@ def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     assert answer.headers["allow"] == "POST"
 
 
+def test_no_request_is_a_line_of_a_workers(gateway: Gateway, primary: Simulator) -> None:
+    """Rows and traces tell of it, however it ends."""
+
+    def lines() -> list[str]:
+        return [line for line in gateway.log().splitlines() if '"process":"worker' in line]
+
+    before = lines()
+    assert before, "that they serve"
+    for text in ("hi", marker(status=400), marker(status=500)):
+        answer = gateway.http.post("/v1/chat/completions", json=ask(text), headers=bearer())
+        gateway.row(answer.headers["x-gateway-request-id"])
+    assert lines() == before
+
+
 def test_what_a_provider_sees(gateway: Gateway, primary: Simulator) -> None:
     """Its own credential and nothing of the client's or of ours."""
     headers = bearer() | {

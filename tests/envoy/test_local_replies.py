@@ -1,16 +1,19 @@
 """What Envoy refuses or gives up on by itself is told as any other error, not by a connection that closes."""
 
 import contextlib
+import itertools
 import json
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.envoy.harness import Config, Gateway, ask, bearer, impatient
+from tests.envoy.harness import FORMATS, MODEL_OF, Config, Gateway, ask, bearer, impatient, marker
 from tests.envoy.test_streams import torn
 
 Rest = Callable[[socket.socket], None]  # sends what is left of a request
@@ -89,6 +92,31 @@ def test_a_body_that_does_not_come_is_a_408_with_a_row(gateway: Gateway, rest: R
 
 def test_a_stream_that_falls_silent_is_torn_for_the_client(gateway: Gateway) -> None:
     torn(gateway, "gpt", {"hang": "mid_stream"})
+
+
+def stopped(gateway: Gateway, model: str, fault: dict[str, str], stream: bool) -> tuple[str, dict[str, Any]]:
+    """What the client is told, `torn` where its stream has no end, and the row."""
+    asked = ask(f"A long story {marker(**fault)}", model, stream=stream)
+    with gateway.http.stream("POST", "/v1/chat/completions", json=asked, headers=bearer()) as answer:
+        try:
+            told = json.loads(answer.read())["error"]["code"]
+        except httpx.RemoteProtocolError:
+            told = "torn"
+    return told, gateway.row(answer.headers["x-gateway-request-id"])
+
+
+@pytest.mark.usefixtures("primary")
+def test_an_answer_that_stops_is_an_error_with_a_row(gateway: Gateway) -> None:
+    """Behind its headers or in its middle, by a reset or by silence, of every format, whole or not: all at once."""
+    faults = ({"reset": "after_headers"}, {"hang": "after_headers"}, {"hang": "mid_stream"})
+    cases = list(itertools.product((MODEL_OF[name] for name in FORMATS), faults, (False, True)))
+    with ThreadPoolExecutor(len(cases)) as pool:
+        found = list(pool.map(lambda case: stopped(gateway, *case), cases))
+    for (model, fault, stream), (told, row) in zip(cases, found, strict=True):
+        code = "provider_timeout" if "hang" in fault else "provider_error"
+        assert (told, row["error_code"]) == ("torn" if stream else code, code), (model, fault)
+        assert (row["status"], row["model_used"], row["attempts"]) == ("failed", model, 1)
+        assert (row["output_tokens"] > 0) >= (stream and "mid_stream" in fault.values())
 
 
 def test_a_body_that_is_no_http_is_refused_in_its_row(gateway: Gateway) -> None:

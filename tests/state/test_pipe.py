@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from unittest import mock
 
 import pytest
 from redis.asyncio import Redis
@@ -44,6 +45,16 @@ async def test_each_caller_gets_its_own_reply_over_one_connection(pipe: State) -
     assert replies == [f"{i}".encode() * (i % 50) for i in range(2000)]
     listed = await pipe.execute_command("CLIENT", "LIST")
     assert listed.count(b"id=") == 1
+
+
+async def test_commands_of_one_turn_leave_in_one_write(pipe: State) -> None:
+    """However many requests ask at once: a system call for all of them."""
+    await pipe.execute_command("PING")
+    link = pipe._link  # type: ignore[attr-defined]
+    with mock.patch.object(link, "_transport", wraps=link._transport) as transport:
+        replies = await asyncio.gather(*(pipe.execute_command("ECHO", str(i)) for i in range(100)))
+    assert replies == [str(i).encode() for i in range(100)]
+    assert transport.write.call_count == 1
 
 
 async def test_values_of_every_kind_come_back(pipe: State) -> None:

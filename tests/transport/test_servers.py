@@ -9,16 +9,19 @@ import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest import mock
 
 import grpc
 import h2.connection
 import pytest
+from h2.events import StreamEnded
 
 from extproc.settings import SettingsError, parse
 from extproc.transport import server
 from extproc.transport.lean import LeanServer
+from extproc.transport.message import framed
 from extproc.transport.session import Server, Service
-from tests.transport.peer import Session
+from tests.transport.peer import HEADERS, Session
 
 MINIMAL = """
 providers: {openai: {format: openai, base_url: "http://127.0.0.1:9"}}
@@ -191,6 +194,23 @@ async def test_stopping_ends_what_does_not_finish(running: Running) -> None:
             await running.server.stop(0.2)
         assert await echo.code() is not grpc.StatusCode.OK
         await eventually(lambda: running.sessions[0].closed == 1)
+
+
+async def test_all_that_came_in_one_read_is_answered_in_one_write() -> None:
+    client, transport = h2.connection.H2Connection(), mock.Mock(asyncio.Transport)
+    peer = LeanServer({"/a.B/Echo": Service(lambda: Session([]), LIMIT)}).connected()
+    peer.connection_made(transport)
+    client.initiate_connection()
+    streams = range(1, 101, 2)
+    for stream in streams:
+        client.send_headers(stream, [(name, "/a.B/Echo" if name == ":path" else value) for name, value in HEADERS])
+        client.send_data(stream, framed(b"hello"), end_stream=True)
+    transport.is_closing.return_value = False
+    transport.write.reset_mock()
+    peer.data_received(client.data_to_send())
+    (written,) = transport.write.call_args_list
+    ended = [event.stream_id for event in client.receive_data(*written.args) if isinstance(event, StreamEnded)]
+    assert ended == list(streams)
 
 
 async def test_a_peer_that_does_not_read_is_not_read_from(folder: Path) -> None:
