@@ -3,9 +3,10 @@
 -- In: its bytes, split anywhere. Out: the same bytes, but
 --   1. without the usage event, if the client did not ask for it: the gateway always asks the provider for usage
 --      (`stream_options.include_usage`), and the extra event, whose `choices` is an empty list, or not there, would surprise
---      a client;
+--      a client; Azure's first event is such a one too, and what it says of the prompt goes with the next;
 --   2. with an error event at the end, if the provider ended the stream before it was whole or did not end it in time;
---   3. with `[DONE]`, if it is whole by its finish_reason and the provider does not say so (ik_llama.cpp#467);
+--   3. with a `delta` in the events of Azure's asynchronous filter, without which clients break (openai-python#2313);
+--   4. with `[DONE]`, if it is whole by its finish_reason and the provider does not say so (ik_llama.cpp#467);
 -- and, for the audit row, the last finish_reason, the last usage object that passed and whether it was cut, or ended with an
 -- error, as dynamic metadata.
 -- A stream whose answer is to be kept (key `record`) or told in traces (key `content`) is also left, whole and as the
@@ -18,6 +19,9 @@ local FINISH_VALUE = '^%s*:%s*"([%w_]+)"'
 local SPLIT = 64 -- bytes kept of what passed: a `[DONE]` or a finish_reason may be split over chunks
 local MAX_WAIT = 1048576 -- bytes of one unfinished event; beyond it the stream is passed as it is
 local CHOICES = '^%s*:%s*%[%s*{'
+local NO_CHOICES = '^%s*:%s*%[%s*%]'
+local PROMPT_FILTER = '"prompt_filter_results"%s*:%s*%b[]'
+local OFFSETS = '"content_filter_offsets"'
 local OBJECT = '^%s*:%s*{'
 local USAGE = '"usage"%s*:%s*{'
 local MAX_USAGE = 4096 -- bytes of a usage object
@@ -54,19 +58,35 @@ local function event_end(text, from)
   return best
 end
 
--- `text` without its usage events, and what is left of it behind its last whole event.
-local function without_usage(text)
+-- An event of Azure's filter, with a delta.
+local function with_delta(event)
+  if event:find(OFFSETS, 1, true) and not event:find('"delta"', 1, true) then
+    return (event:gsub('"choices"%s*:%s*%[%s*{', '%0"delta":{},', 1))
+  end
+  return event
+end
+
+-- `text` without its usage events, or without any change but with_delta if not `hide`; what is left of it behind its last
+-- whole event; and what Azure said ahead of the answer that did not go with an event yet. `ahead`: that, of before.
+local function edited(text, hide, ahead)
   local kept, start = {}, 1
   local last = event_end(text, start)
   while last do
     local event = text:sub(start, last)
-    if followed(event, '"choices"', CHOICES) or not followed(event, '"usage"', OBJECT) or followed(event, '"error"', ERROR) then
-      kept[#kept + 1] = event
+    local bare = hide and not followed(event, '"choices"', CHOICES) and not followed(event, '"error"', ERROR)
+    if bare and followed(event, '"choices"', NO_CHOICES) and not followed(event, '"usage"', OBJECT) then
+      ahead = event:match(PROMPT_FILTER) or ahead
+    elseif not (bare and followed(event, '"usage"', OBJECT)) then
+      local _, brace = event:find("^data:%s*{")
+      if ahead and brace then
+        event, ahead = event:sub(1, brace) .. ahead .. "," .. event:sub(brace + 1), nil
+      end
+      kept[#kept + 1] = with_delta(event)
     end
     start = last + 1
     last = event_end(text, start)
   end
-  return table.concat(kept), text:sub(start)
+  return table.concat(kept), text:sub(start), ahead
 end
 
 -- Whether a stream ended behind a whole event. `rest`: what is left of it; where nothing is hidden, the last bytes.
@@ -120,7 +140,7 @@ end
 -- Passes a stream on. `gw`: what the worker has noted of it.
 local function pass_stream(handle, gw)
   local hide, done, rest, last, size = gw["hide_usage"], false, "", nil, 0
-  local failed, finished = false, false
+  local failed, finished, ahead = false, false, nil
   local collect = collects(gw) and collector(handle)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
@@ -149,11 +169,15 @@ local function pass_stream(handle, gw)
         keep = math.max(keep, #joined - open + 1)
       end
     end
+    local azures = text:find(OFFSETS, 1, true)
     if not hide then
+      if azures and (rest == "" or ends_whole(rest)) and ends_whole(text) then
+        chunk:setBytes((edited(text)))
+      end
       rest = joined:sub(-keep)
-    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or told then
+    elseif rest ~= "" or text:sub(-2) ~= "\n\n" or told or azures or ahead or followed(text, '"choices"', NO_CHOICES) then
       local kept
-      kept, rest = without_usage(joined)
+      kept, rest, ahead = edited(joined, hide, ahead)
       if #rest > MAX_WAIT then
         kept, rest = kept .. rest, ""
       end

@@ -10,6 +10,7 @@ import msgspec
 
 from extproc.adapters.base import Adapter
 from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED
+from extproc.adapters.openai import TOOL_CALL_INDEX
 from extproc.adapters.registry import adapter_for
 from extproc.cache.tape import Tape
 from extproc.catalog import Endpoint
@@ -32,6 +33,7 @@ class Attempt(msgspec.Struct):
     request: ProviderRequest
     began_ns: int = 0  # no later than Envoy's time for it began, where that is known
     outrun: bool = False  # its deadline passed, the next one began, and it was not cut off
+    mended: bool = False  # its tool calls may not be as OpenAI's clients join them: the worker reads the answer
     answered: bool = False  # with 200; what was in it is not known yet, and it may be cut off before it is
 
 
@@ -182,7 +184,8 @@ class Plan(msgspec.Struct):
         if not chat.body:
             chat = msgspec.structs.replace(chat, body=msgspec.json.decode(chat.text))
         request = adapter.request(rewritten(chat, self.rewrites.get(target.model, "")))
-        return Attempt(index, target, adapter, request, began_ns)
+        mended = TOOL_CALL_INDEX in target.unsupported and bool(chat.body.get("tools"))
+        return Attempt(index, target, adapter, request, began_ns, mended=mended)
 
     def _adapter(self, target: Target) -> Adapter:
         return adapter_for(target, self.response_id, int(self.decision.received_at), self.chat.stream)

@@ -15,6 +15,7 @@ from extproc.adapters.base import Chunk
 from extproc.adapters.failures import CONTEXT_LENGTH_EXCEEDED, Problem, classify, retry_after_s
 from extproc.adapters.params import HARMLESS, NEUTRAL, check_stream_options, refusal
 from extproc.adapters.reader import AnswerReader, decode
+from extproc.adapters.toolcalls import ToolCalls, textual
 from extproc.adapters.usage import from_openai
 from extproc.body.pieces import Body
 from extproc.body.splice import DROP, spliced
@@ -23,6 +24,7 @@ from extproc.chat import client_metadata, encoded
 from extproc.errors import GatewayError
 from extproc.records import ChatRequest, ProviderRequest, Target
 
+_ENVELOPE = frozenset({"id", "object", "created", "model", "choices", "usage"})
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 FAILED = "error"  # OpenRouter's finish_reason of an answer that is none; envoy/native_stream.lua goes by it too
@@ -40,10 +42,12 @@ _STATUS_OF = {
 }
 
 
-# Among the parameters that a server refuses: this role of messages; ids of tool calls unlike Mistral's; members of
-# messages, of their parts and of tools that other providers' models or users have put there, for those alone.
+# Among the parameters that a server refuses: this role of messages; ids of tool calls unlike Mistral's; to number the
+# calls of its answers as OpenAI does; members of messages, of their parts and of tools that other providers' models or
+# users have put there, for those alone.
 DEVELOPER = "developer"
 TOOL_CALL_ID = "tool_call_id"
+TOOL_CALL_INDEX = "tool_call_index"
 _MEMBERS = frozenset({"reasoning", "reasoning_content", "reasoning_details", "cache_control"})
 # What OpenAI's answers have, and so do ours, though it says nothing: whoever refuses _MEMBERS refuses these too.
 _EMPTY = frozenset({"refusal", "annotations", "audio", "function_call"})
@@ -76,6 +80,11 @@ class OpenAIAdapter(AnswerReader):
 
     _wanted = 1  # choices asked for
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._calls: dict[int, ToolCalls] = {}  # by choice
+        self._ahead: Chunk = {}  # what was said of the answer before it began
+
     def request(self, chat: ChatRequest) -> ProviderRequest:
         """The client's body with the provider's model name, without the gateway's metadata."""
         self._wanted = chat.n
@@ -104,11 +113,24 @@ class OpenAIAdapter(AnswerReader):
         self._note(chunk)
         if self._error is not None:
             return []
+        if not chunk["choices"] and not chunk.get("usage"):
+            # Azure's first says how the prompt was filtered: clients that read a choice of every chunk break on it.
+            self._ahead |= {name: value for name, value in chunk.items() if name not in _ENVELOPE}
+            return []
+        for choice in chunk["choices"]:
+            self._mend(choice)
+        chunk, self._ahead = self._ahead | chunk, {}
         chunk["model"] = self._target.model
-        chunk["object"] = "chat.completion.chunk"  # Azure leaves it empty in its first
+        chunk["object"] = "chat.completion.chunk"  # Azure leaves it empty in those of its filter
         chunk.setdefault("id", self._response_id)
         chunk.setdefault("created", self._created)
         return [chunk]
+
+    def _mend(self, choice: dict[str, Any]) -> None:
+        """Put in what clients go by and a provider left out: a delta (Azure's asynchronous filter), calls' indexes."""
+        choice["delta"] = delta = choice.get("delta") or {}
+        for call in delta.get("tool_calls") or ():
+            self._calls.setdefault(choice.get("index", 0), ToolCalls()).read(call)
 
     def _on_body(self, body: bytes) -> list[Chunk]:
         completion = decode(_OBJECT, body)
@@ -224,6 +246,8 @@ def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
     delta = dict(choice.pop("message", None) or {})
     if delta.get("tool_calls"):
         delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(delta["tool_calls"])]
+        for call in delta["tool_calls"]:
+            textual(call)
     return {**choice, "delta": delta}
 
 

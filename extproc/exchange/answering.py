@@ -45,7 +45,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def native(self, attempt: Attempt) -> bool:
         """Whether an answer to `attempt` is in the client's format, and may pass if nothing else is to be done."""
-        return self.options.native_streams and attempt.target.format in NATIVE_FORMATS
+        return self.options.native_streams and attempt.target.format in NATIVE_FORMATS and not attempt.mended
 
     def passes(self, plan: Plan) -> bool:
         """Whether nothing will remain to be done with the answer, whichever attempt it comes from: see `passing`."""

@@ -17,7 +17,8 @@ _BEDROCK_HOST = re.compile(r"(?:.*\.)?bedrock-runtime(?:-fips)?\.([a-z]+(?:-[a-z
 # notice of the first, and an answer has no limit (DeepSeek: pi#8018; Ollama: ollama#7125), or refuse the second
 # (DeepSeek: pi#1048; DeepInfra: pi#1578); all know `max_tokens` and `system`.
 _OF_OPENAI = re.compile(r"(?:.*\.)?api\.openai\.com|.*\.azure\.com")
-_OF_OTHERS = frozenset({"max_completion_tokens", "developer"})
+# Tool calls in their streams are numbered in many ways: extproc/adapters/toolcalls.py.
+_OF_OTHERS = frozenset({"max_completion_tokens", "developer", "tool_call_index"})
 # Servers that refuse a request with one parameter more than they know, by host. Mistral's answers 422 `extra_forbidden`
 # (openai-agents-python#442, eca#231, openclaude#739, OpenHands-CLI#83), for what a model that reasons has left in a
 # message too (litellm#30835, crush#1590), and 400 for a tool call's id that is not nine letters and digits
@@ -62,8 +63,9 @@ class Provider(Section):
         " azure. One of max_tokens and max_completion_tokens is sent as the other; stream_options, and what nobody"
         " misses, not at all; `developer` messages as `system`; of a message reasoning, reasoning_content,"
         " reasoning_details and cache_control are left out; with tool_call_id, ids of tool calls are made of nine"
-        " letters and digits; any other is a 400 that names it (default: of OpenAI's own servers and Azure's what a"
-        " model that reasons refuses; of others max_completion_tokens and developer, and of api.mistral.ai and"
+        " letters and digits; with tool_call_index, a worker reads answers to requests with tools and numbers the"
+        " calls; any other is a 400 that names it (default: of OpenAI's own servers and Azure's what a model that"
+        " reasons refuses; of others max_completion_tokens, developer and tool_call_index, and of api.mistral.ai and"
         " api.groq.com what they are known to refuse)",
     )
     speaks: Literal["openai", "anthropic", "google"] = Field(

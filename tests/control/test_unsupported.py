@@ -4,7 +4,7 @@ import pytest
 
 from extproc.settings.providers import Provider
 
-OTHERS = {"max_completion_tokens", "developer"}
+OTHERS = {"max_completion_tokens", "developer", "tool_call_index"}
 LABELS = {"store", "metadata", "user", "safety_identifier"}
 LEFT_BEHIND = {"reasoning_content", "reasoning_details", "cache_control"}
 SAMPLING = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "logit_bias"}

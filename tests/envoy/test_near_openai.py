@@ -1,4 +1,4 @@
-"""How streams in the client's own format end at providers that do not quite follow OpenAI; through workers too."""
+"""Streams in the client's own format, of providers that do not quite follow OpenAI; through workers too."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 
 from tests.envoy.harness import Config, Gateway, ask, bearer
 from tests.envoy.scripted import Scripted, event, stream
+from tests.envoy.traps import cut
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 ASKS = {"stream_options": {"include_usage": True}}
@@ -28,12 +29,14 @@ OPENROUTERS = chunk("", "error", provider="x", error={"code": "server_error", "m
 def config(new_config: Callable[[], Config], scripted: Scripted, request: pytest.FixtureRequest) -> Config:
     config = new_config() | {"streams": {"same_format": request.param}}
     config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
-    config["models"].append({"name": "odd", "provider": "scripted"})
+    config["providers"]["down"] = {"format": "openai", "base_url": "http://127.0.0.1:9/v1"}
+    config["models"] += [{"name": "odd", "provider": "scripted"}, {"name": "down", "provider": "down"}]
+    config["equivalents"].append({"models": ["down", "odd"]})
     return config
 
 
 def asked(gateway: Gateway, **more: Any) -> tuple[str, dict[str, Any]]:
-    body = ask("hi", "odd", stream=True, **more)
+    body = {**ask("hi", "odd"), "stream": True, **more}
     raw = gateway.http.post("/v1/chat/completions", json=body, headers=bearer())
     return raw.text, gateway.row(raw.headers["x-gateway-request-id"])
 
@@ -99,3 +102,54 @@ def test_trap_7_usage_on_the_last_chunk_stays_with_its_words(gateway: Gateway, s
     said, row = asked(gateway)
     assert "Hi." in said
     assert (row["status"], row["input_tokens"], row["estimated"]) == ("success", 3, False)
+
+
+FUNCTION = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+TOOLS: Any = [{"type": "function", "function": FUNCTION}]
+
+
+@pytest.mark.parametrize("model", ["odd", "down"], ids=["first", "stand-in"])
+def test_trap_1_tool_calls_of_one_index_are_told_apart(gateway: Gateway, scripted: Scripted, model: str) -> None:
+    """Ollama's (ollama#15457): OpenAI's own client joins them by the index."""
+    calls = [
+        {"index": 0, "id": f"call_{at}", "type": "function", "function": {"name": "add", "arguments": f'{{"a":{at}}}'}}
+        for at in (1, 2)
+    ]
+    choices = [[{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}] for call in calls]
+    chunks = [event({"id": "c", "model": "m", "created": 1, "choices": each}) for each in choices]
+    scripted.says(*stream(*chunks, chunk("", "tool_calls", usage=USAGE), DONE))
+    with gateway.client().chat.completions.stream(**ask("hi", model), tools=TOOLS) as said:
+        found = said.get_final_completion().choices[0].message.tool_calls
+    assert found is not None
+    assert [json.loads(call.function.arguments) for call in found] == [{"a": 1}, {"a": 2}]
+    _, row = asked(gateway, model=model, tools=TOOLS)
+    assert (row["status"] in ("success", "fallback"), row["input_tokens"], row["estimated"]) == (True, 3, False)
+
+
+AZURES = {"id": "", "object": "", "created": 0, "model": ""}
+FILTERED = [{"prompt_index": 0, "content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}}]
+OFFSETS = {"check_offset": 44, "start_offset": 44, "end_offset": 198}
+ASYNC = event({"choices": [{"index": 0, "finish_reason": None, "content_filter_offsets": OFFSETS}], **AZURES})
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 10_000], ids=["byte by byte", "7 bytes at once", "at once"])
+def test_trap_7_azures_filter_surprises_nobody(gateway: Gateway, scripted: Scripted, pieces: int) -> None:
+    """Its first event has no choice, those of its asynchronous filter no delta; what they say is there all the same."""
+    first = event({"choices": [], **AZURES, "prompt_filter_results": FILTERED})
+    usage = event({"id": "c", "choices": [], "usage": USAGE})
+    data = b"".join([first, chunk("Hi"), ASYNC, chunk(".", "stop"), usage, DONE])
+    scripted.says(*stream(*cut(data, pieces)))
+    said: Any = list(gateway.client().chat.completions.create(**ask("hi", "odd"), stream=True))
+    assert "".join(each.choices[0].delta.content or "" for each in said) == "Hi."
+    assert said[0].prompt_filter_results == FILTERED
+    assert said[1].choices[0].content_filter_offsets == OFFSETS
+    _, row = asked(gateway)
+    assert (row["status"], row["input_tokens"], row["estimated"]) == ("success", 3, False)
+
+
+def test_trap_7_azures_filter_surprises_nobody_who_asks_for_usage(gateway: Gateway, scripted: Scripted) -> None:
+    scripted.says(*stream(chunk("Hi"), ASYNC, chunk(".", "stop"), event({"choices": [], "usage": USAGE}), DONE))
+    said: Any = list(gateway.client().chat.completions.create(**ask("hi", "odd"), stream=True, **ASKS))
+    assert "".join(choice.delta.content or "" for each in said for choice in each.choices) == "Hi."
+    assert said[1].choices[0].content_filter_offsets == OFFSETS
+    assert said[-1].usage.total_tokens == 5
