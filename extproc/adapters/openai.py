@@ -80,8 +80,8 @@ class OpenAIAdapter(AnswerReader):
 
     _wanted = 1  # choices asked for
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, target: Target, response_id: str, created: int, stream: bool) -> None:
+        super().__init__(target, response_id, created, stream)
         self._calls: dict[int, ToolCalls] = {}  # by choice
         self._ahead: Chunk = {}  # what was said of the answer before it began
 
