@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from control.demo.anthropic_params import EXTRA, invalid
+from control.demo.anthropic_schema import check_schema
 from control.demo.ask import Ask, Result, Tool
 from control.demo.base import Refused
 from control.demo.text import canonical
@@ -257,6 +258,8 @@ class Reader:
                 raise invalid(f"{path}.custom.input_schema.type: Input should be 'object'")
             if any(other.name == name for other in tools):
                 raise invalid("tools: Tool names must be unique.")
+            if tool.get("strict"):
+                check_schema(f"{path}.custom", schema)
             self.texts += [name, tool.get("description") or ""]
             tools.append(Tool(name, schema))
         return tools
@@ -296,8 +299,6 @@ def _schema(config: dict[str, Any]) -> dict[str, Any] | None:
         case None:
             return None
         case {"type": "json_schema", "schema": dict(schema), **rest} if not rest:
-            if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
-                text = "output_config.format.schema: For 'object' type, 'additionalProperties' must be explicitly set "
-                raise invalid(f"{text}to false")
+            check_schema("output_config.format.schema", schema)
             return schema
     raise invalid("output_config.format: Input should be a valid json_schema format")

@@ -11,7 +11,7 @@ from typing import Any
 
 from extproc.adapters import parts, toolids, tools
 from extproc.adapters.params import Table, check, refusal
-from extproc.adapters.schema import closed
+from extproc.adapters.schema import narrowed
 from extproc.chat import Message, ToolCall, messages
 from extproc.errors import InvalidRequest
 from extproc.records import ChatRequest, Target
@@ -192,7 +192,7 @@ def _tools(chat: ChatRequest, target: Target) -> Json:
     offer = tools.offer(chat, target)
     if not offer.functions:
         return {}
-    shown = [_tool(function, cache_control) for function, cache_control in offer.functions]
+    shown = [_tool(function, cache_control, target) for function, cache_control in offer.functions]
     choice: Json = {"type": {"required": "any", "function": "tool"}.get(offer.choice, offer.choice)}
     if offer.name is not None:
         choice["name"] = offer.name
@@ -201,11 +201,11 @@ def _tools(chat: ChatRequest, target: Target) -> Json:
     return {"tools": shown} if choice == {"type": "auto"} else {"tools": shown, "tool_choice": choice}
 
 
-def _tool(function: tools.Function, cache_control: Json | None) -> Json:
-    tool: Json = {
-        "name": function.name,
-        "input_schema": function.parameters or {"type": "object", "properties": {}},
-    }
+def _tool(function: tools.Function, cache_control: Json | None, target: Target) -> Json:
+    schema = function.parameters or {"type": "object", "properties": {}}
+    if function.strict and function.parameters:
+        schema = narrowed(schema, target, "tools")
+    tool: Json = {"name": function.name, "input_schema": schema}
     if function.description:
         tool["description"] = function.description
     if function.strict:
@@ -222,7 +222,8 @@ def _output(chat: ChatRequest, target: Target) -> Json:
         return {}
     if wanted.schema is None:
         raise refusal("response_format", target, " without a schema; use json_schema")
-    return {"output_config": {"format": {"type": "json_schema", "schema": closed(wanted.schema)}}}
+    schema = narrowed(wanted.schema, target, "response_format")
+    return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
 
 
 def _thinking(chat: ChatRequest, target: Target, body: Json) -> Json:

@@ -129,7 +129,7 @@ def test_chunks_are_not_said_to_be_padded(fmt: str) -> None:
 
 @pytest.mark.parametrize("fmt", ["anthropic", "google", "bedrock"])
 def test_what_stands_beside_a_schema_is_in_it(fmt: str) -> None:
-    schema = {"type": "object"}
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "description": "a day", "schema": schema}}
     described = {"type": "json_schema", "json_schema": {"name": "x", "schema": {**schema, "description": "a day"}}}
     assert body(fmt, response_format=wanted) == body(fmt, response_format=described) != body(fmt)

@@ -113,6 +113,10 @@ async def test_structured_output(client: AsyncAnthropic) -> None:
     assert answer.content[0].to_dict()["text"].startswith('{"age":')
 
 
+def formatted(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+
+
 USE = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "x"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -140,6 +144,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [DATE], "tool_choice": "auto"}, "tool_choice"),
     ({"tools": [{"name": "x", "input_schema": {}}]}, "input_schema.type"),
     ({"tools": [DATE, DATE]}, "unique"),
+    ({"tools": [{"name": "x", "strict": True, "input_schema": {"type": "object"}}]}, "additionalProperties"),
+    (formatted({"type": "object", "properties": {}}), "'additionalProperties' must be explicitly set to false"),
+    (formatted({"anyOf": [{"type": "object"}]}), "additionalProperties"),
+    (formatted({"type": "array", "items": {"type": "integer", "minimum": 0}}), "property 'minimum' is not supported"),
+    (formatted({"type": "number", "minimum": 0, "maximum": 1}), "properties maximum, minimum are not supported"),
+    (formatted({"type": "array", "minItems": 3}), "'minItems' values other than 0 or 1"),
     ({"stop_sequences": ["\n"]}, "non-whitespace"),
     ({"metadata": {"team_id": "x"}}, "metadata.team_id"),
     ({"thinking": {"type": "enabled", "budget_tokens": 10}}, "budget_tokens"),

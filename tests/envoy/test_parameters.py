@@ -39,11 +39,12 @@ def test_a_client_that_takes_one_call_at_a_time_gets_one(gateway: Gateway, model
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_schema_that_is_not_strict_will_do(gateway: Gateway, model: str) -> None:
-    """As Pydantic writes them: objects are not said to be closed."""
-    town = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    """As Pydantic and Zod write them: objects are not said to be closed, numbers and lists have limits."""
+    size = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+    town = {"type": "object", "properties": {"name": {"type": "string", "minLength": 1}, "size": size}}
     schema = {
         "type": "object",
-        "properties": {"towns": {"type": "array", "items": {"$ref": "#/$defs/Town"}}},
+        "properties": {"towns": {"type": "array", "items": {"$ref": "#/$defs/Town"}, "maxItems": 9}},
         "required": ["towns"],
         "$defs": {"Town": town},
     }
