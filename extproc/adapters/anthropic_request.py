@@ -100,13 +100,24 @@ def _conversation(conversation: list[Message], target: Target) -> tuple[list[Jso
             parts.add_turn(turns, "user", "content", _content(message, at, target))
         else:
             raise InvalidRequest(f"{at}.role: this model knows no such role.", param=f"{at}.role")
+    _trim_prefill(turns)
     return system, turns
+
+
+def _trim_prefill(turns: list[Json]) -> None:
+    """What the model is to go on from may not end with white space (langchain-google#1733)."""
+    while turns and turns[-1]["role"] == "assistant" and turns[-1]["content"][-1]["type"] == "text":
+        last = turns[-1]["content"][-1]
+        last["text"] = last["text"].rstrip()
+        if last["text"]:
+            return
+        turns[-1]["content"].pop()  # another text stands before it
 
 
 def _assistant(message: Message, at: str, target: Target) -> list[Json]:
     blocks = _content(message, at, target, texts_only=True)
     if message.refusal:
-        blocks.append({"type": "text", "text": message.refusal})
+        blocks = _telling([*blocks, {"type": "text", "text": message.refusal}])
     calls = message.tool_calls or ()
     return blocks + [_tool_use(call, f"{at}.tool_calls[{index}]") for index, call in enumerate(calls)]
 

@@ -153,9 +153,21 @@ def test_trap_31_texts_of_white_space_alone_are_not_sent() -> None:
         {"role": "assistant", "content": "\n\n", "tool_calls": [call("1")]},
         {"role": "tool", "tool_call_id": "1", "content": " "},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": ""}, {"type": "text", "text": "\t"}]},
+        {"role": "assistant", "content": "\n", "refusal": " "},
         {"role": "user", "content": [{"type": "text", "text": " "}, {"type": "image_url", "image_url": "https://x/y"}]},
     ) == [("user", ["a", " "]), ("assistant", ["tool_use"]), ("user", ["tool_result", "image"])]
     assert "system" not in body("anthropic", messages=[{"role": "system", "content": " \n"}, USER])
+
+
+@pytest.mark.parametrize("ends", ["{ \n", [{"type": "text", "text": "{ "}, {"type": "text", "text": "\n"}]], ids=type)
+def test_trap_22_what_the_model_goes_on_from_ends_with_a_word(ends: Any) -> None:
+    said = [{"role": "assistant", "content": "a "}, USER, {"role": "assistant", "content": ends}]
+    assert turns(USER, *said) == [
+        ("user", ["Hello"]),
+        ("assistant", ["a "]),
+        ("user", ["Hello"]),
+        ("assistant", ["{"]),
+    ]
 
 
 @pytest.mark.parametrize(

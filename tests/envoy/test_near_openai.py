@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.envoy.harness import Config, Gateway, ask, bearer
-from tests.envoy.scripted import Scripted, event, stream
+from tests.envoy.scripted import Scripted, event, stream, whole
 from tests.envoy.traps import cut
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -153,3 +153,19 @@ def test_trap_7_azures_filter_surprises_nobody_who_asks_for_usage(gateway: Gatew
     assert "".join(choice.delta.content or "" for each in said for choice in each.choices) == "Hi."
     assert said[1].choices[0].content_filter_offsets == OFFSETS
     assert said[-1].usage.total_tokens == 5
+
+
+def test_white_space_that_keeps_a_connection_alive_is_no_part_of_an_answer(
+    gateway: Gateway, scripted: Scripted
+) -> None:
+    """DeepSeek sends empty lines before a whole answer, comments within a stream."""
+    message = {"role": "assistant", "content": "Hi."}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": USAGE}
+    scripted.says(whole(b"\n" * 200 + json.dumps(body).encode()))
+    answer = gateway.client().chat.completions.create(**ask("hi", "odd"))
+    assert (answer.choices[0].message.content, answer.usage.total_tokens) == ("Hi.", 5)  # type: ignore[union-attr]
+    scripted.says(*stream(b": keep-alive\n\n" * 9, chunk("Hi."), b": keep-alive\n\n", chunk("", "stop"), DONE))
+    said, row = asked(gateway)
+    assert "Hi." in said
+    assert row["status"] == "success"
