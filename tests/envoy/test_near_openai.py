@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.envoy.harness import Config, Gateway, ask, bearer
+from tests.envoy.harness import ADMIN_KEY, Config, Gateway, ask, bearer, wait_until
 from tests.envoy.scripted import Scripted, event, stream, whole
 from tests.envoy.traps import cut
 
@@ -28,6 +28,7 @@ OPENROUTERS = chunk("", "error", provider="x", error={"code": "server_error", "m
 @pytest.fixture(scope="module", params=["native", "extproc"])
 def config(new_config: Callable[[], Config], scripted: Scripted, request: pytest.FixtureRequest) -> Config:
     config = new_config() | {"streams": {"same_format": request.param}}
+    config["breaker"] = {"consecutive_failures": 1000, "min_requests": 10_000}  # the provider is asked all the same
     config["providers"]["scripted"] = {"format": "openai", "base_url": f"{scripted.url}/v1"}
     config["providers"]["down"] = {"format": "openai", "base_url": "http://127.0.0.1:9/v1"}
     config["models"] += [{"name": "odd", "provider": "scripted"}, {"name": "down", "provider": "down"}]
@@ -81,6 +82,12 @@ def test_trap_20_an_error_behind_content_is_a_failure(
     scripted.says(*stream(chunk("Hi."), *events))
     _, row = asked(gateway)
     assert (row["status"], row["error_code"]) == ("failed", "provider_error")
+
+    def verdicts() -> list[str]:
+        told = gateway.http.get(f"/v1/requests/{row['request_id']}", headers=bearer(ADMIN_KEY)).json()
+        return [attempt["verdict"] for attempt in told["attempt_log"]]
+
+    wait_until(lambda: verdicts() == ["error"], 10, "its attempt to be written")
     with pytest.raises(openai.APIError):
         list(gateway.client().chat.completions.create(**ask("hi", "odd"), stream=True))
 
