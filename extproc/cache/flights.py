@@ -3,9 +3,9 @@
 In: a question whose flight another request leads. Out: the answer once it is kept; or, to go itself, the flight to
 lead now because its leader gave up, "" if the wait is over.
 
-The lock is in the store, so it holds over workers and replicas; it ends with its entry, when its leader gives up, or by
-itself after the longest wait (the leader was killed). One poll a key and worker asks for it, however many wait: no
-notification can be missed, and a request that is on its way costs the store 20 calls a second.
+The lock is in the store, so it holds over workers and replicas; it ends with its entry, when its leader gives up or is
+found to have left (`settle/orphans.py`), or by itself after the longest wait. One poll a key and worker asks for it,
+however many wait: no notification can be missed, and a request that is on its way costs the store 20 calls a second.
 """
 
 import asyncio

@@ -29,6 +29,7 @@ from extproc.state import AWAY, Argument, State, UnknownScript
 WRITE_S = 2.0  # behind the reply: nobody waits
 NEWS_KEPT = 50_000  # entries a restarted worker can learn of
 PURGE_KEPT_MS = 3_600_000  # longer than any request lasts
+LEFT_KEPT_MS = 30_000  # longer than any flight
 CHECKS_KEPT_S = 30 * 86_400
 _COUNTED_KEPT_MS = 600_000  # names of batches that were added: longer than one is repeated, but for an outage
 _FLUSH_S = 0.5
@@ -112,6 +113,10 @@ class RedisStore:
     async def land(self, key: Key, flight: str) -> None:
         """See ports.Entries."""
         await self._run(_LAND, key.partition, key.digest, flight)
+
+    async def left(self, partition: str, request_id: str) -> None:
+        """A request has ended, and nobody knows what it leads: who asks next takes that over."""
+        await self._command("SET", f"{self._base(partition)}:left:{request_id}", "", "PX", LEFT_KEPT_MS)
 
     async def stored_after(self, place: str = "0", most: int = 1000) -> list[tuple[str, Stored]]:
         """News of entries kept after `place` ("0": all that are still told of), oldest first, each with its place."""

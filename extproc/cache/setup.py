@@ -9,18 +9,21 @@ own, so that a slow answer of the cache's keeps nobody from the ledger. Made by 
 import hashlib
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from extproc.cache.answers import Answers
 from extproc.cache.checks import Follower
 from extproc.cache.counts import Counts
+from extproc.cache.key import partition_of
+from extproc.cache.ports import StoreUnavailable
 from extproc.cache.recorder import Recorder
 from extproc.cache.redis import WRITE_S, RedisStore
 from extproc.cache.sampler import Sampler
 from extproc.cache.semantic import Semantic
 from extproc.cache.step import CacheStep
 from extproc.paths import Paths
-from extproc.settings import Cache, Settings
+from extproc.settings import Cache, Settings, Team
 from extproc.state.pipe import open_state
 
 if TYPE_CHECKING:
@@ -76,6 +79,12 @@ class CacheParts:
     def of_worker(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside a worker's walk: the semantic step's index, its checks, and the requests made for them."""
         return [Follower(self._semantic, self.store, models).run(), self._sampler.run()]
+
+    async def left(self, team: Team | None, request_id: str) -> None:
+        """A request of `team` has ended before Envoy knew of it, so that its ticket is nobody's. Never fails."""
+        if team is not None and self._settings().exact:
+            with suppress(StoreUnavailable):
+                await self.store.left(partition_of(team.id, shared=team.cache.shared), request_id)
 
     async def close(self) -> None:
         """Keep what waits to be kept, and leave."""

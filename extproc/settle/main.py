@@ -84,7 +84,9 @@ async def _serve(settings: Settings, paths: Paths) -> bool:
     current.on_swap.append(lambda snapshot: keeper.use(snapshot.settings))
     ledger = RedisLedger(client)
     charger = Charger(Outbox(paths.journal), ledger, current.team, writer.mark)
-    orphans = Orphans(ledger, lambda: current.snapshot.teams)
+    orphans = Orphans(
+        ledger, lambda: current.snapshot.teams, lambda team_id, request: cache.left(current.team(team_id), request)
+    )
     intake = Intake(
         *(writer, sizes, outputs, recent), attempted=keeper.take, recorder=cache.recorder, orphaned=orphans.add
     )

@@ -2,12 +2,13 @@
 
 In: access log entries without a team, of requests that no worker answered and that went nowhere: the worker was killed,
 or the client left, while the request was being decided. Out: the same entries with the team whose hold has their id, to
-the intake, which settles them as any other. What no team has a hold for took nothing. Run by the settler.
+the intake, which settles them as any other, and to the cache, where others may wait for their answers. What no team has
+a hold for took nothing. Run by the settler.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from extproc.budget.ledger import LedgerUnavailable
@@ -20,6 +21,7 @@ _WAIT_S = 0.5  # long enough for a hold that was on its way
 _MOST_WAITING = 10_000  # beyond it the end of their lease settles them
 
 Take = Callable[[str, pb.HTTPAccessLogEntry], None]
+Left = Callable[[str, str], Awaitable[None]]  # a team's id, a request's
 
 
 class Finder(Protocol):
@@ -32,9 +34,10 @@ class Finder(Protocol):
 class Orphans:
     """`teams`: the ids of all teams now."""
 
-    def __init__(self, ledger: Finder, teams: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, ledger: Finder, teams: Callable[[], Iterable[str]], left: Left) -> None:
         self._ledger = ledger
         self._teams = teams
+        self._left = left
         self._waiting: dict[str, pb.HTTPAccessLogEntry] = {}
         self._news = asyncio.Event()
 
@@ -66,5 +69,6 @@ class Orphans:
                 entry = self._waiting.pop(request_id)
                 entry.common_properties.metadata.filter_metadata[METADATA].fields[M_TEAM].string_value = team_id
                 take(LOG_REQUEST, entry)
+                await self._left(team_id, request_id)
         for request_id in asked:
             self._waiting.pop(request_id, None)

@@ -140,6 +140,19 @@ async def test_a_lead_that_was_taken_as_the_last_left_is_given_back(store: Any, 
     assert await store.real.look_up(known, NOW_MS, "another", 60_000) is Flight.LEAD
 
 
+async def test_a_leader_that_ended_without_a_word_gives_way(store: Any, known: Key) -> None:
+    """Its client left while Envoy was being told of its ticket."""
+    waiting = waits(Flights(store), known, 2)
+    await store.asked_again(0)
+    await store.real.left(known.partition, "leader")
+    done, (follower,) = await asyncio.wait(waiting, timeout=4, return_when=asyncio.FIRST_COMPLETED)
+    (led,) = [each.result() for each in done]
+    assert led
+    assert await store.real.look_up(known, NOW_MS, "another", 60_000) is Flight.FOLLOW
+    await store.keep(known)
+    assert isinstance(await follower, Entry)
+
+
 async def test_who_comes_while_it_is_given_back_does_not_lead_without_a_flight(store: Any, known: Key) -> None:
     flights = Flights(store)
     (left,) = waits(flights, known)

@@ -4,6 +4,7 @@
 -- derived from it.
 --   :entry:<key>    string, an entry; ends with its time to live
 --   :flight:<key>   string, who answers this request now: others with the same one wait
+--   :left:<id>      string, empty: the request of this id has ended, whatever it leads
 --   :used, :ends    zsets, keys of entries by when they were last used and by when they end
 --   :about          hash, key of an entry -> "<bytes> <stored at> <team> <model>"
 --   :vectors        hash, key of an entry -> the vectors of its text, once somebody has made them; within its bytes
@@ -16,6 +17,7 @@ local vectors = base .. ':vectors'
 
 local function entry(key) return base .. ':entry:' .. key end
 local function flight(key) return base .. ':flight:' .. key end
+local function left(id) return base .. ':left:' .. id end
 
 -- Forgets an entry. Returns 1, or 0 if there was none.
 local function forget(key)
