@@ -141,13 +141,14 @@ end
 local function pass_stream(handle, gw)
   local hide, done, rest, last, size = gw["hide_usage"], false, "", nil, 0
   local failed, finished, ahead = false, false, nil
+  local from = 1 -- where in `rest` a line may begin: before it stood more, of which we know the last byte alone
   local collect = collects(gw) and collector(handle)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local text = length > 0 and chunk:getBytes(0, length) or ""
     local joined = rest .. text
     failed = failed or not done and followed(joined, '"error"', ERROR)
-    done = done or failed or joined:find("[DONE]", 1, true) and joined:find(DONE)
+    done = done or failed or joined:find("[DONE]", 1, true) and joined:find(DONE, from)
     if collect then
       collect(text, done)
       collect = not done and collect
@@ -174,7 +175,7 @@ local function pass_stream(handle, gw)
       if azures and (rest == "" or ends_whole(rest)) and ends_whole(text) then
         chunk:setBytes((edited(text)))
       end
-      rest = joined:sub(-keep)
+      rest, from = joined:sub(-keep), #joined > keep and 2 or 1
     elseif rest ~= "" or text:sub(-2) ~= "\n\n" or told or azures or ahead or followed(text, '"choices"', NO_CHOICES) then
       local kept
       kept, rest, ahead = edited(joined, hide, ahead)

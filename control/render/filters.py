@@ -132,7 +132,7 @@ def _error(message: str) -> str:
 _UNREAD = AnswerUnread("The gateway failed to read the provider's answer.")
 
 # What envoy/native_stream.lua and native_answer.lua call by the names that stand here.
-_NAMES = {
+NAMES = {
     "cut_event": f"data: {_error('The provider ended the stream before it was complete.')}\\n\\n",
     "unread_body": _UNREAD.body().decode().replace("'", "\\'"),
     "unread": _UNREAD.code,
@@ -172,7 +172,7 @@ def native_answers(workers: int) -> Document:
         "name": "envoy.filters.http.lua",
         "typed_config": any_of(
             "envoy.extensions.filters.http.lua.v3.Lua",
-            default_source_code={"inline_string": Template(source).substitute(_NAMES, workers=clusters)},
+            default_source_code={"inline_string": Template(source).substitute(NAMES, workers=clusters)},
         ),
     }
 

@@ -6,6 +6,6 @@ anthropic  with `anthropic_request`; `bedrock`: the same in AWS's frames (`event
 google     with `google_request`
 
 of a request  `parts` (content), `tools`, `params`, `toolids`, `schema`: read once for all who translate
-of an answer  `reader` (what all share), `usage`, `failures`; then `emit` (chunks -> the client's stream) or `fold`
-              (-> one body)
+of an answer  `reader` (what all share), `toolcalls`, `usage`, `failures`; then `emit` (chunks -> the client's
+              stream) or `fold` (-> one body)
 """

@@ -1,4 +1,4 @@
-"""How Envoy's gRPC calls reach us: `lean`, our own, for unix sockets; `grpcio` for anything else (ADR 8).
+"""How Envoy's gRPC calls reach us: `lean`, our own, or `grpcio` (ADR 8). Both on unix sockets: nobody else is served.
 
 session     what is served, whichever transport it is
 

@@ -1,4 +1,5 @@
-"""The grpcio transport: the same sessions by grpcio's own server. For whoever is not our Envoy on a unix socket.
+"""The grpcio transport: the same sessions by grpcio's own server, on the same sockets. The lean one is measured by it,
+and it is to be built on where others than our Envoy are to be served.
 
 The only file that knows grpc. A generic handler on each method path takes raw bytes, so no generated service is needed.
 """

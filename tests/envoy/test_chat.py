@@ -116,8 +116,9 @@ class TestEveryFormat:
         final = create(model=model, messages=messages, tools=TOOLS)
         assert "sunny-get_weather" in (final.choices[0].message.content or "")
 
-    def test_images(self, gateway: Gateway, model: str) -> None:
-        parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    @pytest.mark.parametrize("url", [PIXEL, "https://example.com/a.png"], ids=["data", "link"])
+    def test_images(self, gateway: Gateway, model: str, url: str) -> None:
+        parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
         messages: Any = [{"role": "user", "content": parts}]
         answer = gateway.client().chat.completions.create(model=model, messages=messages)
         assert "image" in (answer.choices[0].message.content or "").lower()
