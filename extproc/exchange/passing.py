@@ -21,7 +21,7 @@ from extproc.errors import GatewayError, ProviderError, ProviderTimeout
 from extproc.exchange.answering import told
 from extproc.exchange.frames import HeaderList
 from extproc.exchange.live import Live
-from extproc.exchange.replies import JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
+from extproc.exchange.replies import EVENTS, JSON, answer_headers, as_json, attempt_headers, error_headers, refusal
 from extproc.plan import Attempt, Plan
 from extproc.pricing import rates
 from extproc.records import Outcome
@@ -45,7 +45,6 @@ from extproc.wire import (
 log = logging.getLogger(__name__)
 
 METHOD = "/gateway.Passing/Answer"
-_JSON = JSON[1]
 _MAX_BYTES = 80 * 1024 * 1024
 
 
@@ -114,9 +113,9 @@ class _Session:
 
     def _answer(self, plan: Plan, attempt: Attempt, headers: dict[str, str], body: bytes) -> bytes:
         """An answer after all. Raises GatewayError."""
-        kind = _JSON
+        kind = JSON
         if headers.get(":status") == "200" and plan.chat.stream and answer.may_be_stream(headers):
-            kind = headers.get("content-type", "")
+            kind = EVENTS
             plain = Plain(headers.get("content-encoding", ""))
             if plain.error is not None:
                 raise plain.error
@@ -130,7 +129,7 @@ class _Session:
         else:
             read = answer.whole(plan, attempt, headers, body, _timing(plan), fields=plan.fields)
             body, outcome = read.body, read.outcome
-        return _message(outcome, [(":status", "200"), ("content-type", kind), *told(plan, attempt)], body)
+        return _message(outcome, [(":status", "200"), kind, *told(plan, attempt)], body)
 
     def finish(self) -> None:
         """Everything was said in the one message."""

@@ -189,7 +189,7 @@ def test_compressed_streams_come_as_they_are_made_but_for_the_first(gateway: Gat
     shown, packer = threading.Event(), zlib.compressobj(wbits=31)
     begin = packer.compress(SAID) + packer.flush(zlib.Z_SYNC_FLUSH)
     end = packer.compress(b"".join(EVENTS[1:])) + packer.flush()
-    head, *pieces, over = stream(begin, end, content_encoding="gzip")
+    head, *pieces, over = stream(begin, end, content_encoding="gzip", content_type="text/plain")
 
     def answer(_: Any) -> Iterator[bytes]:
         yield head + pieces[0]
@@ -206,6 +206,7 @@ def test_compressed_streams_come_as_they_are_made_but_for_the_first(gateway: Gat
                 if "[DONE]" not in text:
                     shown.set()
         assert text.endswith("data: [DONE]\n\n")
+        assert raw.headers["content-type"] == "text/event-stream; charset=utf-8"
         request_ids.add(raw.headers["x-gateway-request-id"])
         assert len(request_ids) < 9
     for request_id in request_ids:

@@ -166,7 +166,7 @@ def test_a_compressed_stream_is_read_and_the_next_one_as_it_comes() -> None:
     answered = {":status": "200", "content-type": "text/event-stream", "content-encoding": "gzip"}
     zipped = gzip.compress(events)
     outcome, told, body = rescued(to, FROM_PROVIDER | answered, zipped)
-    assert (told["content-type"], outcome.complete) == ("text/event-stream", True)
+    assert (told["content-type"], outcome.complete) == ("text/event-stream; charset=utf-8", True)
     assert b"Late." in body
     assert body.endswith(b"data: [DONE]\n\n")
     assert not outcome.native
