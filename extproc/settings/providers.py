@@ -84,6 +84,8 @@ class Provider(Section):
             url = urlsplit(self.base_url)
             if url.scheme not in ("http", "https") or not url.hostname or not _has_port(url):
                 raise ValueError("base_url: must be http://host[:port][/path] or https://…")
+            if "@" in url.netloc:  # it would be sent to nobody, and shown by `gateway check`
+                raise ValueError("base_url: must not have a user or a password in it; credential is for it")
             if self.demo_without_credential and self.format not in ("openai", "anthropic", "google"):
                 raise ValueError("demo_without_credential: the simulator speaks openai, anthropic and google only")
         self._check_unsupported()

@@ -198,6 +198,10 @@ class TestCheck:
             ),
             ({"workers": 0}, "workers: input should be greater than or equal to 1"),
             ({"providers": {"o": {"format": "openai"}}}, "providers.o: base_url: needed unless format is demo"),
+            (
+                {"providers": {"o": {"format": "openai", "base_url": "https://me:hunter2@host/v1"}}},
+                "providers.o: base_url: must not have a user or a password in it; credential is for it",
+            ),
             ({"teams": [{"id": "a", "keys": []}]}, "teams[0].keys: at least one is needed"),
             ({"teams": [{"id": "a", "keys": ["k"]}, {"id": "b", "keys": ["k"]}]}, "the same key belongs to a"),
             ({"teams": [{"id": "a", "keys": ["${NOT_SET_ANYWHERE}"]}]}, "environment variable NOT_SET_ANYWHERE is not"),
