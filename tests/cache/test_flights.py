@@ -126,14 +126,19 @@ async def test_what_was_found_when_all_had_left_is_nobodys(store: Any, known: Ke
     assert await later, "it has the lead now"
 
 
-async def test_a_lead_that_was_taken_as_the_last_left_is_given_back(store: Any, known: Key) -> None:
-    (left,) = waits(Flights(store), known)
+async def leave_with_the_lead(flights: Flights, store: Any, known: Key) -> None:
+    """The only one who waits leaves while the store's word that it has the lead is on its way."""
+    (left,) = waits(flights, known)
     store.says.clear()
     await store.real.land(known, "leader")
     async with asyncio.timeout(20):
         await store.led.wait()
     left.cancel()
     await asyncio.wait({left})
+
+
+async def test_a_lead_that_was_taken_as_the_last_left_is_given_back(store: Any, known: Key) -> None:
+    await leave_with_the_lead(Flights(store), store, known)
     store.says.set()
     async with asyncio.timeout(20):
         await store.landed.wait()
@@ -155,13 +160,7 @@ async def test_a_leader_that_ended_without_a_word_gives_way(store: Any, known: K
 
 async def test_who_comes_while_it_is_given_back_does_not_lead_without_a_flight(store: Any, known: Key) -> None:
     flights = Flights(store)
-    (left,) = waits(flights, known)
-    store.says.clear()
-    await store.real.land(known, "leader")
-    async with asyncio.timeout(20):
-        await store.led.wait()
-    left.cancel()
-    await asyncio.wait({left})
+    await leave_with_the_lead(flights, store, known)
     store.lands.clear()
     store.says.set()
     async with asyncio.timeout(20):
